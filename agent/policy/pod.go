@@ -1,0 +1,72 @@
+package policy
+
+import "time"
+
+// QoS is a pod's quality-of-service class, as the API server states it in status.qosClass.
+type QoS string
+
+// The three classes of Kubernetes.
+const (
+	BestEffort QoS = "BestEffort"
+	Burstable  QoS = "Burstable"
+	Guaranteed QoS = "Guaranteed"
+)
+
+// Pod is what a decision needs to know of one pod of this node from the API server: spec, status and metadata,
+// no reading. Values are immutable once published; the maps and slices are shared and must not be written to.
+type Pod struct {
+	Namespace string
+	Name      string
+	UID       string
+
+	QoS           QoS
+	Priority      int32  // spec.priority, 0 when unset
+	PriorityClass string // spec.priorityClassName
+
+	Owner       Owner // metadata.ownerReferences entry with controller: true; the zero Owner means none
+	Mirror      bool  // annotation kubernetes.io/config.mirror or config.source other than "api": a static pod
+	Terminating bool  // metadata.deletionTimestamp is set
+	Finished    bool  // phase Succeeded or Failed: it holds no memory that an eviction could give back
+
+	Labels      map[string]string
+	Annotations map[string]string // only the keys that begin with "spillway/"
+
+	CreatedAt time.Time     // metadata.creationTimestamp
+	StartedAt time.Time     // status.startTime; zero while the kubelet has not seen the pod
+	Grace     time.Duration // spec.terminationGracePeriodSeconds; 30 s when unset
+
+	Request    uint64 // effective memory request in bytes: sum of containers and sidecars, or the pod level; 0 means none
+	Limit      uint64 // effective memory limit in bytes; meaningful only when LimitSet
+	LimitSet   bool   // every container (or the pod level) has a memory limit
+	Containers []Container
+}
+
+// Container is one container of a pod, init and ephemeral ones included.
+type Container struct {
+	Name     string
+	ID       string // runtime id without its "containerd://" prefix; empty while it was never created
+	Limit    uint64 // memory limit in bytes, 0 means none
+	Running  bool
+	Restarts int32
+}
+
+// Key returns "namespace/name".
+func (p *Pod) Key() string { return p.Namespace + "/" + p.Name }
+
+// Owner names the controller of a pod. The zero value means that no controller owns it.
+type Owner struct {
+	APIVersion string
+	Kind       string
+	Name       string
+	UID        string
+}
+
+// Workload is what the cluster knows of a pod's controller; it is fetched only at alert and above.
+// A false Known* field means that nobody could be asked: not the same as zero.
+type Workload struct {
+	KnownReplicas bool
+	Replicas      int32 // spec.replicas of the ReplicaSet, StatefulSet or ReplicationController
+
+	KnownRetries bool
+	Retries      int32 // Job: backoffLimit − failed pods, at least 0; an evicted Job pod needs one
+}
