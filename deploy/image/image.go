@@ -1,0 +1,311 @@
+// Package image writes reproducible OCI image archives from files on disk, without a container daemon.
+//
+// The archive is one tar file that holds an OCI image layout (image-spec, image-layout.md). The same files and options
+// give the same bytes: entries are sorted, owned by root and carry one fixed time.
+//
+// It reads the files it is given and writes one archive; it never talks to a registry.
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// containerdName is the annotation of an index entry from which `ctr images import` takes the whole image name
+// (containerd client/import.go); refName holds the tag alone, as other OCI tools expect.
+const (
+	containerdName = "io.containerd.image.name"
+	refName        = "org.opencontainers.image.ref.name"
+)
+
+// File is one regular file of the image.
+type File struct {
+	// Path is the absolute, clean path inside the image.
+	Path string
+	// Source is the file on disk whose content is taken.
+	Source string
+	// Mode holds permission bits; 0 means 0755.
+	Mode os.FileMode
+}
+
+// Options describe one image. Ref and at least one file are needed; everything else may be zero.
+type Options struct {
+	// Ref is the whole name with its tag, such as "localhost/spillway:dev".
+	Ref string
+	// Files make up the single layer. Parent directories are added, mode 0755.
+	Files []File
+	// Entrypoint, Cmd, Env, Workdir and User are the image's run configuration.
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	Workdir    string
+	User       string
+	// Labels are the image's labels.
+	Labels map[string]string
+	// Arch is a GOARCH value; empty means amd64. The operating system is always linux.
+	Arch string
+	// Created is written to the configuration and to every entry; zero means the Unix epoch.
+	Created time.Time
+}
+
+func (o *Options) complete() error {
+	name, tag, ok := splitRef(o.Ref)
+	if !ok || name == "" || tag == "" {
+		return fmt.Errorf("image reference %q: want name:tag", o.Ref)
+	}
+	if len(o.Files) == 0 {
+		return errors.New("image files: none given")
+	}
+	seen := map[string]bool{}
+	for _, f := range o.Files {
+		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" {
+			return fmt.Errorf("image file %q: want a clean absolute path", f.Path)
+		}
+		if seen[f.Path] {
+			return fmt.Errorf("image file %s: given twice", f.Path)
+		}
+		seen[f.Path] = true
+	}
+	for p := range seen {
+		for d := path.Dir(p); d != "/"; d = path.Dir(d) {
+			if seen[d] {
+				return fmt.Errorf("image file %s: is also the directory of %s", d, p)
+			}
+		}
+	}
+	if o.Arch == "" {
+		o.Arch = "amd64"
+	}
+	if o.Created.IsZero() {
+		o.Created = time.Unix(0, 0)
+	}
+	o.Created = o.Created.UTC().Truncate(time.Second)
+	return nil
+}
+
+// splitRef parts name and tag; a colon before the last slash belongs to a registry's port.
+func splitRef(ref string) (name, tag string, ok bool) {
+	i := strings.LastIndexByte(ref, ':')
+	if i < 0 || strings.Contains(ref[i:], "/") || strings.ContainsAny(ref, "@ ") {
+		return "", "", false
+	}
+	return ref[:i], ref[i+1:], true
+}
+
+// WriteFile writes the archive to name, by way of a temporary file beside it, and returns the manifest's digest.
+func WriteFile(name string, o Options) (v1.Hash, error) {
+	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("create archive %s: %w", name, err)
+	}
+	defer os.Remove(tmp.Name())
+	h, err := Write(tmp, o)
+	if err != nil {
+		tmp.Close()
+		return v1.Hash{}, err
+	}
+	err = errors.Join(tmp.Chmod(0o644), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), name)
+	}
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("write archive %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// Write writes the archive to w and returns the manifest's digest, which is the image's identity.
+func Write(w io.Writer, o Options) (v1.Hash, error) {
+	if err := o.complete(); err != nil {
+		return v1.Hash{}, err
+	}
+	l, err := writeLayer(o)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	config, err := json.Marshal(o.configFile(l.diffID))
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("encode image configuration: %w", err)
+	}
+	blobs := map[v1.Hash][]byte{l.digest: l.content}
+	put := func(media types.MediaType, content []byte) v1.Descriptor {
+		h := digest(content)
+		blobs[h] = content
+		return v1.Descriptor{MediaType: media, Size: int64(len(content)), Digest: h}
+	}
+	manifest, err := json.Marshal(v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        put(types.OCIConfigJSON, config),
+		Layers:        []v1.Descriptor{{MediaType: types.OCILayer, Size: int64(len(l.content)), Digest: l.digest}},
+	})
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("encode image manifest: %w", err)
+	}
+	md := put(types.OCIManifestSchema1, manifest)
+	_, tag, _ := splitRef(o.Ref)
+	md.Annotations = map[string]string{containerdName: o.Ref, refName: tag}
+	md.Platform = &v1.Platform{Architecture: o.Arch, OS: "linux"}
+	index, err := json.Marshal(v1.IndexManifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIImageIndex,
+		Manifests:     []v1.Descriptor{md},
+	})
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("encode image index: %w", err)
+	}
+	if err := writeLayout(w, o.Created, index, blobs); err != nil {
+		return v1.Hash{}, fmt.Errorf("write image layout: %w", err)
+	}
+	return md.Digest, nil
+}
+
+func (o Options) configFile(diffID v1.Hash) v1.ConfigFile {
+	created := v1.Time{Time: o.Created}
+	return v1.ConfigFile{
+		Architecture: o.Arch,
+		OS:           "linux",
+		Created:      created,
+		Config: v1.Config{
+			Entrypoint: o.Entrypoint,
+			Cmd:        o.Cmd,
+			Env:        o.Env,
+			WorkingDir: o.Workdir,
+			User:       o.User,
+			Labels:     o.Labels,
+		},
+		RootFS:  v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
+		History: []v1.History{{Created: created, CreatedBy: "deploy/image"}},
+	}
+}
+
+type layer struct {
+	content        []byte // gzip
+	digest, diffID v1.Hash
+}
+
+func writeLayer(o Options) (layer, error) {
+	var out bytes.Buffer
+	zw := gzip.NewWriter(&out)
+	sum := sha256.New()
+	tw := tar.NewWriter(io.MultiWriter(zw, sum))
+	for _, d := range parents(o.Files) {
+		if err := tw.WriteHeader(dirHeader(d, o.Created)); err != nil {
+			return layer{}, fmt.Errorf("write layer directory %s: %w", d, err)
+		}
+	}
+	files := slices.SortedFunc(slices.Values(o.Files), func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	for _, f := range files {
+		if err := addFile(tw, f, o.Created); err != nil {
+			return layer{}, fmt.Errorf("write layer file %s: %w", f.Path, err)
+		}
+	}
+	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
+		return layer{}, fmt.Errorf("write layer: %w", err)
+	}
+	return layer{
+		content: out.Bytes(),
+		digest:  digest(out.Bytes()),
+		diffID:  v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))},
+	}, nil
+}
+
+func addFile(tw *tar.Writer, f File, created time.Time) error {
+	src, err := os.Open(f.Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fi, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("source %s: not a regular file", f.Source)
+	}
+	mode := f.Mode.Perm()
+	if mode == 0 {
+		mode = 0o755
+	}
+	h := &tar.Header{
+		Typeflag: tar.TypeReg,
+		Name:     strings.TrimPrefix(f.Path, "/"),
+		Size:     fi.Size(),
+		Mode:     int64(mode),
+		ModTime:  created,
+		Format:   tar.FormatPAX,
+	}
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err = io.Copy(tw, src)
+	return err
+}
+
+// parents lists the directories above the files, shortest first.
+func parents(files []File) []string {
+	set := map[string]bool{}
+	for _, f := range files {
+		for d := path.Dir(f.Path); d != "/"; d = path.Dir(d) {
+			set[strings.TrimPrefix(d, "/")] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+func dirHeader(name string, created time.Time) *tar.Header {
+	return &tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: created, Format: tar.FormatPAX}
+}
+
+func writeLayout(w io.Writer, created time.Time, index []byte, blobs map[v1.Hash][]byte) error {
+	tw := tar.NewWriter(w)
+	add := func(name string, content []byte) error {
+		h := &tar.Header{
+			Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644, ModTime: created, Format: tar.FormatPAX,
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := tw.Write(content)
+		return err
+	}
+	if err := errors.Join(
+		tw.WriteHeader(dirHeader("blobs", created)),
+		tw.WriteHeader(dirHeader("blobs/sha256", created)),
+	); err != nil {
+		return err
+	}
+	byHex := func(a, b v1.Hash) int { return strings.Compare(a.Hex, b.Hex) }
+	for _, h := range slices.SortedFunc(maps.Keys(blobs), byHex) {
+		if err := add("blobs/sha256/"+h.Hex, blobs[h]); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		add("index.json", index),
+		add("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)),
+		tw.Close(),
+	)
+}
+
+func digest(content []byte) v1.Hash {
+	sum := sha256.Sum256(content)
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
