@@ -38,6 +38,7 @@ func (f Finding) String() string { return f.Subject + " " + f.What + ": " + f.Re
 // List runs `go list -json` in dir with the given arguments and returns its packages. The binary is shipped for
 // Linux without cgo, so that is the build it asks about, whatever the machine it runs on.
 func List(dir string, args ...string) ([]Package, error) {
+	out, err := output(dir, "go", append([]string{"list", "-json=ImportPath,Name,Dir,Imports,TestImports,XTestImports"}, args...)...)
 	if err != nil {
 		return nil, err
 	}
