@@ -1,0 +1,420 @@
+package pressure
+
+import (
+	"fmt"
+	"time"
+)
+
+// Windows over which trends are taken. The short one sees a leak that just began; the long one sees growth in bursts.
+const (
+	ShortWindow = time.Second
+	LongWindow  = 10 * time.Second
+)
+
+// How long a level is kept after its condition was last true.
+const (
+	holdAlert = 30 * time.Second
+	holdEvict = 5 * time.Second
+)
+
+// riseGap is how long growth may pause and still count as the same growth.
+const riseGap = time.Second
+
+// MaxLead is the longest lead time that is assumed for a victim, and the one used while no victim is known: the
+// longest grace that Spillway waits for plus one second for call and exit.
+const MaxLead = 31 * time.Second
+
+// Level says how serious the situation is.
+type Level uint8
+
+// The levels, in rising order. LevelUnknown means that no hard threshold can be read.
+const (
+	LevelUnknown Level = iota
+	Calm
+	Alert
+	Evict
+	Critical
+)
+
+// String returns the level as it is printed everywhere.
+func (l Level) String() string {
+	return [...]string{"unknown", "calm", "alert", "evict", "critical"}[min(l, Critical)]
+}
+
+// Cause says what the growth is made of.
+type Cause string
+
+// The causes that are told apart.
+const (
+	CauseNone    Cause = "none"               // nothing grows
+	CausePods    Cause = "pods"               // memory of pods that only their exit gives back
+	CauseCache   Cause = "cache"              // active page cache explains at least half of it
+	CauseOutside Cause = "cause-outside-pods" // pods explain less than half of it
+)
+
+// Config holds what a user sets. Percentages are of allocatable memory, see Verdict.UsedPercent.
+type Config struct {
+	AlertPercent  float64
+	EvictPercent  float64
+	TargetPercent float64
+	EvictWhenFlat bool // evict at EvictPercent even when nothing grows
+}
+
+// Credit is what victims whose eviction was accepted will still give back.
+type Credit struct {
+	Release Bytes   // their releasable bytes
+	Growth  float64 // their growth, bytes per second
+}
+
+// Input is everything that a verdict depends on.
+type Input struct {
+	Samples     []Sample // oldest first; should cover LongWindow
+	Thresholds  []Threshold
+	Allocatable Bytes         // of the node, by the API server; Unknown falls back to what the thresholds leave
+	LeadTime    time.Duration // of the pod that would be evicted; 0 means MaxLead
+	Growers     []Grower
+	Credit      Credit
+	Config      Config
+}
+
+// Memory is what a verdict needs to remember of the ones before. The zero value is right for the first.
+type Memory struct {
+	lastTrue  [Critical + 1]time.Duration // when the level's condition was last true
+	wasTrue   [Critical + 1]bool
+	rising    bool
+	riseSince time.Duration
+	lastRise  time.Duration
+	calm      Sample // the last sample before the level left calm
+	hasCalm   bool
+}
+
+// Gate is one condition of acting: whether it holds now, and the numbers that say so.
+type Gate struct {
+	Name   string
+	Open   bool
+	Detail string
+}
+
+// Need is what an eviction has to achieve.
+type Need struct {
+	ByETA   bool          // true: hard margin at least 0 and ETA at least Horizon; false: Bytes down to the target
+	Bytes   Bytes         // down to the target percentage, after in-flight credit
+	Margin  Bytes         // after in-flight credit
+	Slope   float64       // bytes per second, without what in-flight victims grow
+	Horizon time.Duration // 3 × lead time
+}
+
+// Verdict is the state of the node and why it is so.
+type Verdict struct {
+	At          time.Duration
+	Level       Level // with hysteresis, for people
+	Now         Level // by the conditions of this very moment: only this may evict
+	Nearest     Reading
+	Readings    []Reading
+	UsedPercent float64 // 100 × (1 − smallest hard margin / allocatable)
+	Short, Long Trend   // growth against the nearest threshold; positive means it comes nearer
+	Slope       float64 // the steeper of the two, bytes per second; 0 when nothing rises
+	CacheSlope  float64 // the part of Slope that is active page cache
+	EvictSlope  float64 // Slope without page cache when that explains at least half of it
+	ETA         time.Duration
+	ETALower    time.Duration // lower bound, from the upper bound of EvictSlope
+	Lasted      time.Duration // how long the growth has lasted
+	LeadTime    time.Duration
+	Cause       Cause
+	Need        Need
+	Gates       []Gate
+	Reason      string // the condition that made the level
+}
+
+// Assess judges the newest sample in the light of the ones before. The caller keeps the returned Memory for the
+// next call and passes it nowhere else.
+func Assess(in Input, mem Memory) (Verdict, Memory) {
+	v := Verdict{ETA: Forever, ETALower: Forever, Cause: CauseNone, LeadTime: in.LeadTime}
+	if v.LeadTime <= 0 {
+		v.LeadTime = MaxLead
+	}
+	if len(in.Samples) == 0 {
+		v.Reason = "no sample yet"
+		return v, mem
+	}
+	last := &in.Samples[len(in.Samples)-1]
+	v.At = last.At
+	for _, t := range in.Thresholds {
+		v.Readings = append(v.Readings, t.Read(last))
+	}
+	var ok bool
+	if v.Nearest, ok = smallestHardMargin(last, in.Thresholds); !ok {
+		v.Reason = "no hard threshold can be read"
+		return v, mem
+	}
+	margin := v.Nearest.Margin
+	allocatable := in.Allocatable
+	if !allocatable.Known() || allocatable <= 0 {
+		allocatable = last.Capacity.minus(v.Nearest.Limit)
+	}
+	v.UsedPercent = usedPercent(margin, allocatable)
+
+	grow := trends(in, v.Nearest.Signal)
+	v.Short, v.Long = grow.short, grow.long
+	mem.trackRise(last.At, v.Short.Rising() || (!v.Short.Known && v.Long.Rising()), v.Long.Rising())
+	if mem.rising {
+		v.Lasted = last.At - mem.riseSince
+	}
+	v.steepest(grow)
+	v.ETA = Reach(margin, v.Slope, in.Growers)
+	evictETA := v.ETA
+	v.ETALower = Forever
+	if v.EvictSlope > 0 {
+		evictETA = Reach(margin, v.EvictSlope, in.Growers)
+		v.ETALower = Reach(margin, v.EvictSlope+grow.err(v), in.Growers)
+	} else if v.Cause == CauseCache {
+		evictETA = Forever
+	}
+	v.judge(in, &mem, evictETA, allocatable)
+	return v, mem
+}
+
+func usedPercent(margin, allocatable Bytes) float64 {
+	if !allocatable.Known() || allocatable <= 0 {
+		return 0
+	}
+	return 100 * (1 - float64(margin)/float64(allocatable))
+}
+
+// growth holds the trends of one assessment, all positive when memory shrinks.
+type growth struct {
+	short, long           Trend // − margin
+	cacheShort, cacheLong Trend // active page cache that counts in the signal
+	podsShort, podsLong   Trend // kubepods without active page cache
+}
+
+func (g growth) err(v Verdict) float64 {
+	if v.Slope == g.long.Slope && g.long.Known && (!g.short.Known || g.long.Slope > g.short.Slope) {
+		return g.long.Error
+	}
+	return g.short.Error
+}
+
+func trends(in Input, sig Signal) growth {
+	t, _ := hardThreshold(in.Thresholds, sig)
+	n := len(in.Samples)
+	gone, cache, pods := make([]Point, n), make([]Point, n), make([]Point, n)
+	for i := range in.Samples {
+		s := &in.Samples[i]
+		m := t.Read(s).Margin
+		if m.Known() {
+			m = -m
+		}
+		gone[i] = Point{s.At, m}
+		cache[i] = Point{s.At, s.activeFile(sig)}
+		pods[i] = Point{s.At, s.PodsWorkingSet.minus(s.PodsActiveFile)}
+	}
+	return growth{
+		short: Fit(gone, ShortWindow), long: Fit(gone, LongWindow),
+		cacheShort: Fit(cache, ShortWindow), cacheLong: Fit(cache, LongWindow),
+		podsShort: Fit(pods, ShortWindow), podsLong: Fit(pods, LongWindow),
+	}
+}
+
+func hardThreshold(ts []Threshold, sig Signal) (Threshold, bool) {
+	for _, t := range ts {
+		if t.Hard && t.Signal == sig {
+			return t, true
+		}
+	}
+	return Threshold{}, false
+}
+
+// steepest takes the window in which the margin shrinks faster, splits its growth and names the cause.
+func (v *Verdict) steepest(g growth) {
+	total, cache, pods := g.short, g.cacheShort, g.podsShort
+	if g.long.Known && (!g.short.Known || g.long.Slope > g.short.Slope) {
+		total, cache, pods = g.long, g.cacheLong, g.podsLong
+	}
+	if !total.Rising() {
+		return
+	}
+	v.Slope, v.EvictSlope = total.Slope, total.Slope
+	if cache.Known && cache.Slope > 0 {
+		v.CacheSlope = min(cache.Slope, total.Slope)
+	}
+	v.Cause = CausePods
+	if v.CacheSlope >= v.Slope/2 {
+		v.Cause = CauseCache
+		// What is left must stand out of the noise of both series to count as a leak of its own.
+		v.EvictSlope = max(0, v.Slope-v.CacheSlope)
+		if v.EvictSlope <= 2*(total.Error+cache.Error) {
+			v.EvictSlope = 0
+		}
+		return
+	}
+	if v.Nearest.Signal != AllocatableAvailable && pods.Known && pods.Slope < (v.Slope-v.CacheSlope)/2 {
+		v.Cause = CauseOutside
+	}
+}
+
+// trackRise keeps since when memory has been growing. Growth in bursts keeps its start while the long window rises.
+func (m *Memory) trackRise(at time.Duration, short, long bool) {
+	switch {
+	case short:
+		if !m.rising {
+			m.rising, m.riseSince = true, at
+		}
+		m.lastRise = at
+	case m.rising && long && at-m.lastRise <= LongWindow/2:
+	case m.rising && at-m.lastRise > riseGap:
+		m.rising = false
+	}
+}
+
+// causeSinceCalm tells what filled the memory when nothing rises any more.
+func (m *Memory) causeSinceCalm(s *Sample, sig Signal) Cause {
+	if !m.hasCalm {
+		return CausePods
+	}
+	var now, then Bytes
+	switch sig {
+	case MemoryAvailable:
+		now, then = s.RootWorkingSet, m.calm.RootWorkingSet
+	case AllocatableAvailable:
+		now, then = s.PodsWorkingSet, m.calm.PodsWorkingSet
+	default:
+		now, then = m.calm.MemAvailable, s.MemAvailable
+	}
+	grown := now.minus(then)
+	cache := s.activeFile(sig).minus(m.calm.activeFile(sig))
+	pods := s.PodsWorkingSet.minus(s.PodsActiveFile).minus(m.calm.PodsWorkingSet.minus(m.calm.PodsActiveFile))
+	if !grown.Known() || grown <= 0 || !cache.Known() {
+		return CausePods
+	}
+	if cache >= grown/2 {
+		return CauseCache
+	}
+	if sig != AllocatableAvailable && pods.Known() && pods < (grown-max(0, cache))/2 {
+		return CauseOutside
+	}
+	return CausePods
+}
+
+// judge fills level, need, gates and reason.
+func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatable Bytes) {
+	cfg, margin, lead := in.Config, v.Nearest.Margin, v.LeadTime
+	last := &in.Samples[len(in.Samples)-1]
+
+	alertETA := max(time.Minute, 3*lead)
+	soft := v.softMet()
+	alert := v.UsedPercent >= cfg.AlertPercent || v.ETA < alertETA || soft != ""
+
+	bothRise := v.Short.Rising() && v.Long.Rising() && v.EvictSlope > 0
+	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (bothRise && evictETA < 10*time.Minute))
+	byETA := v.ETALower < lead+2*time.Second && v.Lasted >= evictETA/4
+	criticalMargin := margin < 0 && !v.Short.Falling()
+	criticalETA := evictETA < time.Second && v.EvictSlope > 0
+	critical := criticalMargin || criticalETA
+	if criticalMargin && v.Slope <= 0 {
+		v.Cause = mem.causeSinceCalm(last, v.Nearest.Signal)
+	}
+
+	switch {
+	case critical:
+		v.Now = Critical
+	case byUsed || byETA:
+		v.Now = Evict
+	case alert:
+		v.Now = Alert
+	default:
+		v.Now = Calm
+	}
+	v.Level = mem.hold(last.At, v.Now)
+	if v.Level == Calm {
+		mem.calm, mem.hasCalm = *last, true
+	}
+
+	v.Need = Need{
+		ByETA: byETA || critical, Margin: margin + in.Credit.Release,
+		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: 3 * lead,
+	}
+	if allocatable.Known() {
+		target := Bytes(float64(allocatable) * (1 - cfg.TargetPercent/100))
+		v.Need.Bytes = target - margin - in.Credit.Release
+	}
+
+	v.Gates = []Gate{
+		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
+		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), mib(v.CacheSlope))},
+		{"eta", v.ETALower < lead+2*time.Second, fmt.Sprintf("ETA %s (at least %s), lead time %s + 2 s", eta(evictETA), eta(v.ETALower), lead)},
+		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
+		{"cause", v.Cause == CausePods, string(v.Cause)},
+	}
+	v.Reason = v.reason(byUsed, byETA, criticalMargin, criticalETA, soft)
+}
+
+func quarter(d time.Duration) time.Duration {
+	if d == Forever {
+		return Forever
+	}
+	return d / 4
+}
+
+func (v *Verdict) reason(byUsed, byETA, criticalMargin, criticalETA bool, soft Signal) string {
+	switch {
+	case criticalMargin:
+		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, mib(-float64(v.Nearest.Margin)))
+	case criticalETA:
+		return fmt.Sprintf("ETA %s is under 1 s", eta(v.ETA))
+	case byETA:
+		return fmt.Sprintf("ETA %s is under the lead time %s + 2 s and the growth has lasted %.1f s", eta(v.ETALower), v.LeadTime, v.Lasted.Seconds())
+	case byUsed:
+		return fmt.Sprintf("used %.1f %% and rising, ETA %s", v.UsedPercent, eta(v.ETA))
+	case v.Now == Alert && soft != "":
+		return fmt.Sprintf("soft threshold of %s is met", soft)
+	case v.Now == Alert && v.ETA != Forever && v.ETA < max(time.Minute, 3*v.LeadTime):
+		return fmt.Sprintf("ETA %s", eta(v.ETA))
+	case v.Now == Alert:
+		return fmt.Sprintf("used %.1f %%", v.UsedPercent)
+	}
+	return "margin " + mib(float64(v.Nearest.Margin))
+}
+
+func (v *Verdict) softMet() Signal {
+	for _, r := range v.Readings {
+		if !r.Hard && r.Margin.Known() && r.Margin < 0 {
+			return r.Signal
+		}
+	}
+	return ""
+}
+
+// hold applies the hysteresis: a level is left only after its condition was false for its hold time.
+func (m *Memory) hold(at time.Duration, now Level) Level {
+	for l := Alert; l <= now; l++ {
+		m.lastTrue[l], m.wasTrue[l] = at, true
+	}
+	for l := Critical; l > Calm; l-- {
+		keep := holdEvict
+		if l == Alert {
+			keep = holdAlert
+		}
+		if m.wasTrue[l] && at-m.lastTrue[l] <= keep {
+			return l
+		}
+		m.wasTrue[l] = false
+	}
+	return Calm
+}
+
+func rate(t Trend) string {
+	if !t.Known {
+		return "unknown"
+	}
+	return mib(t.Slope) + "/s"
+}
+
+func mib(b float64) string { return fmt.Sprintf("%.1f MiB", b/(1<<20)) }
+
+func eta(d time.Duration) string {
+	if d == Forever {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}

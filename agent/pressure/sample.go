@@ -1,0 +1,122 @@
+// Package pressure turns readings of the node into a verdict: how far the kubelet's thresholds are, how fast they
+// come nearer, what the growth is made of, and which level that means, with the reason for each. It is pure: the
+// same input gives the same output; it reads no clock, no file and no network.
+package pressure
+
+import (
+	"math"
+	"time"
+)
+
+// Bytes is an amount of memory in bytes, or a difference of two. A reading that is not there is Unknown, never 0.
+type Bytes int64
+
+// Unknown marks a reading that is missing, stale or malformed.
+const Unknown Bytes = math.MinInt64
+
+// Known reports whether b is a real amount.
+func (b Bytes) Known() bool { return b != Unknown }
+
+// minus returns b − c, Unknown when either is.
+func (b Bytes) minus(c Bytes) Bytes {
+	if b == Unknown || c == Unknown {
+		return Unknown
+	}
+	return b - c
+}
+
+// Sample is one reading of the node.
+type Sample struct {
+	At time.Duration // since boot (CLOCK_BOOTTIME)
+
+	Capacity       Bytes // MemTotal
+	RootWorkingSet Bytes // root cgroup, by the kubelet's formula
+	RootActiveFile Bytes // part of RootWorkingSet that is active page cache
+	PodsWorkingSet Bytes // kubepods cgroup
+	PodsActiveFile Bytes
+	PodsLimit      Bytes // kubepods limit; Unknown when unlimited or absent
+	MemAvailable   Bytes // /proc/meminfo
+}
+
+// Signal names what a threshold is compared with.
+type Signal string
+
+// The signals of a node. The first two are the kubelet's own; MemAvailable is the second margin that guards
+// against a global OOM kill, because the kubelet's root figure leaves kernel memory out.
+const (
+	MemoryAvailable      Signal = "memory.available"
+	AllocatableAvailable Signal = "allocatableMemory.available"
+	MemAvailable         Signal = "MemAvailable"
+)
+
+// Threshold is one line that the signal must stay above.
+type Threshold struct {
+	Signal  Signal
+	Hard    bool          // false: a soft threshold of the kubelet
+	Bytes   Bytes         // absolute; used when Percent is 0
+	Percent float64       // of the signal's capacity: MemTotal, or the limit of kubepods
+	Grace   time.Duration // soft thresholds: how long the kubelet waits
+	Source  string        // where the number comes from, for status and records
+}
+
+// Guard returns the MemAvailable threshold: max(100 MiB, 1 % of capacity).
+func Guard(capacity Bytes) Threshold {
+	return Threshold{Signal: MemAvailable, Hard: true, Bytes: max(100<<20, capacity/100), Source: "built in"}
+}
+
+// Reading is a threshold held against one sample.
+type Reading struct {
+	Threshold
+	Available Bytes // Unknown when the signal cannot be read
+	Limit     Bytes // the threshold in bytes
+	Margin    Bytes // Available − Limit
+}
+
+// Read holds t against s.
+func (t Threshold) Read(s *Sample) Reading {
+	capacity, available := Unknown, Unknown
+	switch t.Signal {
+	case MemoryAvailable:
+		capacity = s.Capacity
+		available = s.Capacity.minus(s.RootWorkingSet)
+	case AllocatableAvailable:
+		capacity = s.PodsLimit
+		available = s.PodsLimit.minus(s.PodsWorkingSet)
+	case MemAvailable:
+		capacity = s.Capacity
+		available = s.MemAvailable
+	}
+	limit := t.Bytes
+	if t.Percent != 0 {
+		limit = Unknown
+		if capacity.Known() {
+			limit = Bytes(float64(capacity) * t.Percent / 100)
+		}
+	}
+	return Reading{Threshold: t, Available: available, Limit: limit, Margin: available.minus(limit)}
+}
+
+// activeFile returns the page cache that counts as used in the signal; MemAvailable counts none.
+func (s *Sample) activeFile(sig Signal) Bytes {
+	switch sig {
+	case MemoryAvailable:
+		return s.RootActiveFile
+	case AllocatableAvailable:
+		return s.PodsActiveFile
+	}
+	return 0
+}
+
+// smallestHardMargin returns the reading of the hard threshold that is nearest. ok is false when no hard threshold
+// can be read at all; signals that cannot be read are passed over.
+func smallestHardMargin(s *Sample, thresholds []Threshold) (r Reading, ok bool) {
+	for _, t := range thresholds {
+		if !t.Hard {
+			continue
+		}
+		if got := t.Read(s); got.Margin.Known() && (!ok || got.Margin < r.Margin) {
+			r, ok = got, true
+		}
+	}
+	return r, ok
+}
