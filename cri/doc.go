@@ -1,0 +1,9 @@
+// Package cri reads the containers of this node from its container runtime over the Container Runtime Interface, v1,
+// on a local unix socket: one call (Version, List) or a view that is kept up to date (Watch), with the latency and the
+// health of the runtime beside it. It changes nothing in the runtime, and it never waits longer than its timeout for it.
+//
+// Sources: the CRI definition in k8s.io/cri-api (pkg/apis/runtime/v1/api.proto), the labels that the kubelet puts on
+// each container (k8s.io/kubernetes pkg/kubelet/types/labels.go), and the event queue of containerd 2.2
+// (internal/eventq): a subscriber of GetContainerEvents that stops reading makes containerd's container operations wait,
+// so the stream is drained by a goroutine that never blocks, and events only mark what has to be listed again.
+package cri
