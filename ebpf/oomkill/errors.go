@@ -1,0 +1,132 @@
+package oomkill
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// UnsupportedError says which feature this kernel or node lacks and what would
+// bring it.
+type UnsupportedError struct {
+	Feature string
+	Needs   string
+	Err     error // may be nil
+}
+
+func (e *UnsupportedError) Error() string {
+	s := "unsupported: " + e.Feature + ", needs " + e.Needs
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *UnsupportedError) Unwrap() error { return e.Err }
+
+// PermissionError says that the kernel refused the tracer and why: a missing
+// capability, or what else stands in the way of a process that has them all.
+type PermissionError struct {
+	// Missing capabilities, such as CAP_BPF; empty when none is.
+	Missing []string
+	// Reason when no capability is missing.
+	Reason string
+	Err    error
+}
+
+func (e *PermissionError) Error() string {
+	why := e.Reason
+	if len(e.Missing) > 0 {
+		why = "needs " + strings.Join(e.Missing, " and ")
+	}
+	return fmt.Sprintf("not permitted: %s: %v", why, e.Err)
+}
+
+func (e *PermissionError) Unwrap() error { return e.Err }
+
+const lockdownFile = "/sys/kernel/security/lockdown"
+
+// explain turns the kernel's errors into what an operator can act on.
+func explain(err error) error {
+	lockdown := lockdownMode(lockdownFile)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		missing, capErr := missingCapabilities()
+		if capErr != nil {
+			return errors.Join(err, capErr)
+		}
+		if len(missing) > 0 {
+			return &PermissionError{Missing: missing, Err: err}
+		}
+	}
+	if lockdown == "confidentiality" {
+		return &UnsupportedError{
+			Feature: "reading kernel memory from BPF",
+			Needs:   "a kernel that is not locked down (" + lockdownFile + " is confidentiality)",
+			Err:     err,
+		}
+	}
+	if errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) {
+		return &UnsupportedError{Feature: "BPF ring buffer", Needs: "kernel 5.8", Err: err}
+	}
+	// The verifier answers EACCES as well, so only EPERM is a refusal here.
+	if errors.Is(err, unix.EPERM) {
+		reason := "all capabilities are there, so seccomp or a security module refuses it"
+		if inUserNamespace() {
+			reason = "the capabilities hold in a user namespace only"
+		}
+		return &PermissionError{Reason: reason, Err: err}
+	}
+	return err
+}
+
+// missingCapabilities of the calling thread for loading and attaching a tracing
+// program. CAP_BPF and CAP_PERFMON split off CAP_SYS_ADMIN in 5.8 (capabilities(7)).
+func missingCapabilities() ([]string, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return nil, fmt.Errorf("read capabilities: %w", err)
+	}
+	have := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
+	if have(unix.CAP_SYS_ADMIN) {
+		return nil, nil
+	}
+	// The kernel knows a capability when the bounding set can be asked for it.
+	if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_BPF, 0, 0, 0); err != nil {
+		return []string{"CAP_SYS_ADMIN"}, nil
+	}
+	var missing []string
+	if !have(unix.CAP_BPF) {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !have(unix.CAP_PERFMON) {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	return missing, nil
+}
+
+// lockdownMode is the word in brackets, such as none, integrity or
+// confidentiality; "" when the kernel has no lockdown or it cannot be read.
+func lockdownMode(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(data), "[")
+	mode, _, _ := strings.Cut(rest, "]")
+	return mode
+}
+
+// inUserNamespace is true unless all ids map to themselves (user_namespaces(7)).
+func inUserNamespace() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	return strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
+}
