@@ -1,0 +1,14 @@
+// Package cgroup reads the memory of a node's control groups: on cgroup v1, hybrid and v2, for nodes of the cgroupfs
+// and of the systemd driver. It finds the hierarchies (Open), the pods in them (Tree.Pods), and reads one cgroup through
+// handles that stay open (Tree.Group): usage, the parts of memory.stat, limits, events, pressure, throttling, and the
+// node's /proc/meminfo, /proc/vmstat and /proc/pressure. It never writes to a cgroup and knows nothing of Kubernetes
+// but the names that the kubelet and the container runtimes give to directories.
+//
+// Three values are kept apart everywhere: a number, Unlimited and Absent. No error ever becomes a zero: a reader
+// that fails leaves every field of the caller's struct Absent. A cgroup that was removed reads as ErrGone through the
+// handle that was opened on it, also when another cgroup of the same name took its place.
+//
+// The kernel itself is not exact to the byte: it charges in batches of 64 pages per CPU, and memory.stat may lag by the
+// same amount per CPU (mm/memcontrol.c, MEMCG_CHARGE_BATCH). File formats: Documentation/admin-guide/cgroup-v2.rst
+// and Documentation/admin-guide/cgroup-v1/memory.rst of the kernel.
+package cgroup

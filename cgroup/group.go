@@ -1,0 +1,221 @@
+package cgroup
+
+import (
+	"errors"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files of the memory controller.
+const (
+	statFile = "memory.stat"
+
+	v1Usage    = "memory.usage_in_bytes"
+	v1Kernel   = "memory.kmem.usage_in_bytes"
+	v1Limit    = "memory.limit_in_bytes"
+	v1Peak     = "memory.max_usage_in_bytes"
+	v1SwLimit  = "memory.memsw.limit_in_bytes"
+	v1OOM      = "memory.oom_control"
+	v1Failcnt  = "memory.failcnt"
+	v1Soft     = "memory.soft_limit_in_bytes"
+	v2Usage    = "memory.current"
+	v2Swap     = "memory.swap.current"
+	v2Limit    = "memory.max"
+	v2High     = "memory.high"
+	v2Peak     = "memory.peak"
+	v2SwapMax  = "memory.swap.max"
+	v2SwapPeak = "memory.swap.peak"
+	v2Zswap    = "memory.zswap.current"
+	v2Events   = "memory.events"
+	v2Local    = "memory.events.local"
+	v2OOMGroup = "memory.oom.group"
+)
+
+// Group is one cgroup. It holds the directory and its usage and stat files open; the files of other methods are opened at
+// their first use and then kept. Its identity is the directory that was opened: when the cgroup is removed, every method
+// returns an error that matches ErrGone, whatever takes its name later. Methods may be called by several goroutines;
+// they exclude each other.
+type Group struct {
+	tree *Tree
+	path string
+	id   uint64
+	root bool // the root of a v2 hierarchy, which has no memory.current
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	dir    *os.File
+	usage  int
+	stat   int
+	side   int // v1 memory.kmem.usage_in_bytes, v2 memory.swap.current; noFile when the kernel has none
+	buf    []byte
+
+	later [numLater]laterFile
+	dirs  [numDirs]*os.File // the same cgroup in other hierarchies
+}
+
+// statSize holds memory.stat of kernels up to 6.18; a longer one makes the buffer grow once.
+const statSize = 2048
+
+// Group opens the cgroup at a path below the memory hierarchy: "/", or "/kubepods/burstable/pod.../<id>". It fails with
+// ErrGone when there is none, and with an UnsupportedError when the cgroup has no memory controller.
+func (t *Tree) Group(path string) (*Group, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	dir, err := openDir(t.mem, path)
+	if err != nil {
+		return nil, fileError("open", path, "", err, isGone(err))
+	}
+	g := &Group{tree: t, path: path, dir: dir, usage: noFile, stat: noFile, side: noFile, buf: make([]byte, statSize)}
+	for i := range g.later {
+		g.later[i].fd = noFile
+	}
+	if err := g.openFiles(); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Group) openFiles() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(g.fd(), &st); err != nil {
+		return fileError("stat", g.path, "", err, isGone(err))
+	}
+	g.id = st.Ino
+
+	usage, side := v1Usage, v1Kernel
+	if g.tree.at.version == 2 {
+		usage, side = v2Usage, v2Swap
+	}
+	var err error
+	if g.stat, err = openAt(g.fd(), statFile); err != nil {
+		return g.openError(statFile, err)
+	}
+	g.usage, err = openAt(g.fd(), usage)
+	switch {
+	case err == nil:
+	case err == unix.ENOENT && g.path == "/" && g.tree.at.version == 2:
+		g.root = true // the root of the node: no file but memory.stat (CFTYPE_NOT_ON_ROOT in mm/memcontrol.c)
+		return nil
+	default:
+		return g.openError(usage, err)
+	}
+	if g.side, err = openAt(g.fd(), side); err != nil && err != unix.ENOENT {
+		return g.openError(side, err)
+	}
+	return nil
+}
+
+// openError tells a removed cgroup from one without the memory controller.
+func (g *Group) openError(file string, err error) error {
+	if err != unix.ENOENT || !g.alive() {
+		return fileError("open", g.path, file, err, isGone(err))
+	}
+	if g.path == "/" {
+		return &UnsupportedError{Feature: file + " of the root cgroup", Needs: "kernel 5.8"}
+	}
+	return &UnsupportedError{Feature: file + " of " + g.path, Needs: "the memory controller in its parent's cgroup.subtree_control"}
+}
+
+// alive reports that the held directory was not removed: a removed one finds no name any more.
+func (g *Group) alive() bool { return existsAt(g.fd(), "cgroup.procs") }
+
+func (g *Group) fd() int { return int(g.dir.Fd()) }
+
+// Path returns the path that the group was opened with.
+func (g *Group) Path() string { return g.path }
+
+// ID returns the inode number of the directory. On kernels from 5.5 it is the cgroup id that BPF programs see.
+func (g *Group) ID() uint64 { return g.id }
+
+// Close closes all files. Methods called later return an error that matches os.ErrClosed. It may be called more than
+// once.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	g.closed = true
+	for _, fd := range []*int{&g.usage, &g.stat, &g.side} {
+		closeFile(fd)
+	}
+	for i := range g.later {
+		closeFile(&g.later[i].fd)
+	}
+	errs := []error{g.dir.Close()}
+	for i, d := range g.dirs {
+		if d != nil {
+			errs = append(errs, d.Close())
+			g.dirs[i] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// read reads one of the files that are always open.
+func (g *Group) read(fd int, file string) ([]byte, error) {
+	if g.closed {
+		return nil, g.closedError(file)
+	}
+	data, err := readWhole(fd, &g.buf)
+	if err != nil {
+		return nil, fileError("read", g.path, file, err, isGone(err))
+	}
+	return data, nil
+}
+
+// readOnce opens, reads and closes a file that is seldom asked for. found is false when the cgroup lives but has no
+// such file.
+func (g *Group) readOnce(file string) (data []byte, found bool, err error) {
+	if g.closed {
+		return nil, false, g.closedError(file)
+	}
+	fd, err := openAt(g.fd(), file)
+	if err == unix.ENOENT && g.alive() {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fileError("open", g.path, file, err, isGone(err))
+	}
+	defer closeFile(&fd)
+	data, err = readWhole(fd, &g.buf)
+	if err != nil {
+		return nil, false, fileError("read", g.path, file, err, isGone(err))
+	}
+	return data, true, nil
+}
+
+// amountOnce reads a file of one number; it is Absent when the cgroup has no such file.
+func (g *Group) amountOnce(file string) (Amount, error) {
+	data, found, err := g.readOnce(file)
+	if err != nil || !found {
+		return Absent, err
+	}
+	return g.amount(data, file)
+}
+
+// amount parses a file of one number and names the file in the error.
+func (g *Group) amount(data []byte, file string) (Amount, error) {
+	unlimited := Unlimited
+	if g.tree.at.version == 1 {
+		unlimited = v1Unlimited()
+	}
+	n, fault := parseAmount(data, unlimited)
+	if fault != nil {
+		return Absent, g.parseError(fault, file)
+	}
+	return n, nil
+}
+
+func (g *Group) parseError(fault *ParseError, file string) error {
+	fault.Path, fault.File = g.path, file
+	return fault
+}
+
+func (g *Group) closedError(file string) error {
+	return &FileError{Op: "read", Path: g.path, File: file, Err: os.ErrClosed}
+}

@@ -1,0 +1,157 @@
+package cgroup
+
+// Meminfo is /proc/meminfo (Documentation/filesystems/proc.rst), in bytes unless the field says otherwise. A field that
+// the kernel does not print is Absent.
+type Meminfo struct {
+	Total, Free, Available Amount // Available from kernel 3.14; both others always
+	Buffers, Cached        Amount
+	SwapCached             Amount
+	ActiveAnon             Amount
+	InactiveAnon           Amount
+	ActiveFile             Amount
+	InactiveFile           Amount
+	Unevictable, Mlocked   Amount
+	SwapTotal, SwapFree    Amount
+	Zswap                  Amount // memory that the compressed pool takes
+	Zswapped               Amount // what it holds, uncompressed
+	Dirty, Writeback       Amount
+	AnonPages, Mapped      Amount
+	Shmem                  Amount // tmpfs and shared memory, a part of Cached
+	KReclaimable           Amount // SReclaimable and other kernel memory that gives way
+	Slab                   Amount
+	SReclaimable           Amount // of Slab
+	SUnreclaim             Amount // of Slab
+	KernelStack            Amount
+	PageTables             Amount
+	SecPageTables          Amount
+	VmallocUsed            Amount
+	Percpu                 Amount
+	Committed              Amount // Committed_AS
+	AnonHugePages          Amount
+	Hugetlb                Amount // all huge page pools together, used or not
+	HugePagesTotal         Amount // a count, of Hugepagesize
+	HugePagesFree          Amount // a count
+	Hugepagesize           Amount
+	Balloon                Amount // taken back by the hypervisor
+}
+
+func (m *Meminfo) clear() {
+	*m = Meminfo{
+		Total: Absent, Free: Absent, Available: Absent, Buffers: Absent, Cached: Absent, SwapCached: Absent,
+		ActiveAnon: Absent, InactiveAnon: Absent, ActiveFile: Absent, InactiveFile: Absent, Unevictable: Absent,
+		Mlocked: Absent, SwapTotal: Absent, SwapFree: Absent, Zswap: Absent, Zswapped: Absent, Dirty: Absent,
+		Writeback: Absent, AnonPages: Absent, Mapped: Absent, Shmem: Absent, KReclaimable: Absent, Slab: Absent,
+		SReclaimable: Absent, SUnreclaim: Absent, KernelStack: Absent, PageTables: Absent, SecPageTables: Absent,
+		VmallocUsed: Absent, Percpu: Absent, Committed: Absent, AnonHugePages: Absent, Hugetlb: Absent,
+		HugePagesTotal: Absent, HugePagesFree: Absent, Hugepagesize: Absent, Balloon: Absent,
+	}
+}
+
+// Meminfo reads /proc/meminfo. It does not allocate once the file is open. On an error all of m is Absent.
+func (t *Tree) Meminfo(m *Meminfo) error {
+	m.clear()
+	f := &t.meminfo
+	err := f.lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	data, err := readWhole(f.fd, &f.buf)
+	if err != nil {
+		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
+	}
+	if fault := parseMeminfo(data, m); fault != nil {
+		m.clear()
+		fault.Path, fault.File = f.dir, f.name
+		return fault
+	}
+	return nil
+}
+
+func parseMeminfo(data []byte, m *Meminfo) *ParseError {
+	if len(data) == 0 {
+		return &ParseError{Err: errEmpty}
+	}
+	s := scanner{rest: data, sep: ':'}
+	for s.next() {
+		switch string(s.key) {
+		case "MemTotal":
+			s.setKB(&m.Total)
+		case "MemFree":
+			s.setKB(&m.Free)
+		case "MemAvailable":
+			s.setKB(&m.Available)
+		case "Buffers":
+			s.setKB(&m.Buffers)
+		case "Cached":
+			s.setKB(&m.Cached)
+		case "SwapCached":
+			s.setKB(&m.SwapCached)
+		case "Active(anon)":
+			s.setKB(&m.ActiveAnon)
+		case "Inactive(anon)":
+			s.setKB(&m.InactiveAnon)
+		case "Active(file)":
+			s.setKB(&m.ActiveFile)
+		case "Inactive(file)":
+			s.setKB(&m.InactiveFile)
+		case "Unevictable":
+			s.setKB(&m.Unevictable)
+		case "Mlocked":
+			s.setKB(&m.Mlocked)
+		case "SwapTotal":
+			s.setKB(&m.SwapTotal)
+		case "SwapFree":
+			s.setKB(&m.SwapFree)
+		case "Zswap":
+			s.setKB(&m.Zswap)
+		case "Zswapped":
+			s.setKB(&m.Zswapped)
+		case "Dirty":
+			s.setKB(&m.Dirty)
+		case "Writeback":
+			s.setKB(&m.Writeback)
+		case "AnonPages":
+			s.setKB(&m.AnonPages)
+		case "Mapped":
+			s.setKB(&m.Mapped)
+		case "Shmem":
+			s.setKB(&m.Shmem)
+		case "KReclaimable":
+			s.setKB(&m.KReclaimable)
+		case "Slab":
+			s.setKB(&m.Slab)
+		case "SReclaimable":
+			s.setKB(&m.SReclaimable)
+		case "SUnreclaim":
+			s.setKB(&m.SUnreclaim)
+		case "KernelStack":
+			s.setKB(&m.KernelStack)
+		case "PageTables":
+			s.setKB(&m.PageTables)
+		case "SecPageTables":
+			s.setKB(&m.SecPageTables)
+		case "VmallocUsed":
+			s.setKB(&m.VmallocUsed)
+		case "Percpu":
+			s.setKB(&m.Percpu)
+		case "Committed_AS":
+			s.setKB(&m.Committed)
+		case "AnonHugePages":
+			s.setKB(&m.AnonHugePages)
+		case "Hugetlb":
+			s.setKB(&m.Hugetlb)
+		case "HugePages_Total":
+			s.setCount(&m.HugePagesTotal)
+		case "HugePages_Free":
+			s.setCount(&m.HugePagesFree)
+		case "Hugepagesize":
+			s.setKB(&m.Hugepagesize)
+		case "Balloon":
+			s.setKB(&m.Balloon)
+		}
+	}
+	s.need(m.Total, "MemTotal")
+	s.need(m.Free, "MemFree")
+	return s.fault
+}

@@ -1,0 +1,208 @@
+package cgroup
+
+// Memory is one reading of a cgroup with all its descendants, in bytes. A field that this kernel does not offer is
+// Absent.
+type Memory struct {
+	// Usage is all that is charged: memory.current, v1 memory.usage_in_bytes. The v2 root has no such file; there it is
+	// anon + file, as the kubelet's container library has it.
+	Usage Amount
+	// WorkingSet is Usage − inactive file, at least 0: the kubelet's formula on every version (v1 takes total_inactive_file).
+	WorkingSet Amount
+
+	Anon         Amount // anonymous memory; v1 total_rss
+	File         Amount // page cache, with tmpfs and shared memory; v1 total_cache
+	ActiveFile   Amount
+	InactiveFile Amount
+	Shmem        Amount // tmpfs and shared memory, a part of File
+	MappedFile   Amount
+	Dirty        Amount
+
+	Kernel          Amount // v2 from kernel 5.18; v1 memory.kmem.usage_in_bytes
+	SlabReclaimable Amount // v2 only
+	Swap            Amount // memory.swap.current; v1 total_swap where swap is accounted
+}
+
+func (m *Memory) clear() {
+	*m = Memory{
+		Usage: Absent, WorkingSet: Absent, Anon: Absent, File: Absent, ActiveFile: Absent, InactiveFile: Absent,
+		Shmem: Absent, MappedFile: Absent, Dirty: Absent, Kernel: Absent, SlabReclaimable: Absent, Swap: Absent,
+	}
+}
+
+// Memory reads memory.stat and then, at once, the usage, in the order of the kubelet. It does not allocate. On an
+// error all of m is Absent.
+func (g *Group) Memory(m *Memory) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m.clear()
+	err := g.memory(m)
+	if err != nil {
+		m.clear()
+	}
+	return err
+}
+
+func (g *Group) memory(m *Memory) error {
+	data, err := g.read(g.stat, statFile)
+	if err != nil {
+		return err
+	}
+	var fault *ParseError
+	if g.tree.at.version == 1 {
+		fault = parseStatV1(data, m)
+	} else {
+		fault = parseStatV2(data, m)
+	}
+	if fault != nil {
+		return g.parseError(fault, statFile)
+	}
+	if m.Usage, err = g.usageNow(m); err != nil {
+		return err
+	}
+	m.WorkingSet = m.Usage.minus(m.InactiveFile)
+	if g.side == noFile {
+		return nil
+	}
+	if g.tree.at.version == 1 {
+		m.Kernel, err = g.sideNow(v1Kernel)
+	} else {
+		m.Swap, err = g.sideNow(v2Swap)
+	}
+	return err
+}
+
+// usageNow reads the usage; at the v2 root it is taken from m.
+func (g *Group) usageNow(m *Memory) (Amount, error) {
+	if g.root {
+		return m.Anon.plus(m.File), nil
+	}
+	file := v1Usage
+	if g.tree.at.version == 2 {
+		file = v2Usage
+	}
+	data, err := g.read(g.usage, file)
+	if err != nil {
+		return Absent, err
+	}
+	n, fault := parseAmount(data, Unlimited)
+	if fault != nil {
+		return Absent, g.parseError(fault, file)
+	}
+	if n == Unlimited {
+		return Absent, g.parseError(&ParseError{Input: quote(data), Err: errNumber}, file)
+	}
+	return n, nil
+}
+
+func (g *Group) sideNow(file string) (Amount, error) {
+	data, err := g.read(g.side, file)
+	if err != nil {
+		return Absent, err
+	}
+	n, fault := parseAmount(data, Unlimited)
+	if fault != nil {
+		return Absent, g.parseError(fault, file)
+	}
+	return n, nil
+}
+
+// Usage reads Memory.Usage alone. At the v2 root this costs as much as Memory.
+func (g *Group) Usage() (Amount, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.root {
+		return g.usageNow(nil)
+	}
+	data, err := g.read(g.stat, statFile)
+	if err != nil {
+		return Absent, err
+	}
+	var m Memory
+	m.clear()
+	if fault := parseStatV2(data, &m); fault != nil {
+		return Absent, g.parseError(fault, statFile)
+	}
+	return g.usageNow(&m)
+}
+
+// Limit reads memory.max, or v1 memory.limit_in_bytes: the cgroup's own limit in bytes, not that of its ancestors. It is
+// Absent at the v2 root.
+func (g *Group) Limit() (Amount, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tree.at.version == 1 {
+		return g.amountOnce(v1Limit)
+	}
+	return g.amountOnce(v2Limit)
+}
+
+// parseStatV1 parses memory.stat of v1. The keys with total_ count the descendants too.
+func parseStatV1(data []byte, m *Memory) *ParseError {
+	if len(data) == 0 {
+		return &ParseError{Err: errEmpty}
+	}
+	s := scanner{rest: data}
+	for s.next() {
+		if len(s.key) < 6 || s.key[0] != 't' {
+			continue
+		}
+		switch string(s.key) {
+		case "total_cache":
+			s.set(&m.File)
+		case "total_rss":
+			s.set(&m.Anon)
+		case "total_shmem":
+			s.set(&m.Shmem)
+		case "total_mapped_file":
+			s.set(&m.MappedFile)
+		case "total_dirty":
+			s.set(&m.Dirty)
+		case "total_swap":
+			s.set(&m.Swap)
+		case "total_inactive_file":
+			s.set(&m.InactiveFile)
+		case "total_active_file":
+			s.set(&m.ActiveFile)
+		}
+	}
+	s.need(m.Anon, "total_rss")
+	s.need(m.File, "total_cache")
+	s.need(m.ActiveFile, "total_active_file")
+	s.need(m.InactiveFile, "total_inactive_file")
+	return s.fault
+}
+
+// parseStatV2 parses memory.stat of v2.
+func parseStatV2(data []byte, m *Memory) *ParseError {
+	if len(data) == 0 {
+		return &ParseError{Err: errEmpty}
+	}
+	s := scanner{rest: data}
+	for s.next() {
+		switch string(s.key) {
+		case "anon":
+			s.set(&m.Anon)
+		case "file":
+			s.set(&m.File)
+		case "kernel":
+			s.set(&m.Kernel)
+		case "shmem":
+			s.set(&m.Shmem)
+		case "file_mapped":
+			s.set(&m.MappedFile)
+		case "file_dirty":
+			s.set(&m.Dirty)
+		case "inactive_file":
+			s.set(&m.InactiveFile)
+		case "active_file":
+			s.set(&m.ActiveFile)
+		case "slab_reclaimable":
+			s.set(&m.SlabReclaimable)
+		}
+	}
+	s.need(m.Anon, "anon")
+	s.need(m.File, "file")
+	s.need(m.ActiveFile, "active_file")
+	s.need(m.InactiveFile, "inactive_file")
+	return s.fault
+}

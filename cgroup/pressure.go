@@ -1,0 +1,210 @@
+package cgroup
+
+import (
+	"bytes"
+
+	"golang.org/x/sys/unix"
+)
+
+// Resource is what tasks can wait for in pressure stall information.
+type Resource uint8
+
+// The resources with a pressure file. "irq" is left out: no task of a pod answers for it.
+const (
+	MemoryPressure Resource = iota
+	CPUPressure
+	IOPressure
+	numResources
+)
+
+// String returns "memory", "cpu" or "io".
+func (r Resource) String() string {
+	switch r {
+	case MemoryPressure:
+		return "memory"
+	case CPUPressure:
+		return "cpu"
+	case IOPressure:
+		return "io"
+	}
+	return "unknown"
+}
+
+var pressureFiles = [numResources]string{"memory.pressure", "cpu.pressure", "io.pressure"}
+
+// Line is one line of a pressure file (Documentation/accounting/psi.rst).
+type Line struct {
+	Total                uint64  // stall time since boot or since the cgroup was made, in µs; counted up to the read
+	Avg10, Avg60, Avg300 float64 // percent of the last 10, 60 and 300 s; the kernel renews them every 2 s
+}
+
+// Pressure is one reading of a pressure file.
+type Pressure struct {
+	Some    Line // at least one task was stalled
+	Full    Line // all non-idle tasks were stalled at once
+	HasFull bool // false where the kernel prints no "full" line (cpu before 5.13)
+}
+
+// Pressure reads memory.pressure of the cgroup. On a hybrid node it is that of the same path in the v2 hierarchy. It is an
+// UnsupportedError on v1, where that path does not exist, and where PSI is off.
+func (g *Group) Pressure(p *Pressure) error { return g.PressureOf(MemoryPressure, p) }
+
+// PressureOf is Pressure for any resource. It does not allocate once the file is open. On an error p is zero, which is
+// no reading.
+func (g *Group) PressureOf(r Resource, p *Pressure) error {
+	*p = Pressure{}
+	if r >= numResources {
+		return &UnsupportedError{Feature: "pressure of resource " + r.String(), Needs: "memory, cpu or io"}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	dir := dirMemory
+	if g.tree.at.version == 1 {
+		if g.tree.unified == nil {
+			return &UnsupportedError{Feature: pressureFiles[r] + " of " + g.path, Needs: "cgroup v2"}
+		}
+		dir = dirUnified
+	}
+	data, found, err := g.readLater(laterPressure+laterID(r), dir, pressureFiles[r])
+	if err != nil {
+		return err
+	}
+	if !found {
+		needs := "kernel 4.20 with PSI on (CONFIG_PSI, psi=1, cgroup.pressure=1)"
+		if dir == dirUnified && g.dirs[dirUnified] == nil {
+			needs = "the same cgroup in the v2 hierarchy"
+		}
+		return &UnsupportedError{Feature: pressureFiles[r] + " of " + g.path, Needs: needs}
+	}
+	if fault := parsePressure(data, p); fault != nil {
+		*p = Pressure{}
+		return g.parseError(fault, pressureFiles[r])
+	}
+	return nil
+}
+
+// NodePressure reads /proc/pressure/memory. It is an UnsupportedError where the kernel has no PSI or has it off.
+func (t *Tree) NodePressure(p *Pressure) error { return t.NodePressureOf(MemoryPressure, p) }
+
+// NodePressureOf is NodePressure for any resource. It does not allocate once the file is open.
+func (t *Tree) NodePressureOf(r Resource, p *Pressure) error {
+	*p = Pressure{}
+	if r >= numResources {
+		return &UnsupportedError{Feature: "pressure of resource " + r.String(), Needs: "memory, cpu or io"}
+	}
+	f := &t.pressures[r]
+	err := f.lock()
+	defer f.mu.Unlock()
+	var data []byte
+	if err == nil {
+		if data, err = readWhole(f.fd, &f.buf); err != nil {
+			err = &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
+		}
+	}
+	if err != nil {
+		if isNotExist(err) || isErrno(err, unix.EOPNOTSUPP) {
+			closeFile(&f.fd)
+			return &UnsupportedError{Feature: join(f.dir, f.name), Needs: "kernel 4.20 with PSI on (CONFIG_PSI, psi=1)"}
+		}
+		return err
+	}
+	if fault := parsePressure(data, p); fault != nil {
+		*p = Pressure{}
+		fault.Path, fault.File = f.dir, f.name
+		return fault
+	}
+	return nil
+}
+
+// parsePressure parses "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and a line "full" of the same form.
+func parsePressure(data []byte, p *Pressure) *ParseError {
+	if len(data) == 0 {
+		return &ParseError{Err: errEmpty}
+	}
+	some := false
+	s := scanner{rest: data}
+	for s.next() {
+		switch string(s.key) {
+		case "some":
+			s.pressureLine(&p.Some, &some)
+		case "full":
+			s.pressureLine(&p.Full, &p.HasFull)
+		}
+	}
+	if !some && s.fault == nil {
+		s.fault = &ParseError{Input: quote(data), Err: errMissing}
+	}
+	return s.fault
+}
+
+func (s *scanner) pressureLine(l *Line, seen *bool) {
+	if *seen {
+		s.fail(s.line, errTwice)
+		return
+	}
+	*seen = true
+	const all = 1<<4 - 1
+	var have uint
+	for rest := s.value; len(rest) > 0; {
+		word := rest
+		if i := bytes.IndexByte(rest, ' '); i >= 0 {
+			word, rest = rest[:i], rest[i+1:]
+		} else {
+			rest = nil
+		}
+		eq := bytes.IndexByte(word, '=')
+		if eq < 0 {
+			continue
+		}
+		var bit uint
+		ok := true
+		switch value := word[eq+1:]; string(word[:eq]) {
+		case "avg10":
+			bit = 1
+			l.Avg10, ok = parsePercent(value)
+		case "avg60":
+			bit = 2
+			l.Avg60, ok = parsePercent(value)
+		case "avg300":
+			bit = 4
+			l.Avg300, ok = parsePercent(value)
+		case "total":
+			bit = 8
+			n, cause := parseUint(value)
+			if cause != nil {
+				s.fail(s.line, cause)
+				return
+			}
+			l.Total = uint64(n)
+		}
+		if !ok {
+			s.fail(s.line, errNumber)
+			return
+		}
+		if have&bit != 0 {
+			s.fail(s.line, errTwice)
+			return
+		}
+		have |= bit
+	}
+	if have != all {
+		s.fail(s.line, errMissing)
+	}
+}
+
+// parsePercent parses the kernel's "%lu.%02lu".
+func parsePercent(b []byte) (float64, bool) {
+	dot := len(b) - 3
+	if dot < 1 || b[dot] != '.' {
+		return 0, false
+	}
+	whole, cause := parseUint(b[:dot])
+	if cause != nil || whole > 1000 {
+		return 0, false
+	}
+	hundredths, cause := parseUint(b[dot+1:])
+	if cause != nil {
+		return 0, false
+	}
+	return float64(uint64(whole)*100+uint64(hundredths)) / 100, true
+}

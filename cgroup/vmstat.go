@@ -1,0 +1,83 @@
+package cgroup
+
+// Vmstat is a part of /proc/vmstat: counters since boot, in pages or events. A counter that the kernel does not offer is
+// Absent.
+type Vmstat struct {
+	ScanKswapd, ScanDirect   Amount // pages looked at by background and by direct reclaim
+	StealKswapd, StealDirect Amount // pages that these took
+	AllocStall               Amount // allocations that had to reclaim by themselves, all zones
+	MajorFaults              Amount
+	OOMKill                  Amount // processes killed by any OOM killer of the node; kernel 4.13
+	SwapIn, SwapOut          Amount // pages
+	RefaultAnon, RefaultFile Amount // pages that came back soon after reclaim; up to kernel 5.8 all are file
+	SwapInZ, SwapOutZ        Amount // zswap, pages
+}
+
+func (v *Vmstat) clear() {
+	*v = Vmstat{
+		ScanKswapd: Absent, ScanDirect: Absent, StealKswapd: Absent, StealDirect: Absent, AllocStall: Absent,
+		MajorFaults: Absent, OOMKill: Absent, SwapIn: Absent, SwapOut: Absent, RefaultAnon: Absent, RefaultFile: Absent,
+		SwapInZ: Absent, SwapOutZ: Absent,
+	}
+}
+
+// Vmstat reads /proc/vmstat. It does not allocate once the file is open. On an error all of v is Absent.
+func (t *Tree) Vmstat(v *Vmstat) error {
+	v.clear()
+	f := &t.vmstat
+	err := f.lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	data, err := readToEnd(f.fd, &f.buf)
+	if err != nil {
+		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
+	}
+	if fault := parseVmstat(data, v); fault != nil {
+		v.clear()
+		fault.Path, fault.File = f.dir, f.name
+		return fault
+	}
+	return nil
+}
+
+func parseVmstat(data []byte, v *Vmstat) *ParseError {
+	if len(data) == 0 {
+		return &ParseError{Err: errEmpty}
+	}
+	s := scanner{rest: data}
+	for s.next() {
+		switch string(s.key) {
+		case "pgscan_kswapd":
+			s.set(&v.ScanKswapd)
+		case "pgscan_direct":
+			s.set(&v.ScanDirect)
+		case "pgsteal_kswapd":
+			s.set(&v.StealKswapd)
+		case "pgsteal_direct":
+			s.set(&v.StealDirect)
+		case "allocstall_dma", "allocstall_dma32", "allocstall_normal", "allocstall_movable", "allocstall_device", "allocstall_high":
+			s.add(&v.AllocStall)
+		case "pgmajfault":
+			s.set(&v.MajorFaults)
+		case "oom_kill":
+			s.set(&v.OOMKill)
+		case "pswpin":
+			s.set(&v.SwapIn)
+		case "pswpout":
+			s.set(&v.SwapOut)
+		case "workingset_refault_anon":
+			s.set(&v.RefaultAnon)
+		case "workingset_refault_file", "workingset_refault":
+			s.set(&v.RefaultFile)
+		case "zswpin":
+			s.set(&v.SwapInZ)
+		case "zswpout":
+			s.set(&v.SwapOutZ)
+		}
+	}
+	// Every kernel with CONFIG_VM_EVENT_COUNTERS prints this one; without that option the file has no events at all.
+	s.need(v.MajorFaults, "pgmajfault")
+	return s.fault
+}
