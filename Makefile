@@ -1,0 +1,89 @@
+# A fresh Debian machine needs Go and make. Targets that need more install it as root through .ci/deps.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash -o pipefail
+
+GO      ?= go
+ARCH    ?= $(shell $(GO) env GOARCH)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE   ?= localhost/spillway:dev
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CLUSTERCTL  := $(GO) run ./test/cluster/clusterctl
+
+# Static, and the same bytes for the same sources wherever they lie.
+BUILD := CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the static binary bin/spillway
+	GOARCH=$(ARCH) $(BUILD) -o bin/spillway ./cmd/spillway
+
+.PHONY: image
+image: ## write the image as an OCI archive, out/spillway-image.tar, without a daemon (ARCH=amd64|arm64)
+	@mkdir -p out
+	GOARCH=$(ARCH) $(BUILD) -o out/spillway-$(ARCH) ./cmd/spillway
+	$(GO) run ./deploy/image/build --ref $(IMAGE) --arch $(ARCH) --file /spillway=out/spillway-$(ARCH) \
+		--user 0 --entrypoint /spillway --cmd agent --label org.opencontainers.image.version=$(VERSION) \
+		-o out/spillway-image.tar
+
+.PHONY: test
+test: unit race e2e ## unit and race tests, the kernel smoke test, and the end-to-end cases on a real cluster
+
+.PHONY: unit
+unit: ## unit tests, and as root the tests on this machine's kernel
+	$(GO) test ./...
+
+.PHONY: race
+race: ## the same under the race detector
+	@.ci/deps race
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: e2e
+e2e: ## end-to-end cases: a real cluster on this machine, the agent from deploy/spillway.yaml
+	@.ci/deps cluster
+	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e/...
+
+.PHONY: demo
+demo: ## a pod leaks 400 MiB/s: once with the kubelet alone, once with Spillway, side by side
+	@.ci/deps cluster
+	$(GO) run ./test/demo
+
+.PHONY: lint
+lint: ## gofmt, go vet of all modules, staticcheck
+	@files=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+		if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
+	@set -e; for mod in $$(git ls-files --cached --others --exclude-standard '*go.mod'); do \
+		dir=$$(dirname $$mod); \
+		if [ -n "$$(cd $$dir && $(GO) list -tags=e2e ./... 2>/dev/null)" ]; then \
+			echo "vet $$dir"; (cd $$dir && $(GO) vet -tags=e2e ./...); \
+		fi; \
+	done
+	$(GO) run $(STATICCHECK) -tags=e2e ./...
+
+.PHONY: manifests
+manifests: ## write deploy/spillway.yaml from deploy/base
+	@.ci/deps cluster
+	@{ echo "# Spillway in observe mode on every Linux node. Written by make manifests from deploy/base, where the reasons stand."; \
+		$(CLUSTERCTL) kubectl kustomize deploy/base; } >deploy/.spillway.yaml
+	mv deploy/.spillway.yaml deploy/spillway.yaml
+
+.PHONY: generate
+generate: ## compile bpf/ again and write the Go code that loads it
+	@.ci/deps bpf
+	$(GO) generate ./ebpf/...
+
+.PHONY: cluster-up
+cluster-up: ## bring the test cluster up and leave it running
+	@.ci/deps cluster
+	$(CLUSTERCTL) up
+
+.PHONY: cluster-down
+cluster-down: ## take the test cluster down, also after a crash
+	$(CLUSTERCTL) down
+
+.PHONY: clean
+clean: ## remove what make builds
+	rm -rf bin out
