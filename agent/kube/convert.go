@@ -1,0 +1,188 @@
+package kube
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spillway/agent/policy"
+)
+
+const (
+	annotationPrefix    = "spillway/"
+	mirrorAnnotation    = "kubernetes.io/config.mirror"
+	sourceAnnotation    = "kubernetes.io/config.source"
+	sourceAPI           = "api"
+	defaultGraceSeconds = 30
+)
+
+// convertPod keeps of a pod what a decision needs. Names and labels are taken as they are, however odd.
+func convertPod(pod *corev1.Pod) policy.Pod {
+	statuses := containerStatuses(pod)
+	infeasible := resizeInfeasible(pod)
+	each := make(map[string]containerMemory, len(statuses))
+	containers := make([]policy.Container, 0,
+		len(pod.Spec.InitContainers)+len(pod.Spec.Containers)+len(pod.Spec.EphemeralContainers))
+	one := func(name string, res corev1.ResourceRequirements) {
+		st := statuses[name]
+		var m containerMemory
+		out := policy.Container{Name: name}
+		if st != nil {
+			m = memoryOf(res, st.AllocatedResources, st.Resources, infeasible)
+			out.ID = bareID(st.ContainerID)
+			out.Running = st.State.Running != nil
+			out.Restarts = st.RestartCount
+		} else {
+			m = memoryOf(res, nil, nil, infeasible)
+		}
+		out.Limit = m.limit
+		each[name] = m
+		containers = append(containers, out)
+	}
+	for i := range pod.Spec.InitContainers {
+		one(pod.Spec.InitContainers[i].Name, pod.Spec.InitContainers[i].Resources)
+	}
+	for i := range pod.Spec.Containers {
+		one(pod.Spec.Containers[i].Name, pod.Spec.Containers[i].Resources)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		one(pod.Spec.EphemeralContainers[i].Name, pod.Spec.EphemeralContainers[i].Resources)
+	}
+	mem := podMemory(pod, each)
+
+	out := policy.Pod{
+		Namespace:     pod.Namespace,
+		Name:          pod.Name,
+		UID:           string(pod.UID),
+		QoS:           qosOf(pod),
+		PriorityClass: pod.Spec.PriorityClassName,
+		Mirror:        isStatic(pod),
+		Terminating:   pod.DeletionTimestamp != nil,
+		Finished:      pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		Labels:        pod.Labels,
+		Annotations:   ownAnnotations(pod.Annotations),
+		CreatedAt:     pod.CreationTimestamp.Time,
+		Grace:         graceOf(pod.Spec.TerminationGracePeriodSeconds),
+		Request:       mem.request,
+		Limit:         mem.limit,
+		LimitSet:      mem.hasLimit,
+		Containers:    containers,
+	}
+	if pod.Spec.Priority != nil {
+		out.Priority = *pod.Spec.Priority
+	}
+	if pod.Status.StartTime != nil {
+		out.StartedAt = pod.Status.StartTime.Time
+	}
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		out.Owner = policy.Owner{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name, UID: string(ref.UID)}
+	}
+	return out
+}
+
+func containerStatuses(pod *corev1.Pod) map[string]*corev1.ContainerStatus {
+	all := make(map[string]*corev1.ContainerStatus,
+		len(pod.Status.ContainerStatuses)+len(pod.Status.InitContainerStatuses)+len(pod.Status.EphemeralContainerStatuses))
+	for _, list := range [][]corev1.ContainerStatus{
+		pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses,
+	} {
+		for i := range list {
+			all[list[i].Name] = &list[i]
+		}
+	}
+	return all
+}
+
+// bareID strips the runtime's scheme: "containerd://3fa8" is 3fa8 in CRI and in cgroup names.
+func bareID(id string) string {
+	if _, bare, found := strings.Cut(id, "://"); found {
+		return bare
+	}
+	return id
+}
+
+// isStatic reports a pod that does not come from the API server: its mirror there cannot be evicted.
+func isStatic(pod *corev1.Pod) bool {
+	if _, ok := pod.Annotations[mirrorAnnotation]; ok {
+		return true
+	}
+	source, ok := pod.Annotations[sourceAnnotation]
+	return ok && source != sourceAPI
+}
+
+func ownAnnotations(all map[string]string) map[string]string {
+	var own map[string]string
+	for k, v := range all {
+		if !strings.HasPrefix(k, annotationPrefix) {
+			continue
+		}
+		if own == nil {
+			own = make(map[string]string)
+		}
+		own[k] = v
+	}
+	return own
+}
+
+func graceOf(seconds *int64) time.Duration {
+	switch {
+	case seconds == nil:
+		return defaultGraceSeconds * time.Second
+	case *seconds < 0:
+		return 0
+	case *seconds > math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
+	default:
+		return time.Duration(*seconds) * time.Second
+	}
+}
+
+// trim drops from a pod, in place, what convertPod does not read. The reflector keeps whole pods while it collects
+// the first set, and managedFields, env and volumes are most of a pod's bytes.
+func trim(obj any) (any, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	pod.ManagedFields = nil
+	kept := ownAnnotations(pod.Annotations)
+	for _, k := range [...]string{mirrorAnnotation, sourceAnnotation} {
+		if v, ok := pod.Annotations[k]; ok {
+			if kept == nil {
+				kept = make(map[string]string)
+			}
+			kept[k] = v
+		}
+	}
+	pod.Annotations = kept
+	pod.Spec = corev1.PodSpec{
+		InitContainers:                trimContainers(pod.Spec.InitContainers),
+		Containers:                    trimContainers(pod.Spec.Containers),
+		EphemeralContainers:           trimEphemeral(pod.Spec.EphemeralContainers),
+		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
+		PriorityClassName:             pod.Spec.PriorityClassName,
+		Priority:                      pod.Spec.Priority,
+		Overhead:                      pod.Spec.Overhead,
+		Resources:                     pod.Spec.Resources,
+	}
+	return pod, nil
+}
+
+func trimContainers(in []corev1.Container) []corev1.Container {
+	out := make([]corev1.Container, len(in))
+	for i := range in {
+		out[i] = corev1.Container{Name: in[i].Name, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy}
+	}
+	return out
+}
+
+func trimEphemeral(in []corev1.EphemeralContainer) []corev1.EphemeralContainer {
+	out := make([]corev1.EphemeralContainer, len(in))
+	for i := range in {
+		out[i].Name, out[i].Resources = in[i].Name, in[i].Resources
+	}
+	return out
+}

@@ -1,0 +1,147 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
+)
+
+// maxConfigz bounds what is read of /configz; a real one is below 10 KiB.
+const maxConfigz = 1 << 20
+
+// KubeletConfigz gets the configuration that this node's kubelet runs with, flags included, from
+// https://<InternalIP>:<port>/configz. It needs the right get on nodes/configz (kubelets before 1.33: nodes/proxy).
+//
+// Our token goes only to a kubelet whose serving certificate verifies against the cluster CA for that address: TLS
+// ends the connection before any request is written otherwise. There is no way to skip that; kubelets with a
+// self-signed certificate (the default without serverTLSBootstrap) are told by their files instead.
+func (c *Client) KubeletConfigz(ctx context.Context, n Node) (KubeletConfig, error) {
+	if len(n.InternalIPs) == 0 || n.KubeletPort == 0 {
+		return KubeletConfig{}, fmt.Errorf("get configz of node %s: the Node object has no InternalIP or no kubelet port", n.Name)
+	}
+	client, err := c.kubeletClient()
+	if err != nil {
+		return KubeletConfig{}, fmt.Errorf("get configz of node %s: %w", n.Name, err)
+	}
+	defer utilnet.CloseIdleConnectionsFor(client.Transport)
+	ctx, cancel := context.WithTimeout(quiet(ctx), evictTimeout)
+	defer cancel()
+	var failed []error
+	for _, ip := range n.InternalIPs {
+		k, err := getConfigz(ctx, client, "https://"+net.JoinHostPort(ip, strconv.Itoa(n.KubeletPort))+"/configz")
+		if err == nil {
+			return k, nil
+		}
+		failed = append(failed, err)
+		var status *configzStatusError
+		if errors.As(err, &status) {
+			break // it answered: another address of the same kubelet will say the same
+		}
+	}
+	return KubeletConfig{}, fmt.Errorf("get configz of node %s: %w", n.Name, errors.Join(failed...))
+}
+
+// kubeletClient has our token and the cluster CA, and neither proxy nor redirects.
+func (c *Client) kubeletClient() (*http.Client, error) {
+	switch {
+	case c.cfg.Insecure:
+		return nil, errors.New("the kubeconfig skips TLS verification, so the kubelet's certificate cannot be verified")
+	case c.cfg.CAFile == "" && len(c.cfg.CAData) == 0:
+		return nil, errors.New("no cluster CA is configured, so the kubelet's certificate cannot be verified")
+	case c.cfg.BearerToken == "" && c.cfg.BearerTokenFile == "":
+		return nil, errors.New("no token is configured")
+	}
+	cfg := &rest.Config{
+		BearerToken:     c.cfg.BearerToken,
+		BearerTokenFile: c.cfg.BearerTokenFile,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.cfg.CAFile, CAData: c.cfg.CAData},
+		UserAgent:       c.cfg.UserAgent,
+		Proxy:           func(*http.Request) (*url.URL, error) { return nil, nil },
+		Dial:            dialer(),
+	}
+	made, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	h := *made
+	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &h, nil
+}
+
+// configzStatusError is an answer other than 200.
+type configzStatusError struct {
+	url  string
+	code int
+}
+
+func (e *configzStatusError) Error() string {
+	switch e.code {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Sprintf("%s: %d %s: our service account needs the right get on nodes/configz (kubelets before 1.33: nodes/proxy)",
+			e.url, e.code, http.StatusText(e.code))
+	default:
+		return fmt.Sprintf("%s: %d %s", e.url, e.code, http.StatusText(e.code))
+	}
+}
+
+func getConfigz(ctx context.Context, client *http.Client, u string) (KubeletConfig, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return KubeletConfig{}, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return KubeletConfig{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return KubeletConfig{}, &configzStatusError{url: u, code: resp.StatusCode}
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxConfigz+1))
+	if err != nil {
+		return KubeletConfig{}, fmt.Errorf("%s: %w", u, err)
+	}
+	k, err := parseConfigz(body)
+	if err != nil {
+		return KubeletConfig{}, fmt.Errorf("%s: %w", u, err)
+	}
+	return k, nil
+}
+
+// parseConfigz reads {"kubeletconfig": {...}}. The kubelet has already applied every default and drop-in, so an
+// absent field is an empty one: evictionHard without memory.available means no memory threshold.
+func parseConfigz(body []byte) (KubeletConfig, error) {
+	if len(body) > maxConfigz {
+		return KubeletConfig{}, fmt.Errorf("more than %d bytes", maxConfigz)
+	}
+	var top struct {
+		Config map[string]any `json:"kubeletconfig"`
+	}
+	if err := json.Unmarshal(body, &top); err != nil {
+		return KubeletConfig{}, err
+	}
+	if top.Config == nil {
+		return KubeletConfig{}, errors.New("kubeletconfig: missing")
+	}
+	k, err := kubeletConfigOf(top.Config)
+	if err != nil {
+		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
+	}
+	if _, err := k.MemoryThresholds(); err != nil {
+		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
+	}
+	if _, _, err := k.Reserved(); err != nil {
+		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
+	}
+	k.Source = "configz"
+	return k, nil
+}

@@ -1,0 +1,193 @@
+package kube
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"spillway/agent/policy"
+)
+
+// PodView is what the API server last told about this node's pods. It never changes once returned.
+type PodView struct {
+	// Pods holds every pod bound to this node, finished ones included, sorted by namespace, then name.
+	Pods []policy.Pod
+	// Synced is false until the first complete set arrived; Pods is empty then, which does not mean "no pods".
+	Synced bool
+	// LastContact is when the server last answered a list or the opening of a watch, or sent an event or a bookmark.
+	// API servers send a bookmark about once a minute: a healthy watch of a quiet node is never older than 2 minutes.
+	LastContact time.Time
+	// Err says why the watch is not healthy now; "" when it is open, or when nothing was tried yet.
+	Err string
+}
+
+// podStore is the reflector's store: it keeps converted pods only.
+type podStore struct {
+	changed chan struct{} // capacity 1
+
+	mu      sync.Mutex // guards all below
+	pods    map[string]policy.Pod
+	sorted  []policy.Pod // nil when it has to be made again; readers share it
+	synced  bool
+	contact time.Time
+	err     string
+}
+
+var (
+	_ cache.ReflectorStore         = (*podStore)(nil)
+	_ cache.ReflectorBookmarkStore = (*podStore)(nil)
+	_ cache.TransformingStore      = (*podStore)(nil)
+)
+
+func newPodStore() *podStore {
+	return &podStore{changed: make(chan struct{}, 1), pods: map[string]policy.Pod{}}
+}
+
+// Pods returns the current view. It neither blocks on the API server nor copies pods unless they changed.
+func (c *Client) Pods() PodView { return c.pods.view() }
+
+// Changed receives after Pods changed, at most one hint at a time.
+func (c *Client) Changed() <-chan struct{} { return c.pods.changed }
+
+func (s *podStore) view() PodView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sorted == nil {
+		s.sorted = make([]policy.Pod, 0, len(s.pods))
+		for _, p := range s.pods {
+			s.sorted = append(s.sorted, p)
+		}
+		slices.SortFunc(s.sorted, func(a, b policy.Pod) int {
+			if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+				return c
+			}
+			return strings.Compare(a.Name, b.Name)
+		})
+	}
+	return PodView{Pods: slices.Clip(s.sorted), Synced: s.synced, LastContact: s.contact, Err: s.err}
+}
+
+func (s *podStore) hint() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Add takes an event of a new pod.
+func (s *podStore) Add(obj any) error { return s.put(obj) }
+
+// Update takes an event of a changed pod.
+func (s *podStore) Update(obj any) error { return s.put(obj) }
+
+func (s *podStore) put(obj any) error {
+	p, err := toPod(obj)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+	if old, ok := s.pods[p.Key()]; ok && reflect.DeepEqual(old, p) {
+		return nil // most status updates change nothing that we keep
+	}
+	s.pods[p.Key()] = p
+	s.sorted = nil
+	s.hint()
+	return nil
+}
+
+// Delete takes an event of a pod that is gone from the API server.
+func (s *podStore) Delete(obj any) error {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return fmt.Errorf("pod store: unexpected %T", obj)
+	}
+	key := pod.Namespace + "/" + pod.Name
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+	if _, ok := s.pods[key]; ok {
+		delete(s.pods, key)
+		s.sorted = nil
+		s.hint()
+	}
+	return nil
+}
+
+// Replace takes a complete set.
+func (s *podStore) Replace(list []any, _ string) error {
+	pods := make(map[string]policy.Pod, len(list))
+	for _, obj := range list {
+		p, err := toPod(obj)
+		if err != nil {
+			return err
+		}
+		pods[p.Key()] = p
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+	if s.synced && reflect.DeepEqual(s.pods, pods) {
+		return nil
+	}
+	s.pods, s.sorted, s.synced = pods, nil, true
+	s.hint()
+	return nil
+}
+
+// Bookmark takes a sign of life.
+func (s *podStore) Bookmark(string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+	return nil
+}
+
+// Resync has nothing to do: the store passes nothing on.
+func (s *podStore) Resync() error { return nil }
+
+// Transformer trims the pods that the reflector collects before it calls Replace.
+func (s *podStore) Transformer() cache.TransformFunc { return trim }
+
+// answered notes a list that worked.
+func (s *podStore) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+}
+
+// opened notes a watch that the server accepted.
+func (s *podStore) opened() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+	if s.err != "" {
+		s.err = ""
+		s.hint()
+	}
+}
+
+// failed notes why there is no watch now.
+func (s *podStore) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != err.Error() {
+		s.err = err.Error()
+		s.hint()
+	}
+}
+
+func toPod(obj any) (policy.Pod, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return policy.Pod{}, fmt.Errorf("pod store: unexpected %T", obj)
+	}
+	return convertPod(pod), nil
+}
