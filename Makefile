@@ -46,6 +46,11 @@ e2e: ## end-to-end cases: a real cluster on this machine, the agent from deploy/
 	@.ci/deps cluster
 	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e/...
 
+.PHONY: verify
+verify: ## the longer set: all of the above, lint, generated files, fuzzers, both images; prints a table
+	@.ci/deps race cluster bpf
+	@.ci/verify $(STEPS)
+
 .PHONY: demo
 demo: ## a pod leaks 400 MiB/s: once with the kubelet alone, once with Spillway, side by side
 	@.ci/deps cluster
