@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -149,7 +150,7 @@ func messageID(s string) (string, bool) {
 }
 
 // valueText is the text of a value: numbers and booleans as in Go, durations with their unit, times as RFC 3339, errors
-// and Stringers by their method, other types as JSON.
+// and Stringers by their method, string types as they are, other types as JSON.
 func valueText(v slog.Value) string {
 	switch v.Kind() {
 	case slog.KindTime:
@@ -166,8 +167,11 @@ func valueText(v slog.Value) string {
 	case error, fmt.Stringer:
 		return fmt.Sprint(x) // fmt survives the panic of a nil receiver
 	}
+	if rv := reflect.ValueOf(v.Any()); rv.Kind() == reflect.String {
+		return rv.String()
+	}
 	if text, err := json.Marshal(v.Any()); err == nil {
-		return strings.Trim(string(text), `"`)
+		return string(text)
 	}
 	return fmt.Sprintf("%+v", v.Any())
 }

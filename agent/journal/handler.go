@@ -21,7 +21,8 @@ const DefaultSocket = "/run/systemd/journal/socket"
 const Identifier = "spillway"
 
 // Handler is a slog.Handler that writes to journald. Handlers derived from it (WithAttrs, WithGroup, WithLevel) share
-// its socket and its counters; they may be used by several goroutines.
+// its socket and its counters; they may be used by several goroutines. Between two reads of journald the kernel holds
+// net.unix.max_dgram_qlen records (10 by default, 512 where systemd is PID 1); what does not fit is dropped.
 //
 // The fields of a record are MESSAGE, PRIORITY (from the level: debug 7, info 6, notice 5 from level 2 on, warning 4,
 // error 3, critical 2 from level 12 on), SYSLOG_IDENTIFIER, and one per attribute. Attribute names are upper-cased; a
@@ -84,7 +85,17 @@ func (h *Handler) WithGroup(name string) slog.Handler {
 // Handle sends one record. The error says why it was dropped (and counted); it is never worth a retry.
 func (h *Handler) Handle(_ context.Context, r slog.Record) error {
 	buf, _ := h.out.buffers.Get().(*[]byte)
-	b := (*buf)[:0]
+	b := h.encode((*buf)[:0], r)
+	err := h.out.send(b)
+	if cap(b) <= maxPooled {
+		*buf = b
+		h.out.buffers.Put(buf)
+	}
+	return err
+}
+
+// encode appends the record in the native protocol.
+func (h *Handler) encode(b []byte, r slog.Record) []byte {
 	b = appendField(b, "MESSAGE", r.Message)
 	b = append(b, "PRIORITY="...)
 	b = append(b, priority(r.Level), '\n')
@@ -94,12 +105,7 @@ func (h *Handler) Handle(_ context.Context, r slog.Record) error {
 		b = appendAttr(b, h.prefix, a)
 		return true
 	})
-	err := h.out.send(b)
-	if cap(b) <= maxPooled {
-		*buf = b
-		h.out.buffers.Put(buf)
-	}
-	return err
+	return b
 }
 
 // Dropped returns how many records were not delivered since Open.

@@ -20,12 +20,12 @@ var errClosed = errors.New("handler closed")
 // behind it needs no reconnect.
 type socket struct {
 	path    string
-	addr    *unix.SockaddrUnix
 	dropped atomic.Uint64
 	buffers *sync.Pool
 
-	mu sync.RWMutex // guards fd: read-locked while a record is sent (which never blocks), locked by close
-	fd int          // -1 after close
+	mu   sync.Mutex // guards the fields below, during a send too: it never blocks, and a send writes to addr
+	addr *unix.SockaddrUnix
+	fd   int // -1 after close
 }
 
 // openSocket makes the socket and checks that something listens at path.
@@ -69,8 +69,8 @@ func (s *socket) trySend(record []byte) error {
 	if len(record) > maxRecord {
 		return fmt.Errorf("%d bytes, at most %d", len(record), maxRecord)
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.fd < 0 {
 		return errClosed
 	}
