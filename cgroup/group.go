@@ -27,7 +27,6 @@ const (
 	v2Peak     = "memory.peak"
 	v2SwapMax  = "memory.swap.max"
 	v2SwapPeak = "memory.swap.peak"
-	v2Zswap    = "memory.zswap.current"
 	v2Events   = "memory.events"
 	v2Local    = "memory.events.local"
 	v2OOMGroup = "memory.oom.group"
