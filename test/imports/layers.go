@@ -15,6 +15,9 @@ type line struct {
 	reason string   // why a room of this line may import no more than it does
 }
 
+// core are the rooms of the line that decides and describes.
+var core = []string{"agent/pressure", "agent/policy", "agent/ring", "agent/status", "agent/journal"}
+
 // layers is the layer table, uppermost line first.
 var layers = []line{
 	{name: "cmd", rooms: []string{"cmd"},
@@ -23,7 +26,7 @@ var layers = []line{
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
 	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},
-	{name: "core", rooms: []string{"agent/pressure", "agent/policy", "agent/ring", "agent/status", "agent/journal"}, leaf: true,
+	{name: "core", rooms: core, leaf: true,
 		reason: "the core has no edges: it works on values, so that explain, replay and tables give the same answer anywhere"},
 	{name: "edges", rooms: []string{"cgroup", "cri", "ebpf/oomkill"}, leaf: true,
 		reason: "readers of kernel and runtime stand alone, usable without Kubernetes and without this agent"},
@@ -80,8 +83,11 @@ func Layers(module string, packages []Package) []Finding {
 				}
 				continue
 			}
-			if o := ownerOf(imp); o != nil && !slices.Contains(o.rooms, from) && from != "test" {
+			switch o := ownerOf(imp); {
+			case o != nil && !slices.Contains(o.rooms, from) && from != "test":
 				found = append(found, Finding{p.ImportPath, what, o.reason})
+			case o == nil && !inTest && slices.Contains(core, from) && hosted(imp) && !under(imp, "golang.org/x"):
+				found = append(found, Finding{p.ImportPath, what, "the core stands on the standard library and golang.org/x: what decides has to stay small enough to be read whole"})
 			}
 			if !inTest && slices.Contains(pure, from) && slices.ContainsFunc(impure, func(prefix string) bool { return under(imp, prefix) }) {
 				found = append(found, Finding{p.ImportPath, what, pureReason})
@@ -188,6 +194,12 @@ func ownerOf(importPath string) *owner {
 		}
 	}
 	return nil
+}
+
+// hosted reports whether an import path lies outside the standard library: its first word names a host.
+func hosted(importPath string) bool {
+	first, _, _ := strings.Cut(importPath, "/")
+	return strings.Contains(first, ".")
 }
 
 // under reports whether p is prefix or lies below it.

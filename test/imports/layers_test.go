@@ -49,6 +49,11 @@ func TestLayersBite(t *testing.T) {
 		{"a module whose name only begins alike", Package{ImportPath: "m/agent/evict", Imports: []string{"k8s.iox/client-go", "github.com/cilium/ebpfx"}}, ""},
 		{"a foreign module that begins like ours", Package{ImportPath: "m/agent/policy", Imports: []string{"mother/agent"}}, ""},
 
+		{"a library in status", Package{ImportPath: "m/agent/status", Imports: []string{"go.yaml.in/yaml/v3"}}, "small enough to be read whole"},
+		{"a library in a test of status", Package{ImportPath: "m/agent/status", TestImports: []string{"github.com/google/go-cmp/cmp"}}, ""},
+		{"golang.org/x in journal", Package{ImportPath: "m/agent/journal", Imports: []string{"golang.org/x/sys/unix", "log/slog"}}, ""},
+		{"a library in the wiring", Package{ImportPath: "m/agent", Imports: []string{"go.yaml.in/yaml/v3"}}, ""},
+
 		{"policy imports os", Package{ImportPath: "m/agent/policy", Imports: []string{"os"}}, "are pure"},
 		{"pressure imports net/http", Package{ImportPath: "m/agent/pressure", Imports: []string{"net/http"}}, "are pure"},
 		{"pressure imports context", Package{ImportPath: "m/agent/pressure", Imports: []string{"context"}}, "are pure"},
