@@ -12,7 +12,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
@@ -131,8 +130,8 @@ func (c *Client) connect() error {
 	ev := rest.CopyConfig(c.cfg)
 	ev.NegotiatedSerializer = c.wire.codecs
 	ev.WarningHandler = rest.NoWarnings{}
-	ev.GroupVersion = &policyv1.SchemeGroupVersion
-	ev.APIPath = "/apis"
+	ev.GroupVersion = &corev1.SchemeGroupVersion // pods/eviction is a subresource of core/v1; its body is policy/v1
+	ev.APIPath = "/api"
 	ev.ContentType, ev.AcceptContentTypes = "application/json", "application/json"
 	ev.QPS = -1 // no client-side limiter
 	ev.Dial = dialer()

@@ -83,7 +83,7 @@ func (c *Client) Evict(ctx context.Context, r EvictRequest) policy.Answer {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
 
 	req := c.evicts.Post().Namespace(r.Namespace).Resource("pods").Name(r.Name).SubResource("eviction").
-		MaxRetries(0).Body(body)
+		SetHeader("Content-Type", "application/json").MaxRetries(0).Body(body)
 	if r.DryRun {
 		req.Param("dryRun", metav1.DryRunAll)
 	}

@@ -63,6 +63,9 @@ func ReadKubeletConfigFile(path, dropInDir string) (KubeletConfig, error) {
 	if err != nil {
 		return KubeletConfig{}, err
 	}
+	if err := refuseNulls(base); err != nil {
+		return KubeletConfig{}, fmt.Errorf("read kubelet config %s: %w", path, err)
+	}
 	applyBaseDefaults(base)
 	dropIns := 0
 	if dropInDir != "" {
@@ -136,6 +139,20 @@ func parseKubeletDocument(data []byte) (map[string]any, error) {
 		return nil, err
 	}
 	return doc, nil
+}
+
+// refuseNulls: in a main file a null value of a key is the empty string to the kubelet, which is no threshold and no
+// quantity. Only in a drop-in has it a meaning.
+func refuseNulls(doc map[string]any) error {
+	for _, field := range [...]string{"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "systemReserved", "kubeReserved"} {
+		obj, _ := doc[field].(map[string]any)
+		for k, v := range obj {
+			if v == nil {
+				return fmt.Errorf("%s %s: null, want a string", field, k)
+			}
+		}
+	}
+	return nil
 }
 
 func applyBaseDefaults(doc map[string]any) {
@@ -277,7 +294,7 @@ func stringMap(doc map[string]any, field string) (map[string]string, error) {
 		out := make(map[string]string, len(obj))
 		for k, v := range obj {
 			switch v := v.(type) {
-			case nil: // in a drop-in it removes the key; in a main file it is the empty string, which no value may be
+			case nil: // in a drop-in it removes the key
 			case string:
 				out[k] = v
 			default:

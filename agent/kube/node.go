@@ -39,7 +39,7 @@ func (c *Client) Node(ctx context.Context) (Node, error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	var n corev1.Node
-	err := c.reads.Get().Resource("nodes").Name(c.node).Do(ctx).Into(&n)
+	err := c.reads.Get().Resource("nodes").Name(c.node).MaxRetries(0).Do(ctx).Into(&n)
 	if apierrors.IsNotFound(err) {
 		return Node{}, &NodeNotFoundError{Name: c.node}
 	}
@@ -70,7 +70,7 @@ func (c *Client) LeaseRenewed(ctx context.Context) (time.Time, error) {
 	defer cancel()
 	var l coordinationv1.Lease
 	err := c.reads.Get().AbsPath("/apis/coordination.k8s.io/v1").Namespace(corev1.NamespaceNodeLease).
-		Resource("leases").Name(c.node).Do(ctx).Into(&l)
+		Resource("leases").Name(c.node).MaxRetries(0).Do(ctx).Into(&l)
 	if err == nil && l.Spec.RenewTime == nil {
 		err = errors.New("spec.renewTime is not set")
 	}

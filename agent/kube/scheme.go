@@ -17,9 +17,17 @@ type wire struct {
 	parameters runtime.ParameterCodec
 }
 
-// newWire registers only the kinds that this package reads or writes: the full scheme of client-go would cost the
-// agent several MiB of its memory for types that it never sees.
 func newWire() wire {
+	s := newScheme()
+	return wire{
+		codecs:     serializer.NewCodecFactory(s).WithoutConversion(),
+		parameters: runtime.NewParameterCodec(s),
+	}
+}
+
+// newScheme registers only the kinds that this package reads or writes: the full scheme of client-go would cost the
+// agent several MiB of its memory for types that it never sees.
+func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	s.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.Event{},
 		&corev1.ReplicationController{})
@@ -33,8 +41,5 @@ func newWire() wire {
 	metav1.AddToGroupVersion(s, batchv1.SchemeGroupVersion)
 	metav1.AddToGroupVersion(s, coordinationv1.SchemeGroupVersion)
 	metav1.AddToGroupVersion(s, policyv1.SchemeGroupVersion)
-	return wire{
-		codecs:     serializer.NewCodecFactory(s).WithoutConversion(),
-		parameters: runtime.NewParameterCodec(s),
-	}
+	return s
 }

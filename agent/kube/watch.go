@@ -25,6 +25,8 @@ const (
 	lingerTimeout = 30 * time.Second
 )
 
+var errNoHeaders = fmt.Errorf("no response headers within %s", openTimeout)
+
 // watchPods keeps the store up to date until ctx ends. The reflector streams the first set where the server can
 // (WatchList), lists it where it cannot, resumes at the last resource version and starts over when that has expired.
 func (c *Client) watchPods(ctx context.Context) {
@@ -53,11 +55,11 @@ func (c *Client) ours(o *metav1.ListOptions) {
 }
 
 func (c *Client) listPods(ctx context.Context, o metav1.ListOptions, faults *faultLog) (runtime.Object, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	lctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	c.ours(&o)
 	list := &corev1.PodList{}
-	err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).Do(ctx).Into(list)
+	err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).MaxRetries(0).Do(lctx).Into(list)
 	if err != nil {
 		err = fmt.Errorf("list pods of node %s: %w", c.node, err)
 		c.report(ctx, err, faults)
@@ -70,11 +72,15 @@ func (c *Client) listPods(ctx context.Context, o metav1.ListOptions, faults *fau
 func (c *Client) openWatch(ctx context.Context, o metav1.ListOptions, faults *faultLog) (watch.Interface, error) {
 	c.ours(&o)
 	o.Watch = true
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(openTimeout, func() { cancel(errors.New("no response headers")) })
-	w, err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).Watch(ctx)
+	wctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(openTimeout, func() { cancel(errNoHeaders) })
+	// No retries inside the client, neither here nor in a list: they would hide a 429 or 503 from Err for a minute.
+	w, err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).MaxRetries(0).Watch(wctx)
 	if err != nil {
 		timer.Stop()
+		if errors.Is(context.Cause(wctx), errNoHeaders) {
+			err = errNoHeaders
+		}
 		cancel(nil)
 		// A server without WatchList refuses the request as invalid; the reflector lists instead.
 		if o.SendInitialEvents == nil || !apierrors.IsInvalid(err) {
@@ -91,9 +97,9 @@ func (c *Client) openWatch(ctx context.Context, o metav1.ListOptions, faults *fa
 	return &boundWatch{Interface: w, end: func() { timer.Stop(); cancel(nil) }}, nil
 }
 
-// report makes err visible, unless it is only our own end.
+// report makes err visible, unless it only says that ctx, that of Run, has ended.
 func (c *Client) report(ctx context.Context, err error, faults *faultLog) {
-	if errors.Is(context.Cause(ctx), context.Canceled) {
+	if ctx.Err() != nil {
 		return
 	}
 	c.pods.failed(err)

@@ -63,7 +63,7 @@ func (c *Client) fetchWorkload(ctx context.Context, path, resource, namespace st
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	get := func(into runtime.Object) error {
-		return c.reads.Get().AbsPath(path).Namespace(namespace).Resource(resource).Name(owner.Name).Do(ctx).Into(into)
+		return c.reads.Get().AbsPath(path).Namespace(namespace).Resource(resource).Name(owner.Name).MaxRetries(0).Do(ctx).Into(into)
 	}
 	var (
 		w   policy.Workload

@@ -24,6 +24,7 @@ type Candidate struct {
 	Pod      *Pod
 	Workload Workload
 	Reading  Reading
+	Refused  string // why the API server refused its eviction a short time ago; empty when it did not
 
 	Leader     bool // has more than half of the node's growth
 	Protection Protection
@@ -84,6 +85,7 @@ const (
 	StateVictim    = "victim"             // there is one
 	StateNoNeed    = "no-need"            // what is in flight is enough
 	StateProtected = "all-protected"      // every pod is protected
+	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
 	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage
 )
 
@@ -199,6 +201,7 @@ func Decide(in Input) Decision {
 			bigEnough = true
 		}
 	}
+	refused := ""
 	for i := range d.Pods {
 		c := &d.Pods[i]
 		switch {
@@ -207,6 +210,9 @@ func Decide(in Input) Decision {
 			c.Excluded = "its memory would not end the shortage and it has no part in the growth"
 		case bigEnough && !c.Leader && !releases(&in, c):
 			c.Excluded = "its release is under a tenth of the target"
+		case c.Refused != "":
+			c.Excluded = c.Refused
+			refused += "; " + c.Pod.Key() + " " + c.Refused
 		default:
 			d.Victims = append(d.Victims, i)
 		}
@@ -219,6 +225,9 @@ func Decide(in Input) Decision {
 	case open == 0:
 		d.State = StateProtected
 		d.Reason = fmt.Sprintf("all %d pods are protected%s", len(d.Pods), growingProtected(d.Pods))
+	case refused != "":
+		d.State = StateBlocked
+		d.Reason = "every candidate that would help is blocked" + refused
 	default:
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates would end the shortage%s", open, growingProtected(d.Pods))

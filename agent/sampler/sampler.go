@@ -259,7 +259,7 @@ func (s *Sampler) slow(now time.Duration) {
 		if err != nil {
 			s.pods = nil
 			s.slowAt = now + time.Second // it may appear at any time: the kubelet creates it
-			if !errors.Is(err, cgroup.ErrGone) {
+			if !errors.Is(err, cgroup.ErrGone) && !errors.Is(err, cgroup.ErrNoKubepods) {
 				s.fault("find kubepods", err)
 			}
 			return

@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"spillway/agent/evict"
+	"spillway/agent/kube"
+	"spillway/agent/metrics"
+	"spillway/agent/podmap"
+	"spillway/agent/policy"
+	"spillway/agent/sampler"
+	"spillway/agent/status"
+	"spillway/cgroup"
+	"spillway/cri"
+	"spillway/ebpf/oomkill"
+)
+
+// livenessAge is how old the loop's last pass may be before the liveness probe fails.
+const livenessAge = 30 * time.Second
+
+// Options are what the command line and the environment say; Config is what the file says.
+type Options struct {
+	Config        Config
+	NodeName      string // name of the Node object; required unless Config.Mode is Standalone
+	SelfUID       string // UID of the agent's own pod, never evicted; empty outside a pod
+	Kubeconfig    string // empty: the pod's service account
+	CgroupRoot    string // default /sys/fs/cgroup
+	ProcRoot      string // default /proc
+	Socket        string // default status.DefaultSocket
+	MetricsListen string // address for metrics and liveness; empty: none
+	BTF           string // external BTF file for the tracer; empty: the kernel's own
+	Version       string
+	Logger        *slog.Logger // default: discard
+}
+
+// Agent is one running agent. New makes it, Run runs it once.
+type Agent struct {
+	opts  Options
+	cfg   Config
+	log   *slog.Logger
+	begin time.Time
+
+	tree    *cgroup.Tree
+	samples *sampler.Sampler
+	mapper  *podmap.Mapper
+	runtime *cri.Client    // nil: none here
+	cluster *cluster       // nil: standalone
+	evicts  *evict.Manager // nil: standalone
+	tracer  *oomkill.Tracer
+	metrics *metrics.Metrics
+	server  *status.Server
+
+	runtimeView atomic.Pointer[cri.View]
+	snapshot    atomic.Pointer[status.Status]
+	lastPass    atomic.Int64 // unix nanoseconds
+	kills       chan status.OOMKill
+	killsLost   atomic.Uint64
+	sources     sources
+
+	loop loop
+}
+
+// New checks everything that can be checked without waiting, opens what must be there, and starts nothing. What may
+// be missing is named as degraded instead: see status.Source.
+func New(opts Options) (*Agent, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
+	if a.cfg.Mode != Standalone {
+		for _, f := range a.cfg.check() {
+			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
+		}
+		if opts.NodeName == "" {
+			return nil, errors.New("no node name: set NODE_NAME or --node-name to the name of this node's Node object, or use --standalone")
+		}
+	}
+	a.sources.init(a.log)
+	ok := false
+	defer func() {
+		if !ok {
+			a.close()
+		}
+	}()
+	var err error
+	if a.tree, err = cgroup.Open(cgroup.Options{Root: opts.CgroupRoot, Proc: opts.ProcRoot}); err != nil {
+		return nil, fmt.Errorf("open cgroups: %w", err)
+	}
+	if a.tree.Namespaced() {
+		a.sources.set("cgroup", status.Degraded, "this is the cgroup namespace of a container, not the node's tree: mount the host's /sys/fs/cgroup and name it with --cgroup-root")
+	} else {
+		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
+	}
+	if a.server, err = status.Listen(opts.Socket, a.snapshot.Load); err != nil {
+		return nil, err // a second agent on this node would act twice
+	}
+	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Interval: time.Duration(a.cfg.Sampling.Interval), Logger: a.log}); err != nil {
+		return nil, err
+	}
+	a.openTracer()
+	a.openRuntime()
+	if err := a.openCluster(); err != nil {
+		return nil, err
+	}
+	if a.mapper, err = podmap.New(podmap.Options{
+		Tree: a.tree, Clock: a.samples.Now, Logger: a.log,
+		Containers: func() []cri.Container { return a.runtimeView.Load().Containers },
+		Pods:       a.pods,
+		OnChange:   a.track,
+	}); err != nil {
+		return nil, err
+	}
+	a.metrics = metrics.New(opts.Version, a.snapshot.Load)
+	a.loop.init(a)
+	ok = true
+	return a, nil
+}
+
+// openTracer loads the OOM tracer. A kernel that refuses it is no reason to stop.
+func (a *Agent) openTracer() {
+	tracer, err := oomkill.Open(oomkill.Options{BTF: a.opts.BTF, Logger: a.log})
+	if err != nil {
+		a.sources.set("oom-tracer", status.Degraded, err.Error())
+		return
+	}
+	a.tracer = tracer
+	a.sources.set("oom-tracer", status.OK, tracer.Hook())
+}
+
+func (a *Agent) openRuntime() {
+	a.runtimeView.Store(&cri.View{})
+	if a.cfg.Mode == Standalone || a.cfg.CRI.Endpoint == "none" {
+		a.sources.set("cri", status.Off, "not used")
+		return
+	}
+	client, err := cri.Dial(cri.Options{Endpoint: a.cfg.CRI.Endpoint, Logger: a.log})
+	if err != nil {
+		a.sources.set("cri", status.Degraded, err.Error())
+		return
+	}
+	a.runtime = client
+	a.sources.set("cri", status.Degraded, "not connected yet")
+}
+
+func (a *Agent) openCluster() error {
+	if a.cfg.Mode == Standalone {
+		a.sources.set("api-server", status.Off, "standalone")
+		a.sources.set("kubelet-config", status.Off, "standalone")
+		return nil
+	}
+	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway/" + a.opts.Version, Logger: a.log})
+	if err != nil {
+		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
+	}
+	a.cluster = newCluster(client, a.cfg.Kubelet, &a.sources, a.log)
+	a.sources.set("api-server", status.Degraded, "not connected yet")
+	a.sources.set("kubelet-config", status.Degraded, "not read yet")
+	a.evicts, err = evict.New(evict.Options{
+		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), HourlyCap: a.cfg.HourlyCap,
+		Call: func(ctx context.Context, r evict.Request) policy.Answer {
+			return client.Evict(ctx, kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun})
+		},
+	})
+	return err
+}
+
+// pods returns the API server's view of this node's pods.
+func (a *Agent) pods() []policy.Pod {
+	if a.cluster == nil {
+		return nil
+	}
+	return a.cluster.client.Pods().Pods
+}
+
+// track tells the sampler which cgroups to follow.
+func (a *Agent) track(m *podmap.Map) {
+	targets := make([]sampler.Target, 0, len(m.Pods))
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		targets = append(targets, sampler.Target{Path: p.Path, ID: p.CgroupID, Key: p.UID})
+	}
+	if a.cfg.Mode == Standalone && len(targets) == 0 {
+		targets = a.topGroups()
+	}
+	a.samples.Track(targets)
+}
+
+// topGroups are the cgroups below the root, for a machine without pods.
+func (a *Agent) topGroups() []sampler.Target {
+	children, err := a.tree.Children("/")
+	if err != nil {
+		a.log.Warn("listing cgroups failed", "error", err)
+		return nil
+	}
+	var out []sampler.Target
+	for _, c := range children {
+		out = append(out, sampler.Target{Path: c.Path, ID: c.ID, Key: c.Path})
+	}
+	return out
+}
+
+// Run works until ctx ends, then stops everything in order and returns nil. Another end is an error.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, 16)
+	start := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				errs <- fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "interval", a.samples.Interval().String())
+	start("sampler", a.samples.Run)
+	start("podmap", a.mapper.Run)
+	start("status socket", a.server.Run)
+	if a.tracer != nil {
+		start("oom tracer", a.traceKills)
+	}
+	if a.runtime != nil {
+		start("cri", a.followRuntime)
+	}
+	if a.cluster != nil {
+		start("kube", a.cluster.client.Run)
+		start("cluster", a.cluster.run)
+		start("evict", a.evicts.Run)
+	}
+	if a.opts.MetricsListen != "" {
+		// A taken port degrades the agent, it does not stop it; it is tried again.
+		start("metrics", a.serveMetrics)
+	} else {
+		a.sources.set("metrics", status.Off, "no address given")
+	}
+	start("loop", a.loop.run)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-errs:
+	}
+	cancel()
+	wg.Wait()
+	a.close()
+	a.log.Info("agent stopped")
+	return err
+}
+
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	for {
+		a.sources.set("metrics", status.OK, a.opts.MetricsListen)
+		err := a.metrics.Serve(ctx, a.opts.MetricsListen, a.Alive)
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.sources.set("metrics", status.Degraded, err.Error())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+// Alive reports an error when the loop has not finished a pass for 30 s.
+func (a *Agent) Alive() error {
+	last := time.Unix(0, a.lastPass.Load())
+	if age := time.Since(last); age > livenessAge {
+		return fmt.Errorf("the loop's last pass is %.0f s old", age.Seconds())
+	}
+	return nil
+}
+
+// followRuntime keeps the newest view of the container runtime.
+func (a *Agent) followRuntime(ctx context.Context) error {
+	revision := uint64(0)
+	return a.runtime.Watch(ctx, func(v cri.View) {
+		a.runtimeView.Store(&v)
+		switch {
+		case v.Err != "":
+			a.sources.set("cri", status.Degraded, v.Err+"; pods are mapped by cgroup names and the API server alone")
+		case v.Synced:
+			how := "events"
+			if !v.Events {
+				how = "polling: no event stream"
+			}
+			a.sources.set("cri", status.OK, how)
+		}
+		if v.Revision != revision {
+			revision = v.Revision
+			a.mapper.Hint()
+		}
+	})
+}
+
+// close releases what New opened; goroutines have ended or never began.
+func (a *Agent) close() {
+	if a.server != nil {
+		a.server.Close()
+	}
+	if a.tracer != nil {
+		a.tracer.Close()
+	}
+	if a.runtime != nil {
+		a.runtime.Close()
+	}
+	if a.cluster != nil {
+		a.cluster.client.Close()
+	}
+	if a.tree != nil {
+		a.tree.Close()
+	}
+}

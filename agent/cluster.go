@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"spillway/agent/kube"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/status"
+)
+
+const (
+	kubeletEvery  = 5 * time.Minute  // node and kubelet configuration at rest
+	kubeletRetry  = 10 * time.Second // while they are not known, and how often the kubelet's file is looked at
+	urgentEvery   = 10 * time.Second // Lease and owners, from alert on
+	leaseStale    = 40 * time.Second // the kubelet's default lease duration: older, and the node counts as dead
+	podContactMax = 3 * time.Minute  // a healthy watch hears a bookmark about once a minute
+)
+
+// leaseView is what is known of the kubelet's heartbeat.
+type leaseView struct {
+	asked     time.Time // when it was last asked for; zero: never
+	renewed   time.Time
+	err       error
+	forbidden bool // we may not read Leases: nothing is known, and that is not the kubelet's fault
+}
+
+// nodeView is what is known of the node and of the kubelet's thresholds.
+type nodeView struct {
+	node       kube.Node
+	known      bool
+	thresholds []pressure.Threshold
+	source     string
+}
+
+// asked names a pod whose owner the loop wants to know.
+type asked struct {
+	namespace string
+	owner     policy.Owner
+}
+
+// cluster asks the API server and the kubelet what the loop needs and publishes the answers. The loop only reads.
+type cluster struct {
+	client  *kube.Client
+	cfg     KubeletConfig
+	sources *sources
+	log     *slog.Logger
+
+	node      atomic.Pointer[nodeView]
+	lease     atomic.Pointer[leaseView]
+	workloads atomic.Pointer[map[string]policy.Workload] // by owner UID
+	want      chan []asked                               // from the loop, from alert on; capacity 1
+}
+
+func newCluster(client *kube.Client, cfg KubeletConfig, src *sources, log *slog.Logger) *cluster {
+	c := &cluster{client: client, cfg: cfg, sources: src, log: log, want: make(chan []asked, 1)}
+	c.node.Store(&nodeView{})
+	c.lease.Store(&leaseView{})
+	c.workloads.Store(&map[string]policy.Workload{})
+	return c
+}
+
+// ask hands the owners of the first candidates over; an older request that was not taken up yet is replaced.
+func (c *cluster) ask(want []asked) {
+	select {
+	case <-c.want:
+	default:
+	}
+	select {
+	case c.want <- want:
+	default:
+	}
+}
+
+// run asks until ctx ends.
+func (c *cluster) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var nextKubelet, nextUrgent time.Time
+	var file os.FileInfo
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case want := <-c.want:
+			if now := time.Now(); !now.Before(nextUrgent) || c.misses(want) {
+				nextUrgent = now.Add(urgentEvery)
+				c.urgent(ctx, want)
+			}
+			continue
+		case <-timer.C:
+		}
+		changed := c.fileChanged(&file)
+		if now := time.Now(); !now.Before(nextKubelet) || changed {
+			if c.refresh(ctx) {
+				nextKubelet = now.Add(kubeletEvery)
+			}
+		}
+		c.watchState()
+		timer.Reset(kubeletRetry)
+	}
+}
+
+// fileChanged reports whether the kubelet's config file is another one than at the last look: it was restarted.
+func (c *cluster) fileChanged(last *os.FileInfo) bool {
+	if c.cfg.ConfigFile == "" {
+		return false
+	}
+	fi, err := os.Stat(c.cfg.ConfigFile)
+	if err != nil {
+		return false
+	}
+	old := *last
+	*last = fi
+	return old != nil && (!os.SameFile(old, fi) || !old.ModTime().Equal(fi.ModTime()) || old.Size() != fi.Size())
+}
+
+// watchState names the state of the pod watch.
+func (c *cluster) watchState() {
+	v := c.client.Pods()
+	switch {
+	case v.Err != "":
+		c.sources.set("api-server", status.Degraded, v.Err)
+	case !v.Synced:
+		c.sources.set("api-server", status.Degraded, "the pods of this node are not listed yet")
+	default:
+		c.sources.set("api-server", status.OK, fmt.Sprintf("%d pods on this node", len(v.Pods)))
+	}
+}
+
+// refresh reads node and kubelet configuration; false asks for another try soon.
+func (c *cluster) refresh(ctx context.Context) bool {
+	node, err := c.client.Node(ctx)
+	if err != nil {
+		var missing *kube.NodeNotFoundError
+		if errors.As(err, &missing) || ctx.Err() == nil {
+			c.sources.set("node", status.Degraded, err.Error())
+		}
+	} else {
+		c.sources.set("node", status.OK, fmt.Sprintf("kubelet %s, allocatable %d MiB", node.KubeletVersion, node.Allocatable>>20))
+	}
+	view := *c.node.Load()
+	if err == nil {
+		view.node, view.known = node, true
+		c.client.Warm(ctx) // so that the first Eviction call does not wait for a handshake; it will say what is wrong
+	}
+	thresholds, source, kerr := c.kubelet(ctx, view)
+	if kerr != nil {
+		c.sources.set("kubelet-config", status.Degraded, kerr.Error())
+	} else {
+		view.thresholds, view.source = thresholds, source
+		c.sources.set("kubelet-config", status.OK, source)
+	}
+	c.node.Store(&view)
+	return err == nil && kerr == nil
+}
+
+// kubelet finds the kubelet's memory thresholds: from /configz, its config file, our config, in this order.
+func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Threshold, string, error) {
+	var errs []error
+	var cfg kube.KubeletConfig
+	found := false
+	if view.known {
+		got, err := c.client.KubeletConfigz(ctx, view.node)
+		if err == nil {
+			cfg, found = got, true
+		} else {
+			errs = append(errs, err)
+		}
+	}
+	if !found && c.cfg.ConfigFile != "" {
+		got, err := kube.ReadKubeletConfigFile(c.cfg.ConfigFile, c.cfg.DropInDir)
+		if err == nil {
+			cfg, found = got, true
+		} else {
+			errs = append(errs, err)
+		}
+	}
+	if !found && c.cfg.MemoryAvailable != "" {
+		cfg = kube.KubeletConfig{Source: "config key kubelet.memoryAvailable",
+			EvictionHard: map[string]string{string(pressure.MemoryAvailable): c.cfg.MemoryAvailable}, EnforceNodeAllocatable: []string{"pods"}}
+		found = true
+	}
+	if !found {
+		errs = append(errs, errors.New("the kubelet's thresholds are not known: only MemAvailable is guarded (set kubelet.memoryAvailable to name the hard threshold)"))
+		return nil, "", errors.Join(errs...)
+	}
+	got, err := cfg.MemoryThresholds()
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", cfg.Source, err)
+	}
+	out := make([]pressure.Threshold, 0, len(got))
+	for _, t := range got {
+		if t.Bytes > math.MaxInt64 {
+			return nil, "", fmt.Errorf("%s: threshold of %s is out of range: %d", cfg.Source, t.Signal, t.Bytes)
+		}
+		out = append(out, pressure.Threshold{Signal: pressure.Signal(t.Signal), Hard: t.Hard, Bytes: pressure.Bytes(t.Bytes), Percent: t.Percent, Grace: t.Grace, Source: cfg.Source})
+	}
+	return out, cfg.Source, nil
+}
+
+// misses reports whether an owner is wanted that was never asked for.
+func (c *cluster) misses(want []asked) bool {
+	have := *c.workloads.Load()
+	for _, w := range want {
+		if _, ok := have[w.owner.UID]; !ok {
+			return true
+		}
+	}
+	return c.lease.Load().asked.IsZero()
+}
+
+// urgent asks what a decision needs: the kubelet's heartbeat, and the owners of the first candidates.
+func (c *cluster) urgent(ctx context.Context, want []asked) {
+	renewed, err := c.client.LeaseRenewed(ctx)
+	c.lease.Store(&leaseView{asked: time.Now(), renewed: renewed, err: err, forbidden: kube.IsForbidden(err)})
+	next := make(map[string]policy.Workload, len(want))
+	old := *c.workloads.Load()
+	for _, w := range want {
+		got, err := c.client.Workload(ctx, w.namespace, w.owner)
+		if err != nil {
+			c.log.Warn("owner of a candidate is not known", "namespace", w.namespace, "kind", w.owner.Kind, "name", w.owner.Name, "error", err)
+			got = old[w.owner.UID]
+		}
+		next[w.owner.UID] = got
+	}
+	c.workloads.Store(&next)
+}
+
+// dead returns why the kubelet looks dead, "" when it does not. Nothing is known before the first answer.
+func (l *leaseView) dead(now time.Time) string {
+	switch {
+	case l.asked.IsZero():
+		return "the kubelet's Lease has not been read yet"
+	case l.forbidden:
+		return ""
+	case l.err != nil:
+		return "the kubelet's Lease cannot be read: " + l.err.Error()
+	case now.Sub(l.renewed) > leaseStale:
+		return fmt.Sprintf("the kubelet looks dead: its Lease was renewed %.0f s ago", now.Sub(l.renewed).Seconds())
+	}
+	return ""
+}

@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"spillway/agent/evict"
+	"spillway/agent/policy"
+)
+
+// maxConfigBytes bounds a config file: a ConfigMap holds no more than 1 MiB.
+const maxConfigBytes = 1 << 20
+
+// Mode says how far the agent goes.
+type Mode string
+
+// The modes. Standalone has no Kubernetes and is chosen by a flag, not by the file.
+const (
+	Observe    Mode = "observe"
+	Enforce    Mode = "enforce"
+	Standalone Mode = "standalone"
+)
+
+// Config is what a user sets in the config file. Its keys are the yaml names; DefaultConfig has the defaults.
+type Config struct {
+	Mode          Mode             `yaml:"mode"`
+	Thresholds    ThresholdConfig  `yaml:"thresholds"`
+	EvictWhenFlat bool             `yaml:"evictWhenFlat"`
+	Cooldown      Duration         `yaml:"cooldown"`
+	HourlyCap     int              `yaml:"hourlyCap"`
+	Profile       policy.Profile   `yaml:"profile"`
+	Protection    ProtectionConfig `yaml:"protection"`
+	Sampling      SamplingConfig   `yaml:"sampling"`
+	CRI           CRIConfig        `yaml:"cri"`
+	Kubelet       KubeletConfig    `yaml:"kubelet"`
+	Metrics       MetricsConfig    `yaml:"metrics"`
+	Log           LogConfig        `yaml:"log"`
+}
+
+// ThresholdConfig holds percentages of allocatable memory.
+type ThresholdConfig struct {
+	AlertPercent  float64 `yaml:"alertPercent"`
+	EvictPercent  float64 `yaml:"evictPercent"`
+	TargetPercent float64 `yaml:"targetPercent"`
+}
+
+// ProtectionConfig names what is never evicted beyond the built-in protections.
+type ProtectionConfig struct {
+	Namespaces []string `yaml:"namespaces"`
+}
+
+// SamplingConfig says how often the kernel is asked.
+type SamplingConfig struct {
+	Interval Duration `yaml:"interval"`
+}
+
+// CRIConfig says where the container runtime listens; "" tries the well-known sockets, "none" does without.
+type CRIConfig struct {
+	Endpoint string `yaml:"endpoint"`
+}
+
+// KubeletConfig says where the kubelet's configuration lies when /configz cannot be read.
+type KubeletConfig struct {
+	ConfigFile string `yaml:"configFile"`
+	DropInDir  string `yaml:"dropInDir"`
+	// MemoryAvailable is the hard threshold, such as 100Mi or 5%, when neither /configz nor the file can be read.
+	MemoryAvailable string `yaml:"memoryAvailable"`
+}
+
+// MetricsConfig says where metrics and the liveness probe are served; "" takes the flag, "none" switches them off.
+type MetricsConfig struct {
+	Listen string `yaml:"listen"`
+}
+
+// LogConfig says how much is logged.
+type LogConfig struct {
+	Level LogLevel `yaml:"level"`
+}
+
+// Duration is a time.Duration that is written as in Go: 90s, 100ms.
+type Duration time.Duration
+
+// UnmarshalYAML accepts only a string with a unit.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil || n.Kind != yaml.ScalarNode {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a duration such as 90s or 100ms", n.Line, n.Value)}}
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// LogLevel is debug, info, warn or error.
+type LogLevel slog.Level
+
+// UnmarshalYAML accepts the names of the levels.
+func (l *LogLevel) UnmarshalYAML(n *yaml.Node) error {
+	switch n.Value {
+	case "debug", "info", "warn", "error":
+		var level slog.Level
+		if err := level.UnmarshalText([]byte(n.Value)); err != nil {
+			return err
+		}
+		*l = LogLevel(level)
+		return nil
+	}
+	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a log level: debug, info, warn, error", n.Line, n.Value)}}
+}
+
+// DefaultConfig returns the configuration of an empty file.
+func DefaultConfig() Config {
+	return Config{
+		Mode:       Observe,
+		Thresholds: ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
+		Cooldown:   Duration(evict.DefaultCooldown),
+		HourlyCap:  evict.DefaultHourlyCap,
+		Profile:    policy.LeakAware,
+		Protection: ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
+		Sampling:   SamplingConfig{Interval: Duration(100 * time.Millisecond)},
+		Kubelet:    KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
+	}
+}
+
+// ReadConfig reads and checks a config file. Its errors name the file, the line and the key, and what would be right.
+func ReadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read config: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("read config: %w", err)
+	}
+	if len(data) > maxConfigBytes {
+		return Config{}, fmt.Errorf("read config %s: larger than %d bytes", path, maxConfigBytes)
+	}
+	c, err := ParseConfig(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("config %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// ParseConfig parses and checks a config file's text.
+func ParseConfig(data []byte) (Config, error) {
+	c := DefaultConfig()
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, explainYAML(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, errors.New("more than one YAML document")
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		return Config{}, explainYAML(err)
+	}
+	var errs []error
+	for _, f := range c.check() {
+		errs = append(errs, fmt.Errorf("%s%s: %s", lineOf(&root, f.key), f.key, f.problem))
+	}
+	return c, errors.Join(errs...)
+}
+
+type finding struct{ key, problem string }
+
+// check returns every value that is out of range, with the accepted range.
+func (c *Config) check() []finding {
+	var out []finding
+	bad := func(key, format string, args ...any) { out = append(out, finding{key, fmt.Sprintf(format, args...)}) }
+	if c.Mode != Observe && c.Mode != Enforce {
+		bad("mode", "%q, want observe or enforce", c.Mode)
+	}
+	t := c.Thresholds
+	for _, p := range []struct {
+		key string
+		v   float64
+	}{{"thresholds.alertPercent", t.AlertPercent}, {"thresholds.evictPercent", t.EvictPercent}, {"thresholds.targetPercent", t.TargetPercent}} {
+		if !(p.v >= 1 && p.v <= 100) { // a NaN fails too
+			bad(p.key, "%v, want 1 to 100", p.v)
+		}
+	}
+	if t.EvictPercent < t.AlertPercent {
+		bad("thresholds.evictPercent", "%v is below alertPercent %v: an eviction would come before its alert", t.EvictPercent, t.AlertPercent)
+	}
+	if t.TargetPercent >= t.EvictPercent {
+		bad("thresholds.targetPercent", "%v, want below evictPercent %v", t.TargetPercent, t.EvictPercent)
+	}
+	if d := time.Duration(c.Cooldown); d < 10*time.Second || d > time.Hour {
+		bad("cooldown", "%s, want 10s to 1h", d)
+	}
+	if c.HourlyCap < 1 || c.HourlyCap > 100 {
+		bad("hourlyCap", "%d, want 1 to 100", c.HourlyCap)
+	}
+	if c.Profile != policy.LeakAware && c.Profile != policy.Classic {
+		bad("profile", "%q, want %s or %s", c.Profile, policy.LeakAware, policy.Classic)
+	}
+	if slices.Contains(c.Protection.Namespaces, "") {
+		bad("protection.namespaces", "an empty name")
+	}
+	if d := time.Duration(c.Sampling.Interval); d < 20*time.Millisecond || d > time.Second {
+		bad("sampling.interval", "%s, want 20ms to 1s", d)
+	}
+	if e := c.CRI.Endpoint; e != "" && e != "none" && !strings.HasPrefix(e, "unix://") && !strings.HasPrefix(e, "/") {
+		bad("cri.endpoint", "%q, want unix:///path, a path, none, or empty", e)
+	}
+	return out
+}
+
+var (
+	yamlLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
+	yamlUnknown = regexp.MustCompile(`^field (\S+) not found in type .*$`)
+	yamlKind    = regexp.MustCompile("^cannot unmarshal \\S+ `?([^`]*)`? ?into (\\S+)$")
+)
+
+// explainYAML rewords the library's errors: line first, then the key or value, without Go's type names.
+func explainYAML(err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	var errs []error
+	for _, text := range te.Errors {
+		line, rest := "", text
+		if m := yamlLine.FindStringSubmatch(text); m != nil {
+			line, rest = "line "+m[1]+": ", m[2]
+		}
+		if m := yamlUnknown.FindStringSubmatch(rest); m != nil {
+			rest = fmt.Sprintf("unknown key %q", m[1])
+		} else if m := yamlKind.FindStringSubmatch(rest); m != nil {
+			want := map[string]string{"float64": "a number", "int": "a whole number", "bool": "true or false", "[]string": "a list of strings"}[m[2]]
+			if want == "" {
+				want = "another kind of value"
+			}
+			rest = fmt.Sprintf("%q, want %s", m[1], want)
+		}
+		errs = append(errs, errors.New(line+rest))
+	}
+	return errors.Join(errs...)
+}
+
+// lineOf returns "line N: " for a dotted key, "" when the file does not have it.
+func lineOf(root *yaml.Node, key string) string {
+	n := root
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	line := 0
+	for _, part := range strings.Split(key, ".") {
+		found := false
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == part {
+				line, n, found = n.Content[i].Line, n.Content[i+1], true
+				break
+			}
+		}
+		if !found {
+			return ""
+		}
+	}
+	return "line " + strconv.Itoa(line) + ": "
+}

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseConfig(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want       []string // parts of the error; none: it must parse
+	}{
+		{"empty file", "", nil},
+		{"only comments", "# nothing\n", nil},
+		{"everything", "mode: enforce\nthresholds: {alertPercent: 80, evictPercent: 90, targetPercent: 70}\ncooldown: 30s\nhourlyCap: 3\nprofile: classic\nprotection:\n  namespaces: [a, b]\nsampling:\n  interval: 50ms\ncri:\n  endpoint: none\nlog:\n  level: debug\n", nil},
+		{"unknown key", "mode: observe\nthreshholds: {}\n", []string{"line 2", `unknown key "threshholds"`}},
+		{"unknown nested key", "thresholds:\n  alertPercent: 80\n  evict: 90\n", []string{"line 3", `unknown key "evict"`}},
+		{"key twice", "mode: observe\nmode: enforce\n", []string{"line 2", "mode"}},
+		{"wrong mode", "mode: kill\n", []string{"line 1", "mode", `"kill"`, "observe or enforce"}},
+		{"text for a number", "thresholds:\n  alertPercent: high\n", []string{"line 2", `"high"`, "a number"}},
+		{"number for a duration", "cooldown: 90\n", []string{"line 1", `"90"`, "duration"}},
+		{"map for a duration", "cooldown: {a: b}\n", []string{"line 1", "duration"}},
+		{"evict below alert", "thresholds:\n  alertPercent: 90\n  evictPercent: 85\n", []string{"line 3", "evictPercent", "below alertPercent"}},
+		{"negative percentage", "thresholds:\n  alertPercent: -3\n", []string{"line 2", "alertPercent", "1 to 100"}},
+		{"not a number", "thresholds:\n  evictPercent: .nan\n", []string{"line 2", "evictPercent", "1 to 100"}},
+		{"target above evict", "thresholds:\n  targetPercent: 95\n", []string{"line 2", "targetPercent", "below evictPercent"}},
+		{"interval too short", "sampling:\n  interval: 1ms\n", []string{"line 2", "sampling.interval", "20ms to 1s"}},
+		{"cap of zero", "hourlyCap: 0\n", []string{"line 1", "hourlyCap", "1 to 100"}},
+		{"unknown profile", "profile: gentle\n", []string{"line 1", "profile", "leak-aware or classic"}},
+		{"log level", "log:\n  level: loud\n", []string{"line 2", `"loud"`, "debug, info, warn, error"}},
+		{"endpoint", "cri:\n  endpoint: tcp://1.2.3.4:5\n", []string{"line 2", "cri.endpoint", "unix:///path"}},
+		{"two faults at once", "mode: x\nhourlyCap: -1\n", []string{"line 1", "line 2"}},
+		{"two documents", "mode: observe\n---\nmode: enforce\n", []string{"more than one YAML document"}},
+		{"not yaml", "mode: [\n", []string{"line"}},
+		{"a list", "- a\n", []string{"line 1"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := ParseConfig([]byte(tc.text))
+			if len(tc.want) == 0 {
+				if err != nil {
+					t.Fatalf("error %v, want none", err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, part := range tc.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error %q does not say %q", err, part)
+				}
+			}
+			if strings.Contains(err.Error(), "agent.") {
+				t.Errorf("error %q shows a Go type", err)
+			}
+		})
+	}
+}
+
+func TestParseConfigKeepsDefaults(t *testing.T) {
+	c, err := ParseConfig([]byte("thresholds:\n  alertPercent: 70\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Mode != Observe || c.Thresholds.EvictPercent != 93 || time.Duration(c.Cooldown) != 90*time.Second || len(c.Protection.Namespaces) != 4 {
+		t.Errorf("defaults lost: %+v", c)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte("mode: enforce\n"))
+	f.Add([]byte("thresholds: {alertPercent: 1e400}\n"))
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseConfig(data)
+		if err == nil && len(c.check()) != 0 {
+			t.Errorf("accepted %q with findings %v", data, c.check())
+		}
+	})
+}

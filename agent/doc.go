@@ -1,0 +1,35 @@
+// Package agent wires Spillway together: it owns every goroutine, and the one loop that decides.
+//
+// # Flow
+//
+//	memory.* *.pressure /proc      oom tracepoint        CRI socket        API server: pods of this node
+//	       |                             |                    |                     |
+//	  cgroup handles                bpf ring buffer       cri.Watch            kube.Run
+//	  [agent/sampler]               [ebpf/oomkill]            +---- agent/podmap ---+
+//	       | samples                     | events                      | pods, containers
+//	   agent/ring                        v                             v
+//	       +---------> [one loop: pressure.Assess -> policy.Decide -> evict.Start] <---- cluster (node, thresholds,
+//	                                     | decision, outcome                             Lease, owners)
+//	                +--------------------+--------------------+
+//	          agent/status          agent/metrics      log, journald, Kubernetes Events
+//
+// What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
+// decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict and by the cluster
+// goroutine, which publish what they learned.
+//
+// # Failure
+//
+// Every source may be missing (no BPF, CRI hung, API server away). Sampling, status and metrics go on, the source is
+// named as degraded, and eviction is the first thing to stop: see hold, the one list of what must be true before a
+// decision may act.
+//
+// # Import directions
+//
+//	cmd
+//	agent
+//	sampler podmap kube evict metrics
+//	pressure policy ring status journal      (leaves; pressure and policy are pure)
+//	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
+//
+// Nothing imports agent but cmd. test/imports holds the module to these directions.
+package agent

@@ -1,0 +1,385 @@
+// Package evict carries decisions out: one eviction at a time, its answer, the victim's way out, the memory that
+// came back, and everything that forbids a next one meanwhile. It never waits for the API server on the caller's
+// goroutine, and knows nothing of how the call is made.
+package evict
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"spillway/agent/policy"
+)
+
+// Defaults and limits of acting (design rules 5 and 6).
+const (
+	DefaultCooldown  = 90 * time.Second
+	DefaultHourlyCap = 10
+
+	callTimeout    = 3 * time.Second  // one Eviction call
+	unknownWait    = 10 * time.Second // how long a call without an answer counts as in flight
+	exitSlack      = 5 * time.Second  // beyond the grace period, until a victim is overdue
+	overdueHold    = 5 * time.Minute  // how long an overdue victim forbids the next eviction
+	budgetMemory   = 30 * time.Second // how long a refusal by a PodDisruptionBudget is remembered
+	blockedMemory  = 5 * time.Minute  // how long a refusal by policy or permission is remembered
+	firstBackoff   = time.Second
+	longestBackoff = 30 * time.Second
+	authPause      = time.Minute // after a 401
+	keepOutcomes   = 64
+	maxRefusals    = 1024
+)
+
+// Request is one Eviction call.
+type Request struct {
+	Namespace string
+	Name      string
+	UID       string
+	DryRun    bool
+}
+
+// Caller makes one Eviction call. It must return when ctx ends.
+type Caller func(ctx context.Context, r Request) policy.Answer
+
+// Options configure a Manager. Call is required.
+type Options struct {
+	Call      Caller
+	DryRun    bool          // observe mode: the same call with dryRun=All, and nothing after it
+	Cooldown  time.Duration // default 90 s
+	HourlyCap int           // accepted evictions per hour; default 10
+}
+
+// State is how far an eviction has come.
+type State string
+
+// The states of an eviction.
+const (
+	Asking      State = "asking"      // the call is on its way
+	InFlight    State = "in-flight"   // accepted: the pod has its grace period
+	Uncertain   State = "uncertain"   // no answer: it may or may not happen
+	Released    State = "released"    // the pod is gone and its memory came back
+	Overdue     State = "overdue"     // accepted, but past its deadline and still there
+	Refused     State = "refused"     // the API server said no
+	Vanished    State = "vanished"    // the pod was gone before the call
+	WouldEvict  State = "would-evict" // observe mode: the API server would have accepted it
+	NotHappened State = "not-evicted" // no answer, and the pod stayed
+)
+
+// Victim is the pod to evict and what its exit is expected to give.
+type Victim struct {
+	Pod        *policy.Pod
+	DecisionID string
+	Release    uint64  // bytes expected back
+	Growth     float64 // bytes per second that end with it
+	Margin     int64   // hard margin at the decision, bytes
+}
+
+// Outcome is one eviction from the call to the measured release.
+type Outcome struct {
+	Victim   Victim
+	State    State
+	DryRun   bool
+	AskedAt  time.Time
+	Answer   policy.Answer
+	AnswerAt time.Time
+	Deadline time.Time // of the victim's exit
+	EndedAt  time.Time // zero while it goes on
+
+	Measured      uint64 // bytes that the pod's cgroup gave back
+	MeasuredKnown bool
+	MarginAfter   int64 // hard margin when the victim was gone
+}
+
+// Open reports whether the outcome still waits for something.
+func (o *Outcome) Open() bool { return o.EndedAt.IsZero() }
+
+// Fact is what the node and the API server show of a victim now.
+type Fact struct {
+	Listed      bool   // the API server lists a pod with this UID on this node
+	Terminating bool   // with a deletionTimestamp
+	HasCgroup   bool   // its cgroup exists
+	Usage       uint64 // bytes charged to it; only when HasCgroup
+	Stale       bool   // the pod view cannot be trusted now: Listed and Terminating say nothing
+}
+
+// Manager follows evictions. All its methods but Run are for one goroutine: the agent's loop.
+type Manager struct {
+	opts    Options
+	send    chan sent
+	results chan Result
+
+	outcomes  []*Outcome // newest last
+	accepted  []time.Time
+	refusals  map[string]refusal // by pod UID
+	coolUntil time.Time
+	backoff   time.Duration
+	waitUntil time.Time
+	waitWhy   string
+	lastUsage map[string]uint64
+}
+
+type sent struct {
+	req Request
+	out *Outcome
+}
+
+// Result is the answer to one call; it means something only to Take.
+type Result struct {
+	out    *Outcome
+	answer policy.Answer
+}
+
+type refusal struct {
+	until time.Time
+	why   string
+}
+
+// New checks the options. It starts nothing.
+func New(opts Options) (*Manager, error) {
+	if opts.Call == nil {
+		return nil, errors.New("evict: no caller")
+	}
+	if opts.Cooldown == 0 {
+		opts.Cooldown = DefaultCooldown
+	}
+	if opts.HourlyCap == 0 {
+		opts.HourlyCap = DefaultHourlyCap
+	}
+	if opts.Cooldown < 0 || opts.HourlyCap < 0 {
+		return nil, fmt.Errorf("evict: cooldown %s and hourly cap %d must not be negative", opts.Cooldown, opts.HourlyCap)
+	}
+	return &Manager{
+		opts: opts, send: make(chan sent, 1), results: make(chan Result, 1),
+		refusals: map[string]refusal{}, lastUsage: map[string]uint64{},
+	}, nil
+}
+
+// Run is the sender goroutine: it makes the calls that Start queues until ctx ends, and returns nil then.
+func (m *Manager) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-m.send:
+			call, cancel := context.WithTimeout(ctx, callTimeout)
+			answer := m.opts.Call(call, s.req)
+			cancel()
+			select {
+			case m.results <- Result{s.out, answer}:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// Results delivers answers; the loop hands each to Take at once.
+func (m *Manager) Results() <-chan Result { return m.results }
+
+// Forbid returns why no eviction may start now, "" when one may.
+func (m *Manager) Forbid(now time.Time) string {
+	for _, o := range m.outcomes {
+		if !o.Open() {
+			continue
+		}
+		switch o.State {
+		case Asking:
+			return fmt.Sprintf("the Eviction call for %s has no answer yet", o.Victim.Pod.Key())
+		case InFlight:
+			return fmt.Sprintf("%s is on its way out (%.0f s left)", o.Victim.Pod.Key(), max(0, o.Deadline.Sub(now).Seconds()))
+		case Uncertain:
+			return fmt.Sprintf("the Eviction call for %s had no answer: it may still happen", o.Victim.Pod.Key())
+		case Overdue:
+			return fmt.Sprintf("%s was evicted but is still here past its deadline: the kubelet does not seem to act", o.Victim.Pod.Key())
+		}
+	}
+	if now.Before(m.waitUntil) {
+		return fmt.Sprintf("%s (%.0f s left)", m.waitWhy, m.waitUntil.Sub(now).Seconds())
+	}
+	if now.Before(m.coolUntil) {
+		return fmt.Sprintf("cooldown after the last eviction (at most %.0f s left)", m.coolUntil.Sub(now).Seconds())
+	}
+	if n := m.acceptedWithin(now, time.Hour); n >= m.opts.HourlyCap {
+		return fmt.Sprintf("hourly cap: %d evictions within the last hour", n)
+	}
+	return ""
+}
+
+func (m *Manager) acceptedWithin(now time.Time, d time.Duration) int {
+	m.accepted = slices.DeleteFunc(m.accepted, func(t time.Time) bool { return now.Sub(t) > time.Hour })
+	n := 0
+	for _, t := range m.accepted {
+		if now.Sub(t) <= d {
+			n++
+		}
+	}
+	return n
+}
+
+// LastHour returns how many evictions were accepted within the last hour, and the cap.
+func (m *Manager) LastHour(now time.Time) (count, limit int) {
+	return m.acceptedWithin(now, time.Hour), m.opts.HourlyCap
+}
+
+// RefusedBefore returns why a pod that was refused a short time ago is not asked for again, "" when it may be.
+func (m *Manager) RefusedBefore(now time.Time, uid string) string {
+	r, ok := m.refusals[uid]
+	if !ok || !now.Before(r.until) {
+		delete(m.refusals, uid)
+		return ""
+	}
+	return r.why
+}
+
+// Start queues the Eviction call for v. The caller has asked Forbid in the same pass; Start asks again and returns
+// false when something forbids it, so that no path leads around the brakes.
+func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
+	if m.Forbid(now) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
+		return nil, false
+	}
+	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now}
+	req := Request{Namespace: v.Pod.Namespace, Name: v.Pod.Name, UID: v.Pod.UID, DryRun: m.opts.DryRun}
+	select {
+	case m.send <- sent{req, o}:
+	default:
+		return nil, false // cannot be: an open Asking forbids a second one
+	}
+	m.outcomes = append(m.outcomes, o)
+	if len(m.outcomes) > keepOutcomes {
+		m.outcomes = slices.Delete(m.outcomes, 0, len(m.outcomes)-keepOutcomes)
+	}
+	return o, true
+}
+
+// Take books an answer and returns the outcome that it belongs to.
+func (m *Manager) Take(now time.Time, r Result) *Outcome {
+	o := r.out
+	o.Answer, o.AnswerAt = r.answer, now
+	end := func(s State) { o.State, o.EndedAt = s, now }
+	if r.answer.Verb != policy.Backoff {
+		m.backoff = 0
+	}
+	switch r.answer.Verb {
+	case policy.Accepted:
+		m.accepted = append(m.accepted, now)
+		m.coolUntil = now.Add(m.opts.Cooldown)
+		if o.DryRun {
+			end(WouldEvict)
+			break
+		}
+		o.State = InFlight
+		o.Deadline = now.Add(o.Victim.Pod.Grace + exitSlack)
+	case policy.Gone:
+		end(Vanished)
+		m.refuse(now, o, blockedMemory, "the pod was gone when its eviction was asked for")
+	case policy.Budget:
+		end(Refused)
+		m.refuse(now, o, max(budgetMemory, r.answer.RetryAfter), "refused by a PodDisruptionBudget: "+r.answer.Message)
+	case policy.Blocked:
+		end(Refused)
+		m.refuse(now, o, blockedMemory, fmt.Sprintf("refused by the API server (%d): %s", r.answer.Code, r.answer.Message))
+	case policy.Unauthorized:
+		end(Refused)
+		m.pause(now, authPause, "the API server does not accept our credentials (401)")
+	case policy.Backoff:
+		end(Refused)
+		m.backoff = min(max(2*m.backoff, firstBackoff), longestBackoff)
+		m.pause(now, max(m.backoff, r.answer.RetryAfter), fmt.Sprintf("the API server cannot take evictions now (%d): %s", r.answer.Code, r.answer.Message))
+	default:
+		if o.DryRun {
+			end(NotHappened)
+			m.pause(now, unknownWait, "the dry-run call had no answer: "+r.answer.Message)
+			break
+		}
+		o.State = Uncertain
+		o.Deadline = now.Add(unknownWait)
+		m.accepted = append(m.accepted, now) // counted against the cap until it is known not to have happened
+	}
+	return o
+}
+
+func (m *Manager) pause(now time.Time, d time.Duration, why string) {
+	m.waitUntil, m.waitWhy = now.Add(d), why
+}
+
+func (m *Manager) refuse(now time.Time, o *Outcome, d time.Duration, why string) {
+	if len(m.refusals) >= maxRefusals {
+		clear(m.refusals)
+	}
+	m.refusals[o.Victim.Pod.UID] = refusal{now.Add(d), why}
+}
+
+// Observe moves open outcomes on by what is seen of their pods, ends the cooldown when the last release is measured
+// and the level is under evict, and returns the outcomes whose state changed.
+func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look func(p *policy.Pod) Fact) []*Outcome {
+	var changed []*Outcome
+	for _, o := range m.outcomes {
+		if !o.Open() || o.State == Asking {
+			continue
+		}
+		uid := o.Victim.Pod.UID
+		f := look(o.Victim.Pod)
+		if f.HasCgroup {
+			m.lastUsage[uid] = max(m.lastUsage[uid], f.Usage)
+		}
+		before := o.State
+		gone := !f.HasCgroup && (f.Stale || !f.Listed || f.Terminating)
+		switch {
+		case gone && (o.State == InFlight || o.State == Overdue || !f.Listed || f.Terminating):
+			o.State, o.EndedAt, o.MarginAfter = Released, now, margin
+			o.Measured, o.MeasuredKnown = m.lastUsage[uid], m.lastUsage[uid] > 0
+		case o.State == Uncertain && !f.Stale && f.Terminating:
+			o.State = InFlight
+			o.Deadline = o.AskedAt.Add(o.Victim.Pod.Grace + exitSlack)
+			m.coolUntil = o.AskedAt.Add(m.opts.Cooldown)
+		case o.State == Uncertain && now.After(o.Deadline):
+			o.State, o.EndedAt = NotHappened, now
+			m.uncount(o.AnswerAt)
+		case o.State == InFlight && now.After(o.Deadline):
+			o.State = Overdue
+		case o.State == Overdue && now.Sub(o.Deadline) > overdueHold:
+			o.EndedAt = now
+		}
+		if o.State != before || !o.Open() {
+			changed = append(changed, o)
+		}
+		if !o.Open() {
+			delete(m.lastUsage, uid)
+		}
+	}
+	if underEvict && now.Before(m.coolUntil) && !m.opts.DryRun && m.lastReleased() {
+		m.coolUntil = now
+	}
+	return changed
+}
+
+// uncount takes back what an unanswered call had counted.
+func (m *Manager) uncount(at time.Time) {
+	if i := slices.IndexFunc(m.accepted, at.Equal); i >= 0 {
+		m.accepted = slices.Delete(m.accepted, i, i+1)
+	}
+}
+
+func (m *Manager) lastReleased() bool {
+	for _, o := range slices.Backward(m.outcomes) {
+		if o.Answer.Verb == policy.Accepted || o.State == InFlight || o.State == Uncertain {
+			return o.State == Released
+		}
+	}
+	return false
+}
+
+// Credit returns what victims on their way out will still give back, with present figures where look has them.
+func (m *Manager) Credit(look func(p *policy.Pod) (release uint64, growth float64)) (release uint64, growth float64) {
+	for _, o := range m.outcomes {
+		if o.Open() && (o.State == InFlight || o.State == Uncertain || o.State == Asking) && !o.DryRun {
+			r, g := look(o.Victim.Pod)
+			release, growth = release+r, growth+g
+		}
+	}
+	return release, growth
+}
+
+// Outcomes returns the newest outcomes, oldest first. The caller must not change them.
+func (m *Manager) Outcomes() []*Outcome { return m.outcomes }

@@ -1,0 +1,106 @@
+// Package metrics renders the agent's state for Prometheus and answers the liveness probe. It is the only importer
+// of client_golang; everything it shows comes from the same Status snapshot that the socket hands out, but for the
+// counters, which the agent advances as things happen.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"spillway/agent/status"
+)
+
+// maxKilled bounds the series of spillway_oom_kills_total; kills of further containers count under "(other)".
+const maxKilled = 1000
+
+// Metrics holds the registry and the counters.
+type Metrics struct {
+	registry  *prometheus.Registry
+	get       func() *status.Status
+	oomKills  *prometheus.CounterVec
+	decisions *prometheus.CounterVec
+	outcomes  *prometheus.CounterVec
+	latency   prometheus.Histogram
+	killed    map[[3]string]bool
+}
+
+// New makes the registry. get returns the newest snapshot, nil before the first.
+func New(version string, get func() *status.Status) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		get:      get,
+		oomKills: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_oom_kills_total",
+			Help: "Processes killed by the kernel for lack of memory, by pod and container; empty labels: outside the pods."},
+			[]string{"namespace", "pod", "container"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_decisions_total",
+			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
+			Help: "Evictions by the state that they reached and whether they were dry runs."}, []string{"state", "dry_run"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_oom_event_latency_seconds",
+			Help:    "From the kernel's mark of an OOM victim to the agent's record of it.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, 1}}),
+		killed: map[[3]string]bool{},
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
+		ConstLabels: prometheus.Labels{"version": version}})
+	build.Set(1)
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.latency, build, &snapshot{get},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// OOMKill counts one kill. Only one goroutine may call it.
+func (m *Metrics) OOMKill(namespace, pod, container string, latency time.Duration) {
+	key := [3]string{namespace, pod, container}
+	if !m.killed[key] {
+		if len(m.killed) >= maxKilled {
+			key = [3]string{"(other)", "(other)", "(other)"}
+		}
+		m.killed[key] = true
+	}
+	m.oomKills.WithLabelValues(key[0], key[1], key[2]).Inc()
+	m.latency.Observe(latency.Seconds())
+}
+
+// Decision counts one decision by its state.
+func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).Inc() }
+
+// Eviction counts one eviction that reached a state.
+func (m *Metrics) Eviction(state string, dryRun bool) {
+	m.outcomes.WithLabelValues(state, fmt.Sprint(dryRun)).Inc()
+}
+
+// Registry returns the registry, for tests that lint it.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// Serve listens on addr and serves /metrics, and /healthz by alive (nil means well), until ctx ends.
+func (m *Metrics) Serve(ctx context.Context, addr string, alive func() error) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for metrics on %s: %w", addr, err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics on %s: %w", addr, err)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package metrics
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/agent/status"
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("spillway_"+name, help, labels, nil)
+}
+
+var (
+	descLevel      = desc("level", "1 for the level that the node is at, 0 for the others.", "level")
+	descUsed       = desc("node_used_ratio", "1 - smallest hard margin / allocatable.")
+	descMargin     = desc("node_margin_bytes", "Available memory above the threshold.", "signal", "kind")
+	descAvailable  = desc("node_available_bytes", "Available memory by the signal's own formula.", "signal", "kind")
+	descThreshold  = desc("node_threshold_bytes", "The threshold.", "signal", "kind")
+	descSlope      = desc("node_slope_bytes_per_second", "How fast the smallest hard margin shrinks; 0 when it does not.")
+	descCacheSlope = desc("node_cache_slope_bytes_per_second", "The part of the slope that is active page cache.")
+	descETA        = desc("node_eta_seconds", "Time until the smallest hard margin is 0; absent when it is not in sight.")
+	descLead       = desc("lead_time_seconds", "How long the eviction of the first candidate is assumed to take.")
+	descStall      = desc("node_memory_stall_ratio", "Memory stall over the last 10 s, from the totals of /proc/pressure/memory.", "kind")
+	descSource     = desc("source_up", "1 when a source works, 0 when the agent does without it; sources that are off are absent.", "source")
+	descSweeps     = desc("sweeps_total", "Sampling sweeps.")
+	descLate       = desc("late_sweeps_total", "Sweeps that began more than one interval late.")
+	descLateness   = desc("sweep_lateness_seconds", "How late the newest sweep began.")
+	descErrors     = desc("read_errors_total", "Readings of existing kernel files that failed.")
+	descPasses     = desc("loop_passes_total", "Passes of the decision loop.")
+	descLastPass   = desc("loop_last_pass_timestamp_seconds", "When the decision loop finished its newest pass.")
+	descMode       = desc("mode", "1 for the mode that the agent runs in.", "mode")
+	descForbidden  = desc("eviction_forbidden", "1 while no eviction may start.")
+	descLastHour   = desc("evictions_last_hour", "Evictions accepted within the last hour.")
+	descHourlyCap  = desc("evictions_hourly_cap", "The most that may be accepted within an hour.")
+	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
+	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
+	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
+	descPodRank    = desc("pod_rank", "Place in the eviction ranking, 1 goes first; 0: protected.", "namespace", "pod")
+	descNoLimit    = desc("containers_without_limit", "Containers on this node without a memory limit.")
+)
+
+// snapshot collects from the newest Status; it keeps nothing between two scrapes.
+type snapshot struct{ get func() *status.Status }
+
+var _ prometheus.Collector = (*snapshot)(nil)
+
+// Describe sends the descriptors of every metric.
+func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
+		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descForbidden,
+		descLastHour, descHourlyCap, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+	} {
+		ch <- d
+	}
+}
+
+// Collect renders the newest snapshot; figures that are unknown are left out.
+func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
+	s := c.get()
+	if s == nil {
+		return
+	}
+	// A pod that was created again under its name may be here beside the old one; one scrape must not repeat a series.
+	sent := map[string]bool{}
+	send := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {
+		for i, l := range labels {
+			labels[i] = strings.ToValidUTF8(l, "\uFFFD")
+		}
+		key := d.String() + "\x00" + strings.Join(labels, "\x00")
+		if sent[key] {
+			return
+		}
+		sent[key] = true
+		if m, err := prometheus.NewConstMetric(d, t, v, labels...); err == nil {
+			ch <- m
+		} else {
+			ch <- prometheus.NewInvalidMetric(d, err)
+		}
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) { send(d, prometheus.GaugeValue, v, labels...) }
+	count := func(d *prometheus.Desc, v float64) { send(d, prometheus.CounterValue, v) }
+
+	p := &s.Pressure
+	for _, l := range []string{"unknown", "calm", "alert", "evict", "critical"} {
+		gauge(descLevel, truth(l == p.Level), l)
+	}
+	if p.UsedPercent != nil {
+		gauge(descUsed, *p.UsedPercent/100)
+	}
+	for _, t := range p.Thresholds {
+		kind := "soft"
+		if t.Hard {
+			kind = "hard"
+		}
+		for d, v := range map[*prometheus.Desc]*int64{descMargin: t.MarginBytes, descAvailable: t.AvailableBytes, descThreshold: t.LimitBytes} {
+			if v != nil {
+				gauge(d, float64(*v), t.Signal, kind)
+			}
+		}
+	}
+	gauge(descSlope, p.SlopeBytes)
+	gauge(descCacheSlope, p.CacheSlope)
+	gauge(descLead, p.LeadSeconds)
+	if p.ETASeconds != nil {
+		gauge(descETA, *p.ETASeconds)
+	}
+	if p.StallSome10s != nil {
+		gauge(descStall, *p.StallSome10s/100, "some")
+	}
+	if p.StallFull10s != nil {
+		gauge(descStall, *p.StallFull10s/100, "full")
+	}
+	for _, src := range s.Sources {
+		if src.State != status.Off {
+			gauge(descSource, truth(src.State == status.OK), src.Name)
+		}
+	}
+	count(descSweeps, float64(s.Loop.Sweeps))
+	count(descLate, float64(s.Loop.LateSweeps))
+	gauge(descLateness, s.Loop.LastLateSeconds)
+	count(descErrors, float64(s.Loop.ReadErrors))
+	count(descPasses, float64(s.Loop.Passes))
+	gauge(descLastPass, float64(s.Loop.LastPass.UnixNano())/1e9)
+	gauge(descMode, 1, s.Mode)
+	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))
+	gauge(descLastHour, float64(s.Evictions.LastHour))
+	gauge(descHourlyCap, float64(s.Evictions.HourlyCap))
+	noLimit := 0
+	for i := range s.Pods {
+		pod := &s.Pods[i]
+		if pod.WorkingSetBytes != nil {
+			gauge(descPodWS, float64(*pod.WorkingSetBytes), pod.Namespace, pod.Name)
+		}
+		if pod.GrowthBytes != nil {
+			gauge(descPodGrowth, *pod.GrowthBytes, pod.Namespace, pod.Name)
+		}
+		if pod.Score != nil {
+			gauge(descPodScore, *pod.Score, pod.Namespace, pod.Name)
+		}
+		gauge(descPodRank, float64(pod.Rank), pod.Namespace, pod.Name)
+		for _, c := range pod.Containers {
+			if c.LimitBytes == nil && c.Name != "(sandbox)" {
+				noLimit++
+			}
+		}
+	}
+	gauge(descNoLimit, float64(noLimit))
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

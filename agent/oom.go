@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"spillway/agent/podmap"
+	"spillway/agent/status"
+	"spillway/ebpf/oomkill"
+)
+
+// resolveWait is how long an OOM event waits for its cgroup to be found: a container that just started is not in the
+// map until the next walk.
+const resolveWait = 300 * time.Millisecond
+
+// traceKills reports every OOM kill as soon as the kernel marks the victim, and hands it to the loop for status.
+func (a *Agent) traceKills(ctx context.Context) error {
+	return a.tracer.Run(ctx, func(ev *oomkill.Event) {
+		k := a.oomKill(ctx, ev)
+		a.metrics.OOMKill(k.Namespace, k.Pod, k.Container, time.Duration(k.LatencySeconds*float64(time.Second)))
+		limit := any(nil)
+		if k.LimitBytes != nil {
+			limit = *k.LimitBytes
+		}
+		a.log.Warn("oom kill", "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
+			"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", k.AnonBytes, "file_bytes", k.FileBytes, "shmem_bytes", k.ShmemBytes,
+			"limit_bytes", limit, "limit_of", k.LimitOf, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", k.LatencySeconds)
+		select {
+		case a.kills <- k:
+		default:
+			a.killsLost.Add(1) // it is in the log and counted; only status misses it
+		}
+	})
+}
+
+// oomKill attributes one event.
+func (a *Agent) oomKill(ctx context.Context, ev *oomkill.Event) status.OOMKill {
+	latency := max(0, a.samples.Now()-ev.Time)
+	k := status.OOMKill{
+		At: time.Now().Add(-latency), Process: ev.Comm, PID: ev.PID, UID: ev.UID,
+		AnonBytes: ev.AnonRSS, FileBytes: ev.FileRSS, ShmemBytes: ev.ShmemRSS,
+		TriggerProcess: ev.TriggerComm, TriggerPID: ev.TriggerPID, LimitOf: "unknown",
+	}
+	k.CgroupID = ev.CgroupV2
+	if a.tree.MemoryVersion() == 1 {
+		k.CgroupID = ev.CgroupV1
+	}
+	wait, cancel := context.WithTimeout(ctx, resolveWait)
+	defer cancel()
+	owner, ok := a.mapper.Resolve(wait, k.CgroupID)
+	if !ok {
+		// Not a pod's: a service of the node, or any cgroup of a machine without Kubernetes.
+		if path, err := a.tree.Find(k.CgroupID); err == nil {
+			k.Cgroup = path
+			k.LimitBytes, k.LimitOf = a.limitOf(path)
+		}
+	} else {
+		k.Namespace, k.Pod, k.PodUID, k.Container, k.ContainerID, k.Cgroup = owner.Namespace, owner.Pod, owner.PodUID, owner.Container, owner.ContainerID, owner.Path
+		k.LimitBytes, k.LimitOf = limitFrom(owner)
+	}
+	k.LatencySeconds = max(0, a.samples.Now()-ev.Time).Seconds()
+	return k
+}
+
+// limitFrom names the nearest memory limit above the victim.
+func limitFrom(o podmap.Owner) (*uint64, string) {
+	if n, ok := o.ContainerLimit.Bytes(); ok {
+		return &n, "container"
+	}
+	if n, ok := o.PodLimit.Bytes(); ok {
+		return &n, "pod"
+	}
+	return nil, "none"
+}
+
+func (a *Agent) limitOf(path string) (*uint64, string) {
+	g, err := a.tree.Group(path)
+	if err != nil {
+		return nil, "unknown"
+	}
+	defer g.Close()
+	limit, err := g.Limit()
+	if err != nil {
+		return nil, "unknown"
+	}
+	if n, ok := limit.Bytes(); ok {
+		return &n, "cgroup"
+	}
+	return nil, "none"
+}

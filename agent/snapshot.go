@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"spillway/agent/podmap"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/sampler"
+	"spillway/agent/status"
+	"spillway/cgroup"
+)
+
+// publish makes the Status that socket and metrics show.
+func (l *loop) publish(now time.Time) {
+	l.published = now
+	a := l.a
+	a.observeSources()
+	h := a.samples.Health()
+	s := &status.Status{
+		Version: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), StartedAt: a.begin, At: now, CgroupV: a.tree.Mode().String(),
+		Pressure: l.pressureStatus(),
+		Sources:  a.sources.list(),
+		Loop: status.Loop{
+			IntervalSeconds: a.samples.Interval().Seconds(), Sweeps: h.Sweeps, LateSweeps: h.Late, LastLateSeconds: h.LastLate.Seconds(),
+			WorstLateSeconds: h.WorstLate.Seconds(), LastSweepSeconds: h.LastSweep.Seconds(), ReadErrors: h.Errors, LastError: h.LastError,
+			LastPass: now, Passes: l.passes,
+		},
+		OOMKills: slices.Clone(l.kills),
+	}
+	slices.Reverse(s.OOMKills)
+	for _, d := range slices.Backward(l.decisions) {
+		s.Decisions = append(s.Decisions, *d)
+	}
+	s.Pods = l.podsStatus()
+	if a.evicts != nil {
+		s.Evictions = l.evictionStatus(now)
+	}
+	if a.cfg.Mode == Standalone {
+		s.Groups = l.groupsStatus()
+	}
+	a.snapshot.Store(s)
+}
+
+// observeSources names the state of what is seen through counters only.
+func (a *Agent) observeSources() {
+	if err := a.mapper.Err(); err != "" {
+		a.sources.set("pod-map", status.Degraded, err)
+	} else {
+		m := a.mapper.Map()
+		switch {
+		case a.cfg.Mode == Standalone:
+			a.sources.set("pod-map", status.Off, "standalone")
+		case m.Kubepods == "":
+			a.sources.set("pod-map", status.Degraded, "no kubepods cgroup: is the kubelet running, and is the host's cgroup tree mounted here?")
+		case m.Unmapped > 0:
+			a.sources.set("pod-map", status.Degraded, "pod cgroups that neither the runtime nor the API server can name")
+		default:
+			a.sources.set("pod-map", status.OK, m.Kubepods)
+		}
+	}
+	if a.tracer != nil {
+		if lost, err := a.tracer.Lost(); err != nil {
+			a.sources.set("oom-tracer", status.Degraded, err.Error())
+		} else if lost > 0 || a.tracer.Malformed() > 0 {
+			a.sources.set("oom-tracer", status.Degraded, a.tracer.Hook()+": events were lost")
+		}
+	}
+}
+
+func (l *loop) pressureStatus() status.Pressure {
+	v := &l.verdict
+	p := status.Pressure{
+		Level: v.Level.String(), LevelNow: v.Now.String(), Reason: v.Reason, Signal: string(v.Nearest.Signal),
+		SlopeBytes: v.Slope, CacheSlope: v.CacheSlope, ETASeconds: etaSeconds(v.ETA), LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause),
+	}
+	if v.Now != pressure.LevelUnknown {
+		p.MarginBytes = known(v.Nearest.Margin)
+		used := v.UsedPercent
+		p.UsedPercent = &used
+	}
+	if n := len(l.samples); n > 0 {
+		p.CapacityBytes = known(l.samples[n-1].Capacity)
+		at := l.samples[n-1].At.Seconds()
+		p.SampleAt = &at
+		p.StallSome10s, p.StallFull10s = stall(l.node[:n])
+	}
+	if l.a.cluster != nil {
+		if node := l.a.cluster.node.Load(); node.known {
+			alloc := int64(min(node.node.Allocatable, 1<<62))
+			p.Allocatable = &alloc
+		}
+	}
+	for _, r := range v.Readings {
+		p.Thresholds = append(p.Thresholds, status.Threshold{Signal: string(r.Signal), Hard: r.Hard, LimitBytes: known(r.Limit),
+			AvailableBytes: known(r.Available), MarginBytes: known(r.Margin), Source: r.Source})
+	}
+	for _, g := range v.Gates {
+		p.Gates = append(p.Gates, status.Gate(g))
+	}
+	return p
+}
+
+// stall returns the share of the last 10 s in which tasks waited for memory, from the totals: never from avg10.
+func stall(window []sampler.NodeSample) (some, full *float64) {
+	if len(window) < 2 {
+		return nil, nil
+	}
+	last := &window[len(window)-1]
+	first := &window[0]
+	for i := range window {
+		if last.At-window[i].At <= pressure.LongWindow {
+			first = &window[i]
+			break
+		}
+	}
+	share := func(a, b cgroup.Amount) *float64 {
+		from, ok1 := a.Bytes()
+		to, ok2 := b.Bytes()
+		span := last.At - first.At
+		if !ok1 || !ok2 || to < from || span <= 0 {
+			return nil
+		}
+		v := min(100, 100*float64(to-from)/float64(span.Microseconds()))
+		return &v
+	}
+	return share(first.StallSome, last.StallSome), share(first.StallFull, last.StallFull)
+}
+
+func known(b pressure.Bytes) *int64 {
+	if !b.Known() {
+		return nil
+	}
+	v := int64(b)
+	return &v
+}
+
+// podsStatus lists the ranked pods first, then the ones that the API server does not list.
+func (l *loop) podsStatus() []status.Pod {
+	m := l.a.mapper.Map()
+	byUID := make(map[string]*podmap.Pod, len(m.Pods))
+	for i := range m.Pods {
+		if p := &m.Pods[i]; p.API != nil {
+			byUID[p.API.UID] = p
+		}
+	}
+	out := make([]status.Pod, 0, len(m.Pods))
+	for i := range l.ranking {
+		c := &l.ranking[i]
+		out = append(out, podStatus(c, byUID[c.Pod.UID]))
+	}
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		if p.API != nil {
+			continue
+		}
+		c := policy.Candidate{Pod: &policy.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, Reading: l.readings[p.UID],
+			Protection: policy.Protection{Name: "not-listed", Reason: "the API server does not list it"}}
+		out = append(out, podStatus(&c, p))
+	}
+	return out
+}
+
+func podStatus(c *policy.Candidate, p *podmap.Pod) status.Pod {
+	out := status.Pod{
+		Namespace: c.Pod.Namespace, Name: c.Pod.Name, UID: c.Pod.UID, QoS: string(c.Pod.QoS), Priority: c.Pod.Priority,
+		Fresh: c.Reading.Fresh, RequestBytes: c.Pod.Request, Rank: c.Rank, Protection: c.Protection.Name, Reason: c.Protection.Reason,
+	}
+	if c.Pod.LimitSet {
+		out.LimitBytes = &c.Pod.Limit
+	}
+	if c.Excluded != "" {
+		out.Reason = c.Excluded
+	}
+	if c.Reading.Fresh {
+		r := c.Reading
+		out.UsageBytes, out.WorkingSetBytes, out.ReleaseBytes, out.GrowthBytes = &r.Usage, &r.WorkingSet, &r.Release, &r.Growth
+		score := c.Score
+		out.Score = &score
+		for _, t := range c.Terms {
+			out.Terms = append(out.Terms, status.Term(t))
+		}
+	}
+	if p != nil {
+		for _, k := range p.Containers {
+			out.Containers = append(out.Containers, status.Container{Name: k.Name, ID: k.ID, CgroupID: k.CgroupID, LimitBytes: number(k.Limit)})
+		}
+	}
+	return out
+}
+
+func number(a cgroup.Amount) *uint64 {
+	if n, ok := a.Bytes(); ok {
+		return &n
+	}
+	return nil
+}
+
+func (l *loop) evictionStatus(now time.Time) status.Evictions {
+	m := l.a.evicts
+	out := status.Evictions{Forbidden: m.Forbid(now)}
+	out.LastHour, out.HourlyCap = m.LastHour(now)
+	for _, o := range slices.Backward(m.Outcomes()) {
+		v := &o.Victim
+		item := status.Outcome{DecisionID: v.DecisionID, Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID, State: string(o.State), DryRun: o.DryRun,
+			AskedAt: o.AskedAt, AnsweredAt: moment(o.AnswerAt), EndedAt: moment(o.EndedAt), Code: o.Answer.Code, Message: o.Answer.Message, ExpectedBytes: v.Release}
+		if !o.AnswerAt.IsZero() {
+			item.Answer = o.Answer.Verb.String()
+		}
+		if o.MeasuredKnown {
+			measured := o.Measured
+			item.MeasuredBytes = &measured
+		}
+		out.Outcomes = append(out.Outcomes, item)
+	}
+	return out
+}
+
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// groupsStatus lists the followed cgroups of a machine without pods.
+func (l *loop) groupsStatus() []status.Group {
+	var out []status.Group
+	for _, s := range l.a.samples.Series() {
+		if s.Gone() || !strings.HasPrefix(s.Target.Key, "/") {
+			continue
+		}
+		g := status.Group{Path: s.Target.Path}
+		got, scratch := s.Window(l.group[:1], l.scratch)
+		l.scratch = scratch
+		if len(got) > 0 && l.a.samples.Now()-got[0].At <= l.fresh() {
+			g.UsageBytes, g.WorkingSetBytes = number(got[0].Usage), number(got[0].WorkingSet)
+		}
+		out = append(out, g)
+	}
+	return out
+}

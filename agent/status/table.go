@@ -1,0 +1,165 @@
+package status
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+)
+
+// WriteTable prints s for people. Text that comes from pods is quoted where it holds control characters.
+func WriteTable(w io.Writer, s *Status) error {
+	p := &s.Pressure
+	fmt.Fprintf(w, "node %s   spillway %s   mode %s   cgroup %s   up %s\n", Clean(s.Node), s.Version, s.Mode, s.CgroupV, s.At.Sub(s.StartedAt).Round(time.Second))
+	fmt.Fprintf(w, "level %s   %s\n", strings.ToUpper(p.Level), Clean(p.Reason))
+	fmt.Fprintf(w, "used %s   margin %s to %s   slope %s/s   ETA %s   lead time %.0f s   cause %s\n",
+		percent(p.UsedPercent), signed(p.MarginBytes), orNone(p.Signal), size(p.SlopeBytes), secs(p.ETASeconds), p.LeadSeconds, p.Cause)
+	if p.StallSome10s != nil {
+		fmt.Fprintf(w, "memory stall over 10 s: some %s, full %s\n", percent(p.StallSome10s), percent(p.StallFull10s))
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\nTHRESHOLD\tKIND\tLIMIT\tAVAILABLE\tMARGIN\tSOURCE")
+	for _, h := range p.Thresholds {
+		kind := "soft"
+		if h.Hard {
+			kind = "hard"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", h.Signal, kind, signed(h.LimitBytes), signed(h.AvailableBytes), signed(h.MarginBytes), Clean(h.Source))
+	}
+	fmt.Fprintln(t, "\nSOURCE\tSTATE\tDETAIL")
+	for _, src := range s.Sources {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", src.Name, src.State, Clean(src.Detail))
+	}
+	if len(s.Pods) > 0 {
+		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tPROTECTED")
+		for _, pod := range s.Pods {
+			rank := "-"
+			if pod.Rank > 0 {
+				rank = strconv.Itoa(pod.Rank)
+			}
+			fmt.Fprintf(t, "%s\t%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.Namespace), Clean(pod.Name), pod.QoS, bytesOf(pod.WorkingSetBytes),
+				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), Clean(protection(pod)))
+		}
+	}
+	if len(s.Groups) > 0 {
+		fmt.Fprintln(t, "\nCGROUP\tUSAGE\tWORKING SET")
+		for _, g := range s.Groups {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", Clean(g.Path), bytesOf(g.UsageBytes), bytesOf(g.WorkingSetBytes))
+		}
+	}
+	if len(s.OOMKills) > 0 {
+		fmt.Fprintln(t, "\nOOM KILL\tPOD\tCONTAINER\tPROCESS\tANON\tLIMIT\tOF")
+		for _, k := range s.OOMKills {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s (%d)\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(k.Process), k.PID, size(float64(k.AnonBytes)), bytesOf(k.LimitBytes), k.LimitOf)
+		}
+	}
+	if len(s.Decisions) > 0 {
+		fmt.Fprintln(t, "\nDECISION\tAT\tLEVEL\tSTATE\tVICTIM\tREASON")
+		for _, d := range s.Decisions {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.At.Format(time.TimeOnly), d.Level, d.State, Clean(orNone(d.Victim)), Clean(d.Reason))
+		}
+	}
+	if len(s.Evictions.Outcomes) > 0 {
+		fmt.Fprintln(t, "\nEVICTION\tAT\tPOD\tSTATE\tANSWER\tEXPECTED\tMEASURED")
+		for _, o := range s.Evictions.Outcomes {
+			state := o.State
+			if o.DryRun {
+				state += " (dry run)"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, o.AskedAt.Format(time.TimeOnly), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	if s.Evictions.Forbidden != "" {
+		fmt.Fprintf(w, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
+	}
+	return nil
+}
+
+func (k *OOMKill) who() string {
+	if k.Pod == "" {
+		return orNone(k.Cgroup)
+	}
+	return k.Namespace + "/" + k.Pod
+}
+
+func protection(p Pod) string {
+	if p.Protection == "" {
+		return p.Reason
+	}
+	return p.Protection + ": " + p.Reason
+}
+
+// Clean quotes text that would disturb a terminal or a line-oriented log: names and messages come from outside.
+func Clean(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func percent(v *float64) string {
+	if v == nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%.1f %%", *v)
+}
+
+func secs(v *float64) string {
+	if v == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f s", *v)
+}
+
+func score(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", *v)
+}
+
+func signed(v *int64) string {
+	if v == nil {
+		return "unknown"
+	}
+	return size(float64(*v))
+}
+
+func bytesOf(v *uint64) string {
+	if v == nil {
+		return "-"
+	}
+	return size(float64(*v))
+}
+
+func floatSize(v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return size(*v)
+}
+
+func size(b float64) string {
+	switch a := max(b, -b); {
+	case a >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", b/(1<<30))
+	case a >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", b/(1<<20))
+	case a >= 1<<10:
+		return fmt.Sprintf("%.0f KiB", b/(1<<10))
+	}
+	return fmt.Sprintf("%.0f B", b)
+}

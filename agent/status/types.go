@@ -1,0 +1,206 @@
+// Package status is what the agent says of itself: the types of one snapshot, the server that hands it out as JSON
+// over HTTP on a unix socket, and the client of that socket. Field names carry their unit.
+package status
+
+import "time"
+
+// Status is the agent's state at one moment. Absent figures are null, never 0.
+type Status struct {
+	Version   string    `json:"version"`
+	Node      string    `json:"node"`
+	Mode      string    `json:"mode"` // observe, enforce, standalone
+	StartedAt time.Time `json:"startedAt"`
+	At        time.Time `json:"at"`
+	CgroupV   string    `json:"cgroup"` // v1, hybrid, v2
+
+	Pressure  Pressure   `json:"pressure"`
+	Sources   []Source   `json:"sources"`
+	Loop      Loop       `json:"loop"`
+	Evictions Evictions  `json:"evictions"`
+	Pods      []Pod      `json:"pods"`
+	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
+	OOMKills  []OOMKill  `json:"oomKills"`
+	Decisions []Decision `json:"decisions"` // newest first
+}
+
+// Pressure is the verdict on the node.
+type Pressure struct {
+	Level         string      `json:"level"`
+	LevelNow      string      `json:"levelNow"` // without hysteresis
+	Reason        string      `json:"reason"`
+	Signal        string      `json:"signal"` // the nearest hard threshold's
+	MarginBytes   *int64      `json:"marginBytes"`
+	UsedPercent   *float64    `json:"usedPercent"`
+	SlopeBytes    float64     `json:"slopeBytesPerSecond"`
+	CacheSlope    float64     `json:"cacheSlopeBytesPerSecond"`
+	ETASeconds    *float64    `json:"etaSeconds"` // null: not in sight
+	LeadSeconds   float64     `json:"leadTimeSeconds"`
+	Cause         string      `json:"cause"`
+	StallSome10s  *float64    `json:"psiSomePercent10s"` // from total=, over 10 s
+	StallFull10s  *float64    `json:"psiFullPercent10s"`
+	CapacityBytes *int64      `json:"capacityBytes"`
+	Allocatable   *int64      `json:"allocatableBytes"`
+	Thresholds    []Threshold `json:"thresholds"`
+	Gates         []Gate      `json:"gates"`
+	SampleAt      *float64    `json:"sampleBootSeconds"` // CLOCK_BOOTTIME of the sample that this is made of
+}
+
+// Threshold is one threshold and how far the node is from it.
+type Threshold struct {
+	Signal         string `json:"signal"`
+	Hard           bool   `json:"hard"`
+	LimitBytes     *int64 `json:"limitBytes"`
+	AvailableBytes *int64 `json:"availableBytes"`
+	MarginBytes    *int64 `json:"marginBytes"`
+	Source         string `json:"source"`
+}
+
+// Gate is one condition that an eviction waits for.
+type Gate struct {
+	Name   string `json:"name"`
+	Open   bool   `json:"open"`
+	Detail string `json:"detail"`
+}
+
+// Source is one thing that the agent depends on.
+type Source struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // ok, degraded, off
+	Detail string `json:"detail,omitempty"`
+}
+
+// States of a source.
+const (
+	OK       = "ok"
+	Degraded = "degraded" // the agent works on without it, with less
+	Off      = "off"      // not used in this mode
+)
+
+// Loop says how the agent itself keeps up.
+type Loop struct {
+	IntervalSeconds  float64   `json:"intervalSeconds"`
+	Sweeps           uint64    `json:"sweeps"`
+	LateSweeps       uint64    `json:"lateSweeps"`
+	LastLateSeconds  float64   `json:"lastLateSeconds"`
+	WorstLateSeconds float64   `json:"worstLateSeconds"`
+	LastSweepSeconds float64   `json:"lastSweepSeconds"`
+	ReadErrors       uint64    `json:"readErrors"`
+	LastError        string    `json:"lastError,omitempty"`
+	LastPass         time.Time `json:"lastPass"`
+	Passes           uint64    `json:"passes"`
+}
+
+// Evictions is what was asked for, and what stands in the way of the next.
+type Evictions struct {
+	Forbidden string    `json:"forbidden,omitempty"` // why none may start now
+	LastHour  int       `json:"lastHour"`
+	HourlyCap int       `json:"hourlyCap"`
+	Outcomes  []Outcome `json:"outcomes"` // newest first
+}
+
+// Outcome is one eviction.
+type Outcome struct {
+	DecisionID    string     `json:"decisionId"`
+	Namespace     string     `json:"namespace"`
+	Pod           string     `json:"pod"`
+	UID           string     `json:"uid"`
+	State         string     `json:"state"`
+	DryRun        bool       `json:"dryRun"`
+	AskedAt       time.Time  `json:"askedAt"`
+	AnsweredAt    *time.Time `json:"answeredAt"`
+	EndedAt       *time.Time `json:"endedAt"`
+	Code          int        `json:"httpCode"`
+	Answer        string     `json:"answer"`
+	Message       string     `json:"message,omitempty"`
+	ExpectedBytes uint64     `json:"expectedBytes"`
+	MeasuredBytes *uint64    `json:"measuredBytes"`
+}
+
+// Pod is one pod of this node with its reading and its place in the ranking.
+type Pod struct {
+	Namespace       string      `json:"namespace"`
+	Name            string      `json:"name"`
+	UID             string      `json:"uid"`
+	QoS             string      `json:"qos,omitempty"`
+	Priority        int32       `json:"priority"`
+	Fresh           bool        `json:"fresh"` // a reading young enough to act on
+	UsageBytes      *uint64     `json:"usageBytes"`
+	WorkingSetBytes *uint64     `json:"workingSetBytes"`
+	ReleaseBytes    *uint64     `json:"releaseBytes"`
+	GrowthBytes     *float64    `json:"growthBytesPerSecond"`
+	RequestBytes    uint64      `json:"requestBytes"`
+	LimitBytes      *uint64     `json:"limitBytes"` // null: none
+	Score           *float64    `json:"score"`
+	Rank            int         `json:"rank"` // 1 goes first; 0: protected
+	Terms           []Term      `json:"terms,omitempty"`
+	Protection      string      `json:"protection,omitempty"`
+	Reason          string      `json:"reason,omitempty"`
+	Containers      []Container `json:"containers,omitempty"`
+}
+
+// Container is one container of a pod on this node.
+type Container struct {
+	Name       string  `json:"name"`
+	ID         string  `json:"id"`
+	CgroupID   uint64  `json:"cgroupId"`
+	LimitBytes *uint64 `json:"limitBytes"`
+}
+
+// Term is one part of a score.
+type Term struct {
+	Name   string  `json:"name"`
+	Weight float64 `json:"weight"`
+	Value  float64 `json:"value"`
+}
+
+// Group is a cgroup that no pod owns.
+type Group struct {
+	Path            string  `json:"path"`
+	UsageBytes      *uint64 `json:"usageBytes"`
+	WorkingSetBytes *uint64 `json:"workingSetBytes"`
+}
+
+// OOMKill is one kill by the kernel.
+type OOMKill struct {
+	At             time.Time `json:"at"`
+	Namespace      string    `json:"namespace,omitempty"`
+	Pod            string    `json:"pod,omitempty"`
+	PodUID         string    `json:"podUid,omitempty"`
+	Container      string    `json:"container,omitempty"`
+	ContainerID    string    `json:"containerId,omitempty"`
+	Cgroup         string    `json:"cgroup,omitempty"`
+	CgroupID       uint64    `json:"cgroupId"`
+	Process        string    `json:"process"`
+	PID            uint32    `json:"pid"`
+	UID            uint32    `json:"uid"`
+	AnonBytes      uint64    `json:"anonBytes"`
+	FileBytes      uint64    `json:"fileBytes"`
+	ShmemBytes     uint64    `json:"shmemBytes"`
+	LimitBytes     *uint64   `json:"limitBytes"` // of the container, else of the pod; null: none, or not known
+	LimitOf        string    `json:"limitOf"`    // container, pod, none, unknown
+	TriggerProcess string    `json:"triggerProcess"`
+	TriggerPID     uint32    `json:"triggerPid"`
+	LatencySeconds float64   `json:"latencySeconds"` // from the kernel's mark to this record
+}
+
+// Decision is one look at the pods at level evict or above, or its result in words when nobody may go.
+type Decision struct {
+	ID          string    `json:"id"`
+	At          time.Time `json:"at"`
+	Level       string    `json:"level"`
+	Signal      string    `json:"signal"`
+	MarginBytes int64     `json:"marginBytes"`
+	ETASeconds  *float64  `json:"etaSeconds"`
+	SlopeBytes  float64   `json:"slopeBytesPerSecond"`
+	LeadSeconds float64   `json:"leadTimeSeconds"`
+	Cause       string    `json:"cause"`
+	Why         string    `json:"why"`    // the condition that made the level
+	State       string    `json:"state"`  // victim, held, no-need, all-protected, no-candidate-helps
+	Reason      string    `json:"reason"` // in words
+	Victim      string    `json:"victim,omitempty"`
+	VictimUID   string    `json:"victimUid,omitempty"`
+	Score       *float64  `json:"score"`
+	DryRun      bool      `json:"dryRun"`
+	Repeats     int       `json:"repeats"` // further passes that came to the same result
+	Ranking     []Pod     `json:"ranking,omitempty"`
+}

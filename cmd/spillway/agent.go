@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"spillway/agent"
+	"spillway/agent/journal"
+	"spillway/agent/status"
+)
+
+func agentCommand(stderr io.Writer) *cobra.Command {
+	var opts agent.Options
+	var configFile, journalSocket string
+	var standalone bool
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the agent on this node",
+		Long: `Run the agent on this node until SIGTERM. It logs JSON to stderr, and to journald when its socket is there.
+
+Settings that change how it decides are in the config file; the flags say where things are on this machine.`,
+		Example: `  # in the DaemonSet
+  spillway agent --config=/etc/spillway/config.yaml --cgroup-root=/host/sys/fs/cgroup
+
+  # on any Linux machine, without Kubernetes
+  spillway agent --standalone`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts.Config = agent.DefaultConfig()
+			if configFile != "" {
+				var err error
+				if opts.Config, err = agent.ReadConfig(configFile); err != nil {
+					return err
+				}
+			}
+			if standalone {
+				opts.Config.Mode = agent.Standalone
+			}
+			switch listen := opts.Config.Metrics.Listen; listen {
+			case "":
+			case "none":
+				opts.MetricsListen = ""
+			default:
+				opts.MetricsListen = listen
+			}
+			opts.Version = version
+			opts.SelfUID = os.Getenv("POD_UID")
+			log, closeLog := newLogger(stderr, journalSocket, slog.Level(opts.Config.Log.Level))
+			defer closeLog()
+			opts.Logger = log
+			return runAgent(cmd.Context(), opts)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&configFile, "config", "", "config file; without it every setting has its default")
+	f.BoolVar(&standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
+	f.StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node's Node object (default: $NODE_NAME)")
+	f.StringVar(&opts.Kubeconfig, "kubeconfig", "", "kubeconfig file; without it the pod's service account is used")
+	f.StringVar(&opts.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroup file systems are mounted")
+	f.StringVar(&opts.ProcRoot, "proc-root", "/proc", "where proc is mounted")
+	f.StringVar(&opts.Socket, "socket", status.DefaultSocket, "unix socket for status")
+	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
+	f.StringVar(&opts.BTF, "btf", "", "BTF file for the OOM tracer on kernels without /sys/kernel/btf/vmlinux")
+	f.StringVar(&journalSocket, "journal-socket", "/run/systemd/journal/socket", "journald's native socket; not used when it is not there")
+	return c
+}
+
+func runAgent(ctx context.Context, opts agent.Options) error {
+	a, err := agent.New(opts)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+// newLogger logs JSON to stderr, and to journald as well when it listens; not twice when stderr is its stream anyway.
+func newLogger(stderr io.Writer, socket string, level slog.Level) (*slog.Logger, func()) {
+	text := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})
+	native, err := journal.Open(socket)
+	if err != nil {
+		log := slog.New(text)
+		if !errors.Is(err, os.ErrNotExist) {
+			log.Warn("journald is not used", "error", err)
+		}
+		return log, func() {}
+	}
+	native = native.WithLevel(level)
+	if f, ok := stderr.(*os.File); ok && journal.Receives(f) {
+		return slog.New(native), func() { native.Close() }
+	}
+	return slog.New(journal.Tee(text, native)), func() { native.Close() }
+}
