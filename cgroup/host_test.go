@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -60,12 +61,7 @@ func (g testGroup) sub(t testing.TB, tree *Tree, name string) testGroup {
 func makeGroup(t testing.TB, tree *Tree, path string) testGroup {
 	t.Helper()
 	g := testGroup{path: path}
-	seen := map[string]bool{"": true}
-	for _, root := range []string{tree.at.memory, tree.at.unified, tree.at.cpu, tree.at.cpuacct} {
-		if seen[root] {
-			continue
-		}
-		seen[root] = true
+	for _, root := range hierarchies(tree) {
 		dir := filepath.Join(root, path)
 		if root == tree.at.memory {
 			g.mem = dir
@@ -73,13 +69,27 @@ func makeGroup(t testing.TB, tree *Tree, path string) testGroup {
 				enable(t, filepath.Dir(dir))
 			}
 		}
-		if err := os.Mkdir(dir, 0o755); err != nil && !(os.IsExist(err) && dir == g.mem) {
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { removeDir(t, dir) })
 		g.dirs = append(g.dirs, dir)
 	}
 	return g
+}
+
+// hierarchies returns the root of each hierarchy once, the memory hierarchy first; cpu and cpuacct are often one.
+func hierarchies(tree *Tree) []string {
+	var out []string
+	var known []os.FileInfo
+	for _, root := range []string{tree.at.memory, tree.at.unified, tree.at.cpu, tree.at.cpuacct} {
+		fi, err := os.Stat(root)
+		if err != nil || slices.ContainsFunc(known, func(k os.FileInfo) bool { return os.SameFile(k, fi) }) {
+			continue
+		}
+		known, out = append(known, fi), append(out, root)
+	}
+	return out
 }
 
 // enable gives the children of a v2 directory the controllers that the tests use. A controller that is on stays on: the
@@ -146,10 +156,7 @@ func sweepLeftovers() {
 		return
 	}
 	defer tree.Close()
-	for _, root := range []string{tree.at.memory, tree.at.unified, tree.at.cpu, tree.at.cpuacct} {
-		if root == "" {
-			continue
-		}
+	for _, root := range hierarchies(tree) {
 		all, _ := filepath.Glob(root + "/" + testPrefix + "*")
 		for _, dir := range all {
 			name := strings.TrimPrefix(filepath.Base(dir), testPrefix)
