@@ -43,6 +43,11 @@ func explain(parent, ctx context.Context, timeout time.Duration, dialErr, err er
 		return explainDial(err)
 	}
 	switch st.Code() {
+	case codes.DeadlineExceeded:
+		// gRPC tells the runtime the deadline too, and its clock may run out a moment before ours.
+		if at, _ := ctx.Deadline(); time.Until(at) <= timeout/20 {
+			return fmt.Errorf("%w: no answer within %v", ErrHung, timeout)
+		}
 	case codes.Unavailable:
 		if dialErr != nil {
 			return explainDial(dialErr)

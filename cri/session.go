@@ -194,6 +194,13 @@ func (c *Client) do(parent context.Context, op string, call func(context.Context
 	}
 }
 
+// current returns the session in use, nil while there is none.
+func (c *Client) current() *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
+}
+
 func (c *Client) isClosed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

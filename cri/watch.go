@@ -76,6 +76,7 @@ type watcher struct {
 	nextEvent time.Time // no list on behalf of events before this
 	failures  int       // failed lists in a row
 
+	session     *session // of the last complete list
 	stream      *stream
 	settleAt    time.Time
 	nextStream  time.Time // no subscription before this
@@ -107,7 +108,7 @@ func (w *watcher) step(ctx context.Context) {
 	case w.stream != nil && w.stream.marks.any() && !now.Before(w.nextEvent):
 		w.listMarked(ctx)
 	}
-	if w.stream == nil && w.view.Err == "" && !w.c.pollOnly && !time.Now().Before(w.nextStream) {
+	if w.wantStream() && !time.Now().Before(w.nextStream) {
 		w.startStream(ctx)
 	}
 }
@@ -122,7 +123,7 @@ func (w *watcher) next() time.Time {
 	}
 	switch {
 	case w.stream == nil:
-		if w.view.Err == "" && !w.c.pollOnly {
+		if w.wantStream() {
 			earlier(w.nextStream)
 		}
 	default:
@@ -166,6 +167,13 @@ func (w *watcher) listAll(ctx context.Context) {
 	}
 	w.failures = 0
 	w.nextFull = now.Add(w.interval())
+	if s := w.c.current(); s != w.session {
+		w.session = s
+		w.nextStream, w.streamDelay = now, streamRetryMin // another runtime: what the last one offered says nothing
+	}
+	if w.session == nil {
+		w.nextFull = now.Add(retryMin) // another caller found the connection lost since
+	}
 	byID := make(map[string]Container, len(cs))
 	for _, c := range cs {
 		byID[c.ID] = c
@@ -244,17 +252,14 @@ func (w *watcher) publish(byID map[string]Container, now time.Time) {
 	w.fn(w.view)
 }
 
+// wantStream says whether a subscription is missing and makes sense now.
+func (w *watcher) wantStream() bool {
+	return w.stream == nil && w.session != nil && w.view.Synced && !w.c.pollOnly
+}
+
 // startStream subscribes on the session that the last list used.
 func (w *watcher) startStream(ctx context.Context) {
-	w.c.mu.Lock()
-	s := w.c.session
-	w.c.mu.Unlock()
-	if s == nil {
-		w.nextFull = time.Now() // lost since the list; the next one makes a new one
-		w.nextStream = w.nextFull.Add(retryMin)
-		return
-	}
-	w.stream = subscribe(ctx, s)
+	w.stream = subscribe(ctx, w.session)
 	w.settleAt = time.Now().Add(settle)
 }
 
@@ -270,8 +275,12 @@ func (w *watcher) streamEnded(now time.Time) {
 		w.nextFull = now
 		return
 	}
-	if status.Code(err) == codes.Unimplemented {
+	switch status.Code(err) {
+	case codes.Unimplemented:
 		w.nextStream = now.Add(streamRetryMax)
+	case codes.Unavailable, codes.Canceled: // the connection went, not the stream alone
+		w.nextFull = now
+		return
 	}
 	w.c.log.Debug("no container events, polling", "error", err, "interval", w.interval())
 	w.nextFull = earliest(w.nextFull, now.Add(w.interval()))
