@@ -84,6 +84,12 @@ func explain(err error) error {
 	return err
 }
 
+// lacksPrivilege is whether every attempt must be refused.
+func lacksPrivilege() bool {
+	missing, err := missingCapabilities()
+	return err != nil || len(missing) > 0 || inUserNamespace()
+}
+
 // missingCapabilities of the calling thread for loading and attaching a tracing
 // program. CAP_BPF and CAP_PERFMON split off CAP_SYS_ADMIN in 5.8 (capabilities(7)).
 func missingCapabilities() ([]string, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 	"unsafe"
 )
@@ -65,7 +66,7 @@ const (
 )
 
 // parseEvent parses one record of the ring buffer, struct event of bpf/oomkill.h.
-func parseEvent(raw []byte, pageSize uint64) (*Event, error) {
+func parseEvent(raw []byte, pageSize int) (*Event, error) {
 	if len(raw) != eventSize {
 		return nil, fmt.Errorf("parse oom event: %d bytes instead of %d", len(raw), eventSize)
 	}
@@ -73,9 +74,19 @@ func parseEvent(raw []byte, pageSize uint64) (*Event, error) {
 	if _, err := binary.Decode(raw, binary.NativeEndian, &r); err != nil {
 		return nil, fmt.Errorf("parse oom event: %w", err)
 	}
-	known := oomkillKnown(r.Known)
+	known := r.Known
 	if known&^knownBits != 0 {
-		return nil, fmt.Errorf("parse oom event: known %#x has bits that no program sets", r.Known)
+		return nil, fmt.Errorf("parse oom event: known %#x has bits that no program sets", known)
+	}
+	for _, ns := range []uint64{r.Time, r.StartTime} {
+		if ns > math.MaxInt64 {
+			return nil, fmt.Errorf("parse oom event: time of %d ns", ns)
+		}
+	}
+	for _, pages := range []int64{r.AnonPages, r.FilePages, r.ShmemPages} {
+		if pages > math.MaxInt64/int64(pageSize) {
+			return nil, fmt.Errorf("parse oom event: RSS of %d pages", pages)
+		}
 	}
 	return &Event{
 		Time:            time.Duration(r.Time),
@@ -104,8 +115,8 @@ func parseEvent(raw []byte, pageSize uint64) (*Event, error) {
 
 // pagesToBytes takes a counter below 0 as 0, as the kernel does
 // (percpu_counter_read_positive).
-func pagesToBytes(pages int64, pageSize uint64) uint64 {
-	return uint64(max(pages, 0)) * pageSize
+func pagesToBytes(pages int64, pageSize int) uint64 {
+	return uint64(max(pages, 0)) * uint64(pageSize)
 }
 
 func comm(c [16]int8) string {

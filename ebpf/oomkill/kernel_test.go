@@ -1,6 +1,7 @@
 package oomkill
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -16,7 +17,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,6 +28,7 @@ import (
 // start and far below what it then takes.
 const (
 	limit    = 32 << 20
+	shared   = 6 << 20 // what "distinct" takes as shared memory
 	modeEnv  = "SPILLWAY_OOMKILL_CHILD"
 	procName = "spill-victim" // what a victim calls itself
 )
@@ -36,8 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// childMain waits for a byte on stdin, so that it can be moved into its cgroup
-// first, and then does what mode says. It does not return.
+// childMain starts up outside its cgroup, waits for a byte on stdin and does what
+// mode says. It does not return.
 func childMain(mode string) {
 	fail := func(err error) {
 		fmt.Fprintln(os.Stderr, "child:", err)
@@ -51,23 +55,26 @@ func childMain(mode string) {
 		fail(err)
 	}
 	name, arg, _ := strings.Cut(mode, ":")
-	if name != "unprivileged" && name != "privileged" {
-		if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
-			fail(err)
-		}
+	if name == "open" {
+		openWith(arg)
+		os.Exit(0)
+	}
+	fmt.Println("ready")
+	if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
+		fail(err)
 	}
 	switch name {
 	case "alloc": // the only process takes it all
 		takeAll()
-	case "setuid":
+	case "distinct": // likewise, with a user and some shared memory of its own
 		if err := syscall.Setuid(12345); err != nil {
 			fail(err)
 		}
+		take(shared, unix.MAP_SHARED)
 		takeAll()
 	case "parent": // the first process stays small, its child takes it all
 		cmd := childCommand("alloc")
 		cmd.Stdin = bytes.NewReader([]byte{1})
-		cmd.Stdout = os.Stdout
 		if err := cmd.Start(); err != nil {
 			fail(err)
 		}
@@ -80,9 +87,9 @@ func childMain(mode string) {
 		if err != nil {
 			fail(err)
 		}
-		take(n)
+		take(n, unix.MAP_PRIVATE)
 		fmt.Println("holding")
-		select {}
+		sleep()
 	case "thread": // a thread that is not the leader takes it all
 		go func() {
 			runtime.LockOSThread()
@@ -91,7 +98,7 @@ func childMain(mode string) {
 			}
 			takeAll()
 		}()
-		select {}
+		sleep()
 	case "leaderless": // likewise, after the leader has exited
 		go func() {
 			runtime.LockOSThread()
@@ -111,22 +118,30 @@ func childMain(mode string) {
 			takeAll()
 		}()
 		syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
-	default:
-		childPermission(name, fail)
 	}
 	fail(fmt.Errorf("mode %s came back", mode))
 }
 
 func setThreadName(name string) error {
 	b := append([]byte(name), 0)
-	return unix.Prctl(unix.PR_SET_NAME, uintptr(ptr(&b[0])), 0, 0, 0)
+	return unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
+}
+
+// sleep until killed; a select would be found to be a deadlock.
+func sleep() {
+	for {
+		_ = unix.Pause()
+	}
 }
 
 // takeAll touches new memory until the kernel ends the process.
-func takeAll() { take(1 << 30); os.Exit(4) }
+func takeAll() {
+	take(8*limit, unix.MAP_PRIVATE)
+	os.Exit(4)
+}
 
-func take(n int) {
-	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+func take(n, kind int) {
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|kind)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "child: mmap:", err)
 		os.Exit(3)
@@ -138,7 +153,7 @@ func take(n int) {
 
 func childCommand(mode string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
-	// One processor and no collector: nothing but take uses memory.
+	// No collector: it would stop for a thread that has exited.
 	cmd.Env = append(os.Environ(), modeEnv+"="+mode, "GOGC=off")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -157,33 +172,42 @@ var cgroupCount atomic.Int32
 // newMemoryCgroup makes one and removes it when the test ends.
 func newMemoryCgroup(t testing.TB) *memoryCgroup {
 	t.Helper()
-	g := &memoryCgroup{}
-	root, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+	root, file, v2 := "/sys/fs/cgroup/memory", "memory.limit_in_bytes", false
 	if _, err := os.Stat(filepath.Join(root, file)); err != nil {
-		root, file, g.v2 = "/sys/fs/cgroup", "memory.max", true
+		root, file, v2 = "/sys/fs/cgroup", "memory.max", true
 		controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 		if err != nil || !bytes.Contains(controllers, []byte("memory")) {
 			t.Skipf("no memory controller below /sys/fs/cgroup: %v", err)
 		}
 		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				t.Skipf("needs root for a cgroup of its own: %v", err)
+			}
 			t.Fatal(err)
 		}
 	}
-	g.dir = filepath.Join(root, fmt.Sprintf("spillway-oom-%d-%d", os.Getpid(), cgroupCount.Add(1)))
-	if err := os.Mkdir(g.dir, 0o755); err != nil {
+	dir := filepath.Join(root, fmt.Sprintf("spillway-oom-%d-%d", os.Getpid(), cgroupCount.Add(1)))
+	g := makeCgroup(t, dir, v2)
+	g.write(t, file, strconv.Itoa(limit))
+	if v2 {
+		if _, err := os.Stat(filepath.Join(g.dir, "memory.swap.max")); err == nil {
+			g.write(t, "memory.swap.max", "0")
+		}
+	}
+	return g
+}
+
+func makeCgroup(t testing.TB, dir string, v2 bool) *memoryCgroup {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		if errors.Is(err, os.ErrPermission) {
 			t.Skipf("needs root for a cgroup of its own: %v", err)
 		}
 		t.Fatal(err)
 	}
+	g := &memoryCgroup{dir: dir, v2: v2}
 	t.Cleanup(func() { g.remove(t) })
-	g.write(t, file, strconv.Itoa(limit))
-	if g.v2 {
-		if _, err := os.Stat(filepath.Join(g.dir, "memory.swap.max")); err == nil {
-			g.write(t, "memory.swap.max", "0")
-		}
-	}
-	info, err := os.Stat(g.dir)
+	info, err := os.Stat(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +244,18 @@ func (g *memoryCgroup) remove(t testing.TB) {
 	}
 }
 
-// victimID is the cgroup id that an event of this cgroup must carry.
+// nested makes a cgroup without a limit of its own below g, which must be empty.
+func (g *memoryCgroup) nested(t testing.TB, name string) *memoryCgroup {
+	t.Helper()
+	if g.v2 {
+		g.write(t, "cgroup.subtree_control", "+memory")
+	} else if _, err := os.Stat(filepath.Join(g.dir, "memory.use_hierarchy")); err == nil && name == "a" {
+		g.write(t, "memory.use_hierarchy", "1") // the default since 5.11
+	}
+	return makeCgroup(t, filepath.Join(g.dir, name), g.v2)
+}
+
+// check compares an event's cgroup ids with the inode of the directory.
 func (g *memoryCgroup) check(t testing.TB, what string, v1, v2 uint64) {
 	t.Helper()
 	got, other := v1, v2
@@ -241,7 +276,15 @@ func (g *memoryCgroup) check(t testing.TB, what string, v1, v2 uint64) {
 type child struct {
 	*exec.Cmd
 	stdin  io.WriteCloser
-	stdout io.ReadCloser
+	stdout *bufio.Reader
+}
+
+// expect reads a line of the child.
+func (c *child) expect(t testing.TB, want string) {
+	t.Helper()
+	if line, err := c.stdout.ReadString('\n'); line != want+"\n" {
+		t.Fatalf("child said %q, %v, want %q", line, err, want)
+	}
 }
 
 // start runs a child up to the point where go lets it loose.
@@ -252,9 +295,11 @@ func (g *memoryCgroup) start(t testing.TB, mode string) *child {
 	if c.stdin, err = c.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if c.stdout, err = c.StdoutPipe(); err != nil {
+	out, err := c.StdoutPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
+	c.stdout = bufio.NewReader(out)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +307,7 @@ func (g *memoryCgroup) start(t testing.TB, mode string) *child {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	})
+	c.expect(t, "ready")
 	g.write(t, "cgroup.procs", strconv.Itoa(c.Process.Pid))
 	return c
 }
@@ -296,11 +342,15 @@ func (g *memoryCgroup) oomKill(t testing.TB, mode string) int {
 	return c.Process.Pid
 }
 
-// openTracer opens one with the hooks that use accepts, or skips where the test
-// has no right to; anything else is a failure.
-func openTracer(t testing.TB, o Options, use func(hook) bool) *Tracer {
+// openTracer opens one, on the given hooks if any, or skips where BPF is not
+// permitted; anything else is a failure.
+func openTracer(t testing.TB, o Options, forced ...hook) *Tracer {
 	t.Helper()
-	tracer, err := open(o, use)
+	choose := hooksFor
+	if len(forced) > 0 {
+		choose = func(victimArg) []hook { return forced }
+	}
+	tracer, err := open(o, choose)
 	var denied *PermissionError
 	if errors.As(err, &denied) {
 		t.Skipf("BPF is not permitted here: %v", err)
@@ -316,11 +366,10 @@ func openTracer(t testing.TB, o Options, use func(hook) bool) *Tracer {
 	return tracer
 }
 
-func anyHook(hook) bool { return true }
-
 // follow runs the tracer until the test ends and hands its events over.
 func follow(t testing.TB, tracer *Tracer) <-chan *Event {
 	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	ctx, cancel := context.WithCancel(context.Background())
 	events := make(chan *Event, 1024)
 	done := make(chan error, 1)
@@ -334,7 +383,7 @@ func follow(t testing.TB, tracer *Tracer) <-chan *Event {
 	return events
 }
 
-// next event of the process; others may die at the same time.
+// next event of the process; the host may kill others at the same time.
 func next(t testing.TB, events <-chan *Event, pid int) *Event {
 	t.Helper()
 	timeout := time.After(5 * time.Second)

@@ -37,7 +37,7 @@ type Options struct {
 type Tracer struct {
 	hook     hook
 	logger   *slog.Logger
-	pageSize uint64
+	pageSize int
 
 	link   link.Link
 	coll   *ebpf.Collection
@@ -53,16 +53,16 @@ type Tracer struct {
 // events are buffered, also before Run. What the kernel or the node lacks comes
 // back as *UnsupportedError, a refusal as *PermissionError.
 func Open(o Options) (*Tracer, error) {
-	return open(o, func(hook) bool { return true })
+	return open(o, hooksFor)
 }
 
-// open tries the hooks that use accepts.
-func open(o Options, use func(hook) bool) (*Tracer, error) {
+// open tries what choose lists, in that order.
+func open(o Options, choose func(victimArg) []hook) (*Tracer, error) {
 	if o.BufferBytes == 0 {
 		o.BufferBytes = DefaultBufferBytes
 	}
-	if page := os.Getpagesize(); o.BufferBytes < page || bits.OnesCount(uint(o.BufferBytes)) != 1 {
-		return nil, fmt.Errorf("open oom tracer: BufferBytes %d is not a power of two of at least a page (%d)", o.BufferBytes, page)
+	if page := os.Getpagesize(); o.BufferBytes < page || o.BufferBytes > 1<<31 || bits.OnesCount(uint(o.BufferBytes)) != 1 {
+		return nil, fmt.Errorf("open oom tracer: BufferBytes %d is not a power of two from a page (%d) to 2 GiB", o.BufferBytes, page)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -82,11 +82,8 @@ func open(o Options, use func(hook) bool) (*Tracer, error) {
 		return nil, fmt.Errorf("open oom tracer: %w", err)
 	}
 
-	var errs []error
-	for _, h := range hooksFor(arg) {
-		if !use(h) {
-			continue
-		}
+	var failed error
+	for _, h := range choose(arg) {
 		t, err := attach(h, o, ebpf.CollectionOptions{
 			Programs: ebpf.ProgramOptions{KernelTypes: kernel},
 			Cache:    cache,
@@ -94,13 +91,17 @@ func open(o Options, use func(hook) bool) (*Tracer, error) {
 		if err == nil {
 			return t, nil
 		}
-		o.Logger.Debug("oom tracer hook does not work", "hook", h.name, "err", err)
-		errs = append(errs, fmt.Errorf("%s: %w", h.name, err))
+		o.Logger.Info("oom tracer hook does not work", "hook", h.name, "err", err)
+		err = fmt.Errorf("%s: %w", h.name, err)
+		if failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
+		failed = err
+		if lacksPrivilege() {
+			break // another hook needs it as well
+		}
 	}
-	if len(errs) == 0 {
-		return nil, &UnsupportedError{Feature: "hook", Needs: "a kernel that has it"}
-	}
-	return nil, fmt.Errorf("open oom tracer: %w", explain(errors.Join(errs...)))
+	return nil, fmt.Errorf("open oom tracer: %w", explain(failed))
 }
 
 func kernelTypes(file string, cache *btf.Cache) (*btf.Spec, error) {
@@ -144,7 +145,7 @@ func attach(h hook, o Options, opts ebpf.CollectionOptions) (_ *Tracer, err erro
 
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if errors.Is(err, unix.EPERM) {
-		coll, err = retryWithoutMemlock(err, spec, opts)
+		coll, err = retryWithoutMemlock(spec, opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load BPF program: %w", err)
@@ -166,7 +167,7 @@ func attach(h hook, o Options, opts ebpf.CollectionOptions) (_ *Tracer, err erro
 	return &Tracer{
 		hook:     h,
 		logger:   o.Logger,
-		pageSize: uint64(os.Getpagesize()),
+		pageSize: os.Getpagesize(),
 		link:     l,
 		coll:     coll,
 		reader:   reader,
@@ -175,20 +176,24 @@ func attach(h hook, o Options, opts ebpf.CollectionOptions) (_ *Tracer, err erro
 
 // retryWithoutMemlock loads once more with RLIMIT_MEMLOCK out of the way: before
 // 5.11 BPF memory was charged to it, and a load over it is EPERM too. The limit
-// is put back, since what is loaded keeps its charge.
-func retryWithoutMemlock(cause error, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
-	if missing, err := missingCapabilities(); err != nil || len(missing) > 0 {
-		return nil, cause
+// is put back, since what is loaded keeps its charge. A refusal comes back as
+// bare EPERM, without the library's advice about that limit.
+func retryWithoutMemlock(spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	if lacksPrivilege() {
+		return nil, unix.EPERM
 	}
 	var old unix.Rlimit
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &unlimited, &old); err != nil {
-		return nil, fmt.Errorf("%w (and RLIMIT_MEMLOCK cannot be raised, which needs CAP_SYS_RESOURCE: %w)", cause, err)
+		return nil, fmt.Errorf("%w (kernels before 5.11 count BPF memory to RLIMIT_MEMLOCK, which cannot be raised without CAP_SYS_RESOURCE)", unix.EPERM)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if restoreErr := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &old, nil); restoreErr != nil && err == nil {
 		coll.Close()
 		return nil, fmt.Errorf("restore RLIMIT_MEMLOCK: %w", restoreErr)
+	}
+	if errors.Is(err, unix.EPERM) {
+		return nil, unix.EPERM
 	}
 	return coll, err
 }
@@ -213,6 +218,9 @@ func (t *Tracer) Run(ctx context.Context, handle func(*Event)) error {
 	for {
 		err := t.reader.ReadInto(&rec)
 		if errors.Is(err, ringbuf.ErrFlushed) {
+			if ctx.Err() == nil {
+				continue // the end of an earlier Run
+			}
 			return nil
 		}
 		if err != nil {

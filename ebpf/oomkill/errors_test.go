@@ -1,0 +1,138 @@
+package oomkill
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openWith is the child of TestRefusals: it gives up all capabilities but the
+// named ones, opens a tracer and says how that went.
+func openWith(arg string) {
+	capabilities, hooks, _ := strings.Cut(arg, ":")
+	if capabilities != "all" {
+		known := map[string]int{"CAP_BPF": unix.CAP_BPF, "CAP_PERFMON": unix.CAP_PERFMON, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN}
+		var data [2]unix.CapUserData
+		for name := range strings.SplitSeq(capabilities, "+") {
+			if c, ok := known[name]; ok {
+				data[c/32].Permitted |= 1 << (c % 32)
+				data[c/32].Effective |= 1 << (c % 32)
+			}
+		}
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&hdr, &data[0]); err != nil {
+			fmt.Println("capset:", err)
+			return
+		}
+	}
+	choose := hooksFor
+	if hooks == "classic" {
+		choose = func(victimArg) []hook { return []hook{classic} }
+		// In a mount namespace of our own.
+		for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug"} {
+			for unix.Unmount(dir, unix.MNT_DETACH) == nil {
+			}
+		}
+	}
+	tracer, err := open(Options{}, choose)
+	var denied *PermissionError
+	var unsupported *UnsupportedError
+	switch {
+	case err == nil:
+		fmt.Println("ok", tracer.Hook(), tracer.Close())
+	case errors.As(err, &denied):
+		fmt.Println("permission", denied.Missing, err)
+	case errors.As(err, &unsupported):
+		fmt.Println("unsupported", err)
+	default:
+		fmt.Println("other", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	openTracer(t, Options{}) // skips where there is nothing to give up
+	tests := []struct {
+		name, mode string
+		attr       syscall.SysProcAttr
+		want       string
+	}{
+		{"no capability", "none", syscall.SysProcAttr{},
+			"permission [CAP_BPF CAP_PERFMON] open oom tracer: not permitted: needs CAP_BPF and CAP_PERFMON: "},
+		{"CAP_BPF alone", "CAP_BPF", syscall.SysProcAttr{}, "permission [CAP_PERFMON] "},
+		{"CAP_PERFMON alone", "CAP_PERFMON", syscall.SysProcAttr{}, "permission [CAP_BPF] "},
+		{"the two that are needed", "CAP_BPF+CAP_PERFMON", syscall.SysProcAttr{}, "ok "},
+		{"CAP_SYS_ADMIN covers both", "CAP_SYS_ADMIN", syscall.SysProcAttr{}, "ok "},
+		{"all, but in a user namespace", "all", syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{Size: 1}},
+		}, "permission [] open oom tracer: not permitted: the capabilities hold in a user namespace only: "},
+		{"no tracefs", "all:classic", syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
+			"unsupported open oom tracer: tracepoint/oom/mark_victim: unsupported: tracepoint oom/mark_victim, needs tracefs mounted at /sys/kernel/tracing"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := childCommand("open:" + tt.mode)
+			cmd.SysProcAttr = &tt.attr
+			out, err := cmd.Output()
+			if err != nil {
+				if tt.attr.Cloneflags != 0 && errors.Is(err, os.ErrPermission) {
+					t.Skipf("user namespaces are not permitted here: %v", err)
+				}
+				t.Fatalf("child: %v\n%s", err, out)
+			}
+			if !strings.HasPrefix(string(out), tt.want) {
+				t.Errorf("got %s\nwant %s", out, tt.want)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}
+
+func TestErrorTexts(t *testing.T) {
+	cause := os.ErrInvalid
+	tests := []struct {
+		err  error
+		want string
+	}{
+		{&UnsupportedError{Feature: "BPF ring buffer", Needs: "kernel 5.8"}, "unsupported: BPF ring buffer, needs kernel 5.8"},
+		{&UnsupportedError{Feature: "a", Needs: "b", Err: cause}, "unsupported: a, needs b: invalid argument"},
+		{&PermissionError{Missing: []string{"CAP_SYS_ADMIN"}, Err: cause}, "not permitted: needs CAP_SYS_ADMIN: invalid argument"},
+		{&PermissionError{Reason: "seccomp", Err: cause}, "not permitted: seccomp: invalid argument"},
+	}
+	for _, tt := range tests {
+		if got := tt.err.Error(); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+		if strings.HasSuffix(tt.want, "argument") && !errors.Is(tt.err, cause) {
+			t.Errorf("%q does not wrap its cause", tt.err)
+		}
+	}
+}
+
+func TestLockdownMode(t *testing.T) {
+	for content, want := range map[string]string{
+		"[none] integrity confidentiality\n": "none",
+		"none [integrity] confidentiality\n": "integrity",
+		"none integrity [confidentiality]\n": "confidentiality",
+		"":                                   "",
+		"none":                               "",
+	} {
+		file := filepath.Join(t.TempDir(), "lockdown")
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := lockdownMode(file); got != want {
+			t.Errorf("%q: %q, want %q", content, got, want)
+		}
+	}
+	if got := lockdownMode(filepath.Join(t.TempDir(), "absent")); got != "" {
+		t.Errorf("absent: %q", got)
+	}
+}
