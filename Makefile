@@ -1,4 +1,5 @@
-# A fresh Debian machine needs Go and make. Targets that need more install it as root through .ci/deps.
+# A fresh Debian machine needs Go and make. Targets that need more install it as root: .ci/deps, and the test cluster
+# for itself.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -o pipefail
 
@@ -9,6 +10,8 @@ IMAGE   ?= localhost/spillway:dev
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLUSTERCTL  := $(GO) run ./test/cluster/clusterctl
+# Built on first use, which takes some minutes.
+KUBECTL     := $(GO) -C test/cluster/parts/kubernetes tool kubectl
 
 # Static, and the same bytes for the same sources wherever they lie.
 BUILD := CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
@@ -43,17 +46,15 @@ race: ## the same under the race detector
 
 .PHONY: e2e
 e2e: ## end-to-end cases: a real cluster on this machine, the agent from deploy/spillway.yaml
-	@.ci/deps cluster
 	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e/...
 
 .PHONY: verify
 verify: ## the longer set: all of the above, lint, generated files, fuzzers, both images; prints a table
-	@.ci/deps race cluster bpf
+	@.ci/deps race bpf
 	@.ci/verify $(STEPS)
 
 .PHONY: demo
 demo: ## a pod leaks 400 MiB/s: once with the kubelet alone, once with Spillway, side by side
-	@.ci/deps cluster
 	$(GO) run ./test/demo
 
 .PHONY: lint
@@ -70,10 +71,10 @@ lint: ## gofmt, go vet of all modules, staticcheck
 
 .PHONY: manifests
 manifests: ## write deploy/spillway.yaml from deploy/base
-	@.ci/deps cluster
-	@{ echo "# Spillway in observe mode on every Linux node. Written by make manifests from deploy/base, where the reasons stand."; \
-		$(CLUSTERCTL) kubectl kustomize deploy/base; } >deploy/.spillway.yaml
-	mv deploy/.spillway.yaml deploy/spillway.yaml
+	@mkdir -p out
+	{ echo "# Spillway in observe mode on every Linux node. Written by make manifests from deploy/base, where the reasons stand."; \
+		$(KUBECTL) kustomize $(CURDIR)/deploy/base; } >out/spillway.yaml
+	cp out/spillway.yaml deploy/spillway.yaml
 
 .PHONY: generate
 generate: ## compile bpf/ again and write the Go code that loads it
@@ -82,7 +83,6 @@ generate: ## compile bpf/ again and write the Go code that loads it
 
 .PHONY: cluster-up
 cluster-up: ## bring the test cluster up and leave it running
-	@.ci/deps cluster
 	$(CLUSTERCTL) up
 
 .PHONY: cluster-down

@@ -164,7 +164,7 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 		volume := v.(map[string]any)
 		paths[volume["name"]] = dig[string](volume, "hostPath", "path")
 	}
-	writable := []string{"/run/spillway", "/var/lib/spillway"}
+	writable := []string{"/run/spillway"}
 	var reached []string
 	for _, m := range dig[[]any](agent, "volumeMounts") {
 		mount := m.(map[string]any)
@@ -184,7 +184,7 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 		}
 	}
 	slices.Sort(reached)
-	want := []string{"/run/containerd", "/run/spillway", "/run/systemd/journal", "/sys/fs/cgroup", "/var/lib/kubelet/config.yaml", "/var/lib/spillway"}
+	want := []string{"/run/containerd", "/run/spillway", "/run/systemd/journal", "/sys/fs/cgroup", "/var/lib/kubelet/config.yaml"}
 	if diff := cmp.Diff(want, reached); diff != "" {
 		t.Errorf("host paths (-want +got):\n%s", diff)
 	}
@@ -215,17 +215,16 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"<nil> /events [create patch] <nil>",
+		"<nil> /events [create] <nil>",
 		"<nil> /nodes [get] <nil>",
 		"<nil> /nodes/configz [get] <nil>",
-		"<nil> /pods [get list watch] <nil>",
+		"<nil> /pods [list watch] <nil>",
 		"<nil> /pods/eviction [create] <nil>",
 		"<nil> /replicationcontrollers [get] <nil>",
 		"<nil> apps/replicasets [get] <nil>",
 		"<nil> apps/statefulsets [get] <nil>",
 		"<nil> batch/jobs [get] <nil>",
 		"kube-node-lease coordination.k8s.io/leases [get] <nil>",
-		"spillway-system /configmaps [get watch] [spillway-config]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rights (-want +got):\n%s", diff)
