@@ -80,6 +80,20 @@ func hold(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return idle(ctx, &r, &report{w: stdout})
 }
 
+// waitFor blocks until the file exists or the context ends; an empty name is there already.
+func waitFor(ctx context.Context, name string, held func()) error {
+	for name != "" {
+		if _, err := os.Stat(name); err == nil {
+			return nil
+		}
+		held()
+		if err := wait(ctx, step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("leak", flag.ContinueOnError)
 	var rate, limit, first size
@@ -87,6 +101,7 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.Var(&limit, "limit", "stop growing at this size; 0 never stops")
 	fs.Var(&first, "hold", "touch this much at once before the growth")
 	delay := fs.Duration("delay", 0, "wait before the growth")
+	start := fs.String("wait-for", "", "wait before the growth until this file exists")
 	deaf := fs.Bool("ignore-sigterm", false, "ignore SIGTERM")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
@@ -102,6 +117,9 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	r, rep := &region{}, &report{w: stdout}
 	if err := r.resize(int64(first)); err != nil {
+		return err
+	}
+	if err := waitFor(ctx, *start, func() { rep.print(time.Now(), r.held) }); err != nil {
 		return err
 	}
 	for end := time.Now().Add(*delay); ; {
@@ -195,6 +213,7 @@ func reread(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	var n size
 	name := fs.String("file", "", "file to read, made when it is missing")
 	fs.Var(&n, "size", "its size")
+	start := fs.String("wait-for", "", "wait before the first read until this file exists")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
 	}
@@ -211,6 +230,10 @@ func reread(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		return err
 	}
 	defer f.Close()
+	rep := &report{w: stdout}
+	if err := waitFor(ctx, *start, func() { rep.print(time.Now(), 0) }); err != nil {
+		return err
+	}
 	buf := make([]byte, 256<<10)
 	var read int64
 	for due := time.Now().Add(time.Second); ; {

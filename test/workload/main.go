@@ -3,10 +3,10 @@
 //
 //	workload pause
 //	workload hold SIZE
-//	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--hold SIZE] [--ignore-sigterm]
+//	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm]
 //	workload sawtooth --low SIZE --high SIZE --rate SIZE
 //	workload alloc SIZE [--child]        (also: thrash)
-//	workload reread --file F --size SIZE
+//	workload reread --file F --size SIZE [--wait-for FILE]
 //	workload forks --rate N
 //
 // Sizes take the suffixes Ki, Mi, Gi; rates are per second.
@@ -27,10 +27,10 @@ import (
 
 const usage = `workload pause
 workload hold SIZE
-workload leak --rate SIZE [--limit SIZE] [--delay D] [--hold SIZE] [--ignore-sigterm]
+workload leak --rate SIZE [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm]
 workload sawtooth --low SIZE --high SIZE --rate SIZE
 workload alloc SIZE [--child]
-workload reread --file F --size SIZE
+workload reread --file F --size SIZE [--wait-for FILE]
 workload forks --rate N
 `
 
