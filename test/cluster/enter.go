@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/test/cluster/node"
 )
 
 // Enter runs a program inside the node's mount, network and PID namespaces and returns its exit code. The program dies
@@ -52,10 +54,9 @@ func Enter(name string, env []string, argv []string) (int, error) {
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	p, err := os.StartProcess(path, argv, &os.ProcAttr{
-		Env:   append(env, "PATH="+nodePath(s.Programs), "KUBECONFIG="+r.Kubeconfig(), "CONTAINERD_ADDRESS=/run/containerd/containerd.sock"),
+	p, err := os.StartProcess("/proc/self/exe", append([]string{os.Args[0], "entered", path}, argv...), &os.ProcAttr{
+		Env:   append(env, "PATH="+nodePath(s.Programs), "KUBECONFIG="+r.Kubeconfig(), "CONTAINERD_ADDRESS="+node.ContainerdSocket),
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("start %s in the node: %w", argv[0], err)
@@ -73,6 +74,26 @@ func Enter(name string, env []string, argv []string) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return st.ExitCode(), nil
+}
+
+// Entered is the second half of [Enter], inside the namespaces: it asks to die with its parent and becomes the program
+// args[0] with the arguments after it. The parent cannot ask for it (SysProcAttr.Pdeathsig): Go compares parent process
+// numbers to see whether the parent died meanwhile, and across PID namespaces that number is 0.
+func Entered(args []string) error {
+	if len(args) < 2 {
+		return errors.New("enter cluster: no program given")
+	}
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("tie program to its parent: %w", err)
+	}
+	if os.Getppid() != 0 {
+		return errors.New("enter cluster: the parent is gone")
+	}
+	if err := syscall.Exec(args[0], args[1:], os.Environ()); err != nil {
+		return fmt.Errorf("start %s in the node: %w", args[0], err)
+	}
+	return nil
 }
 
 // nodePath puts the built programs before the system's.

@@ -37,12 +37,16 @@ Flag -name NAME, or $SPILLWAY_CLUSTER, before the command selects a cluster othe
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	// Two commands are the cluster's own processes; they handle signals in their own ways.
+	// These are the cluster's own processes; they handle signals in their own ways.
 	if len(args) > 0 && args[0] == "init" {
 		return supervisor.Init(args[1:], stderr)
 	}
 	if len(args) > 0 && args[0] == "supervise" {
 		return supervisor.Main(args[1:], stdout, stderr)
+	}
+	if len(args) > 0 && args[0] == "entered" {
+		fmt.Fprintln(stderr, "clusterctl:", cluster.Entered(args[1:]))
+		return 1
 	}
 	if len(args) > 2 && args[0] == "enter" && args[2] == "--" {
 		return enter(args[1], args[3:], stderr)

@@ -23,6 +23,7 @@ const (
 	AuthorityCert    = "/etc/kubernetes/pki/ca.crt"
 	CNIConfigDir     = "/etc/cni/net.d"
 	CNIBinDir        = "/opt/cni/bin"
+	VolumePlugins    = "/var/lib/kubelet/volumeplugins" // the default is made on the machine's own /usr
 )
 
 // Node is one node's identity and how it differs from others.
@@ -81,6 +82,7 @@ func (n Node) KubeletYAML(k Kubelet) ([]byte, error) {
 		"failSwapOn":               false,
 		"enforceNodeAllocatable":   []string{"pods"},
 		"resolvConf":               "",
+		"volumePluginDir":          VolumePlugins,
 		// Short, or the taint of one run keeps the next run's pods pending for minutes.
 		"evictionPressureTransitionPeriod": "10s",
 		"nodeStatusUpdateFrequency":        "2s",

@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"spillway/test/cluster/node"
 	"spillway/test/cluster/pki"
 )
 
@@ -146,6 +147,8 @@ func (s *Supervisor) controllerManagerArgs() []string {
 		"--use-service-account-credentials",
 		"--leader-elect=false",
 		"--bind-address=127.0.0.1",
+		"--flex-volume-plugin-dir=" + node.VolumePlugins,
+		"--node-monitor-period=1s", // a new node loses its not-ready taint 5 s later with the default
 	}
 }
 

@@ -12,11 +12,12 @@ import (
 	"spillway/test/cluster/node"
 )
 
-// mountProc cuts mount propagation to the machine and shows the namespace's own processes. The tree is shared again
-// within the namespace, because kubelet and containerd pass mounts on to containers that way.
+// mountProc cuts mount propagation to the machine and shows the namespace's own processes. What the machine unmounts
+// still goes here too (slave, not private), or the cluster would keep other people's file systems busy. The tree is
+// shared within the namespace, because kubelet and containerd pass mounts on to containers that way.
 func mountProc() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("cut mounts off: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make mounts shared inside: %w", err)
