@@ -144,13 +144,11 @@ func serverWords(code int, st metav1.Status, isStatus bool, body []byte) string 
 // clip bounds a text to maxMessage bytes of valid UTF-8.
 func clip(s string) string {
 	if len(s) > maxMessage {
-		s = s[:maxMessage]
-		for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) {
-			s = s[:len(s)-1]
+		end := maxMessage
+		for end > maxMessage-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+			end--
 		}
-		if r, n := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && n == 1 {
-			s = s[:len(s)-1]
-		}
+		s = s[:end]
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.ToValidUTF8(s, "?")
 }

@@ -101,11 +101,16 @@ func resizeInfeasible(pod *corev1.Pod) bool {
 }
 
 // bytesOf is the quantity in bytes, rounded up; a negative one, which the API server refuses, counts as none.
+// One beyond 63 bits is capped: Value makes 0 of "1E100".
 func bytesOf(q resource.Quantity) uint64 {
-	if q.Sign() <= 0 {
+	switch {
+	case q.Sign() <= 0:
 		return 0
+	case q.CmpInt64(math.MaxInt64) >= 0:
+		return math.MaxInt64
+	default:
+		return uint64(q.Value())
 	}
-	return uint64(q.Value())
 }
 
 // add saturates: a sum of hostile quantities must not wrap into a small limit.
