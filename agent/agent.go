@@ -97,7 +97,7 @@ func New(opts Options) (*Agent, error) {
 	} else {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
 	}
-	if a.server, err = status.Listen(opts.Socket, a.snapshot.Load); err != nil {
+	if a.server, err = status.Listen(opts.Socket, status.Views{Status: a.snapshot.Load, Samples: a.window}); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
 	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Interval: time.Duration(a.cfg.Sampling.Interval), Logger: a.log}); err != nil {

@@ -103,6 +103,21 @@ func (l *loop) pressureStatus() status.Pressure {
 	return p
 }
 
+// window reads the newest node samples from the ring: any goroutine may.
+func (a *Agent) window() status.Samples {
+	got, _ := a.samples.Window(make([]sampler.NodeSample, a.samples.Slots()), nil)
+	out := status.Samples{At: time.Now(), BootSeconds: a.samples.Now().Seconds(), Node: make([]status.Sample, 0, len(got))}
+	for i := range got {
+		s := &got[i]
+		out.Node = append(out.Node, status.Sample{
+			BootSeconds: s.At.Seconds(), CapacityBytes: number(s.Capacity), RootWorkingSet: number(s.RootWorkingSet), RootActiveFile: number(s.RootActiveFile),
+			PodsWorkingSet: number(s.PodsWorkingSet), PodsActiveFile: number(s.PodsActiveFile), PodsLimit: number(s.PodsLimit), MemAvailable: number(s.MemAvailable),
+			StallSomeMicros: number(s.StallSome), StallFullMicros: number(s.StallFull),
+		})
+	}
+	return out
+}
+
 // stall returns the share of the last 10 s in which tasks waited for memory, from the totals: never from avg10.
 func stall(window []sampler.NodeSample) (some, full *float64) {
 	if len(window) < 2 {

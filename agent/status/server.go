@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -18,7 +21,13 @@ const DefaultSocket = "/run/spillway/spillway.sock"
 // ErrInUse says that another agent answers on the socket.
 var ErrInUse = errors.New("another agent answers there")
 
-// Server hands the newest Status out on a unix socket: GET /v1/status.
+// Views are what the server asks the agent for.
+type Views struct {
+	Status  func() *Status // nil before the first pass
+	Samples func() Samples
+}
+
+// Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples.
 type Server struct {
 	path     string
 	listener net.Listener
@@ -27,7 +36,7 @@ type Server struct {
 
 // Listen takes the socket. It refuses when someone answers on it (ErrInUse), and replaces a file that a dead agent
 // left behind. The socket is made under another name with mode 0600 and renamed, so that it is never open to others.
-func Listen(path string, get func() *Status) (*Server, error) {
+func Listen(path string, views Views) (*Server, error) {
 	if path == "" {
 		path = DefaultSocket
 	}
@@ -58,16 +67,14 @@ func Listen(path string, get func() *Status) (*Server, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		s := get()
+		s := views.Status()
 		if s == nil {
 			http.Error(w, "the agent has not finished its first pass", http.StatusServiceUnavailable)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.Encode(s) // an error means that the client went away
+		writeJSON(w, s)
 	})
+	mux.HandleFunc("GET /v1/samples", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, views.Samples()) })
 	return &Server{path: path, listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}}, nil
@@ -92,8 +99,26 @@ func (s *Server) Close() error {
 	return s.http.Close()
 }
 
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(v) // an error means that the client went away
+}
+
 // Get asks the agent that listens on the socket for its Status.
 func Get(ctx context.Context, path string) (*Status, error) {
+	s := new(Status)
+	return s, get(ctx, path, "/v1/status", s)
+}
+
+// GetSamples asks the agent that listens on the socket for its newest Samples.
+func GetSamples(ctx context.Context, path string) (Samples, error) {
+	var s Samples
+	return s, get(ctx, path, "/v1/samples", &s)
+}
+
+func get(ctx context.Context, path, what string, into any) error {
 	if path == "" {
 		path = DefaultSocket
 	}
@@ -103,21 +128,25 @@ func Get(ctx context.Context, path string) (*Status, error) {
 		},
 	}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://spillway/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://spillway"+what, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", path, err)
+		return fmt.Errorf("ask %s: %w", path, err)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w (is the agent running on this node?)", path, errors.Unwrap(err))
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return fmt.Errorf("ask %s: %w (is the agent running on this node?)", path, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask %s: the agent answered %s", path, resp.Status)
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return fmt.Errorf("ask %s: the agent answered %s: %s", path, resp.Status, strings.TrimSpace(string(why)))
 	}
-	var s Status
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return nil, fmt.Errorf("ask %s: decode answer: %w", path, err)
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("ask %s: decode answer: %w", path, err)
 	}
-	return &s, nil
+	return nil
 }

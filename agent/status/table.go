@@ -81,6 +81,19 @@ func WriteTable(w io.Writer, s *Status) error {
 	return nil
 }
 
+// WriteSamples prints the newest readings of the node, one line each.
+func WriteSamples(w io.Writer, s Samples) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "BOOT\tROOT WORKING SET\tACTIVE FILE\tPODS WORKING SET\tPODS ACTIVE FILE\tMEM AVAILABLE")
+	for _, n := range s.Node {
+		fmt.Fprintf(t, "%.3f s\t%s\t%s\t%s\t%s\t%s\n", n.BootSeconds, bytesOf(n.RootWorkingSet), bytesOf(n.RootActiveFile), bytesOf(n.PodsWorkingSet), bytesOf(n.PodsActiveFile), bytesOf(n.MemAvailable))
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write samples: %w", err)
+	}
+	return nil
+}
+
 func (k *OOMKill) who() string {
 	if k.Pod == "" {
 		return orNone(k.Cgroup)

@@ -45,6 +45,27 @@ type Pressure struct {
 	SampleAt      *float64    `json:"sampleBootSeconds"` // CLOCK_BOOTTIME of the sample that this is made of
 }
 
+// Samples is the newest window of node samples, oldest first.
+type Samples struct {
+	At          time.Time `json:"at"`          // wall clock when this was made
+	BootSeconds float64   `json:"bootSeconds"` // CLOCK_BOOTTIME at the same moment
+	Node        []Sample  `json:"node"`
+}
+
+// Sample is one reading of the node; null: not read.
+type Sample struct {
+	BootSeconds     float64 `json:"bootSeconds"`
+	CapacityBytes   *uint64 `json:"capacityBytes"`
+	RootWorkingSet  *uint64 `json:"rootWorkingSetBytes"`
+	RootActiveFile  *uint64 `json:"rootActiveFileBytes"`
+	PodsWorkingSet  *uint64 `json:"podsWorkingSetBytes"`
+	PodsActiveFile  *uint64 `json:"podsActiveFileBytes"`
+	PodsLimit       *uint64 `json:"podsLimitBytes"` // null also when unlimited
+	MemAvailable    *uint64 `json:"memAvailableBytes"`
+	StallSomeMicros *uint64 `json:"psiSomeTotalMicroseconds"`
+	StallFullMicros *uint64 `json:"psiFullTotalMicroseconds"`
+}
+
 // Threshold is one threshold and how far the node is from it.
 type Threshold struct {
 	Signal         string `json:"signal"`

@@ -1,0 +1,215 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spillway/agent/status"
+	"spillway/test/scenario"
+)
+
+var leaks = []struct {
+	name string
+	rate int
+	deaf bool
+}{
+	{"100 MiB a second", 100, false},
+	{"400 MiB a second", 400, false},
+	{"25 MiB a second, ignores SIGTERM", 25, true},
+}
+
+// TestLeak is the main job: the leaking pod leaves through the API before the kubelet acts, alone, and the margin
+// never goes below 0.
+func TestLeak(t *testing.T) {
+	for _, l := range leaks {
+		t.Run(l.name, func(t *testing.T) {
+			res := runCase(t, scenario.Leak(l.rate, l.deaf), scenario.Enforce)
+			if got := res.API(); len(got) != 1 || got[0] != "recommendation" {
+				t.Errorf("evicted through the API: %v, want recommendation alone", got)
+			}
+			if got := res.Kubelet(); len(got) != 0 {
+				t.Errorf("evicted by the kubelet: %v, want none", got)
+			}
+			if got := res.Innocents(); len(got) != 0 {
+				t.Errorf("innocents hit: %v", got)
+			}
+			if res.OOMKills != 0 {
+				t.Errorf("%d OOM kills, want 0", res.OOMKills)
+			}
+			if res.Lowest < 0 {
+				t.Errorf("lowest margin %d MiB, want at least 0", res.Lowest>>20)
+			}
+			if res.CulpritLeft == 0 {
+				t.Error("the leaking pod never left")
+			}
+			o := onlyOutcome(t, res.Status)
+			if o.State != "released" || o.DryRun || o.MeasuredBytes == nil || *o.MeasuredBytes < 200<<20 {
+				t.Errorf("outcome %+v, want a measured release of at least 200 MiB", o)
+			}
+			checkEvent(t, o, "SpillwayEvicted")
+			checkAudit(t, o)
+		})
+	}
+}
+
+// TestKubeletAlone is the other side of the table: what happens to the same pods without Spillway. It asserts only that
+// the case is a real one.
+func TestKubeletAlone(t *testing.T) {
+	for _, l := range leaks {
+		t.Run(l.name, func(t *testing.T) {
+			res := runCase(t, scenario.Leak(l.rate, l.deaf), scenario.KubeletAlone)
+			if len(res.Kubelet()) == 0 {
+				t.Error("the kubelet evicted nobody: the load does not reach its threshold, and the case proves nothing")
+			}
+		})
+	}
+}
+
+// TestObserve: nothing is evicted, and the same decision is reported.
+func TestObserve(t *testing.T) {
+	c := scenario.Leak(100, false)
+	c.Name, c.Note = "observe", "leak of 100 MiB/s that stops at 1.8 GiB"
+	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
+	c.Quiet = 25 * time.Second
+	res := runCase(t, c, scenario.Observe)
+	if len(res.Fates) != 0 {
+		t.Errorf("pods went: %+v, want none in observe mode", res.Fates)
+	}
+	o := onlyOutcome(t, res.Status)
+	if o.State != "would-evict" || !o.DryRun || o.Code != 201 {
+		t.Errorf("outcome %+v, want a dry run that the API server accepted", o)
+	}
+	checkEvent(t, o, "SpillwayWouldEvict")
+	d := decision(t, res.Status, "victim")
+	if !strings.HasPrefix(d.Victim, "case-observe-spillway-observe/recommendation-") || !d.DryRun {
+		t.Errorf("decision %+v, want recommendation as a dry run", d)
+	}
+}
+
+// TestProtectedLeak: a leak in a protected namespace is reported, and nobody goes for it.
+func TestProtectedLeak(t *testing.T) {
+	c := scenario.Leak(100, false)
+	c.Name, c.Note = "protected", "leak of 100 MiB/s in namespace monitoring that stops at 1.8 GiB"
+	c.Workloads[0].Namespace = "monitoring"
+	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
+	c.Quiet = 25 * time.Second
+	res := runCase(t, c, scenario.Enforce)
+	if len(res.Fates) != 0 {
+		t.Errorf("pods went: %+v, want none", res.Fates)
+	}
+	d := decision(t, res.Status, "no-candidate-helps")
+	if !strings.Contains(d.Reason, "monitoring/recommendation-") || !strings.Contains(d.Reason, "protected") {
+		t.Errorf("decision says %q, want the protected pod named", d.Reason)
+	}
+}
+
+// TestRereadFile: a pod reads a big file again and again. The kubelet counts its page cache as used and may evict; for
+// Spillway it is nobody's fault.
+func TestRereadFile(t *testing.T) {
+	c := scenario.Case{
+		Name: "reread", Note: "a pod re-reads a file of 2.6 GiB", Quiet: 30 * time.Second,
+		Workloads: append([]scenario.Workload{{Name: "batch", Part: scenario.Culprit,
+			Args: []string{"reread", "--file", "$DISK/reread.bin", "--size", "2600Mi", "--wait-for", "$GO"}}}, scenario.Neighbours()...),
+	}
+	t.Cleanup(func() { os.Remove(runner.Cluster.Run().Disk() + "/reread.bin") })
+	res := runCase(t, c, scenario.Enforce)
+	if got := res.API(); len(got) != 0 {
+		t.Errorf("evicted through the API: %v, want none", got)
+	}
+	if len(res.Status.Evictions.Outcomes) != 0 {
+		t.Errorf("Spillway asked for evictions: %+v", res.Status.Evictions.Outcomes)
+	}
+	if res.Lowest > res.Start-1<<30 {
+		t.Errorf("margin went from %d to %d MiB: the cache never filled, and the case proves nothing", res.Start>>20, res.Lowest>>20)
+	}
+}
+
+func onlyOutcome(t *testing.T, s *status.Status) status.Outcome {
+	t.Helper()
+	if len(s.Evictions.Outcomes) != 1 {
+		t.Fatalf("%d evictions in status, want 1: %+v", len(s.Evictions.Outcomes), s.Evictions.Outcomes)
+	}
+	return s.Evictions.Outcomes[0]
+}
+
+// decision returns the newest decision of a state.
+func decision(t *testing.T, s *status.Status, state string) status.Decision {
+	t.Helper()
+	var states []string
+	for _, d := range s.Decisions {
+		if d.State == state {
+			return d
+		}
+		states = append(states, d.State+": "+d.Reason)
+	}
+	t.Fatalf("no decision of state %s in status, only %q", state, states)
+	return status.Decision{}
+}
+
+// checkEvent looks for the pod's Event with its numbers.
+func checkEvent(t *testing.T, o status.Outcome, reason string) {
+	t.Helper()
+	var seen []string
+	for range 50 {
+		events, err := runner.Cluster.Client().CoreV1().Events(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=" + reason})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = nil
+		for _, e := range events.Items {
+			if string(e.InvolvedObject.UID) == o.UID && e.Type == corev1.EventTypeWarning {
+				for _, part := range []string{"signal ", "margin ", "ETA ", " MiB/s", "score "} {
+					if !strings.Contains(e.Message, part) {
+						t.Errorf("Event %q does not name %q", e.Message, part)
+					}
+				}
+				return
+			}
+			seen = append(seen, e.Message)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("no Event %s on pod %s/%s, only %q", reason, o.Namespace, o.Pod, seen)
+}
+
+// checkAudit holds the API server's own record against what is claimed: one Eviction by the agent's service account,
+// with the pod's UID as precondition.
+func checkAudit(t *testing.T, o status.Outcome) {
+	t.Helper()
+	data, err := os.ReadFile(runner.Cluster.Run().Audit())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for line := range strings.Lines(string(data)) {
+		var e struct {
+			Stage string
+			User  struct{ Username string }
+			Verb  string
+
+			ObjectRef     struct{ Resource, Subresource, Namespace, Name string }
+			RequestObject struct {
+				DeleteOptions struct{ Preconditions struct{ UID string } }
+			}
+			ResponseStatus struct{ Code int }
+		}
+		if json.Unmarshal([]byte(line), &e) != nil || e.Stage != "ResponseComplete" || e.ObjectRef.Subresource != "eviction" || e.ObjectRef.Name != o.Pod || e.ObjectRef.Namespace != o.Namespace {
+			continue
+		}
+		found++
+		if e.User.Username != "system:serviceaccount:spillway-system:spillway" || e.RequestObject.DeleteOptions.Preconditions.UID != o.UID || e.ResponseStatus.Code != 201 {
+			t.Errorf("the API server's record of the eviction: %+v", e)
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d Eviction calls for %s in the API server's audit log, want 1", found, o.Pod)
+	}
+}

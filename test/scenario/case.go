@@ -1,0 +1,124 @@
+// Package scenario runs one memory load on the test cluster, with the kubelet alone or with Spillway, and measures what
+// came of it from outside: the kernel's figures, the API server's pods, the kubelet's own records. The end-to-end cases
+// and the demo are made of it, so that both sides of every table come from the same code.
+package scenario
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"spillway/test/cluster"
+)
+
+// Mode says who looks after the node's memory.
+type Mode string
+
+// The modes of a run.
+const (
+	KubeletAlone Mode = "kubelet alone"
+	Enforce      Mode = "spillway"
+	Observe      Mode = "spillway, observe"
+)
+
+// Part is what a workload is in its case.
+type Part int
+
+// Culprits may be evicted; innocents may not.
+const (
+	Innocent Part = iota
+	Culprit
+)
+
+// Workload is one Deployment of the test image.
+type Workload struct {
+	Name      string
+	Namespace string // default: the case's own
+	Part      Part
+	Args      []string // of the workload program; $GO is replaced by the file that starts the load, $DISK by a folder on disk
+	Replicas  int      // default 1
+	Requests  string   // inline YAML map, such as {cpu: 10m, memory: 64Mi}; empty: none
+	Limits    string
+	Grace     int // seconds, default 30
+}
+
+// Case is one load and what its run waits for.
+type Case struct {
+	Name      string
+	Note      string // what it is, for the table
+	Workloads []Workload
+	Quiet     time.Duration // no culprit ever leaves: run this long after the start of the load
+	Longest   time.Duration // give up waiting for a culprit to leave after this long; default 2 min
+	Settle    time.Duration // keep measuring after the culprit has gone; default 12 s: the kubelet looks every 10 s
+	Rate      int64         // of the leak in bytes per second, for the table; 0: none
+}
+
+// Neighbours are the innocent workloads of every case: two Burstable ones of equal size, and younger BestEffort pods.
+func Neighbours() []Workload {
+	return []Workload{
+		{Name: "payment", Args: []string{"hold", "200Mi"}, Requests: "{cpu: 10m, memory: 150Mi}"},
+		{Name: "cart", Args: []string{"hold", "200Mi"}, Requests: "{cpu: 10m, memory: 150Mi}"},
+		{Name: "search", Args: []string{"hold", "20Mi"}, Replicas: 4},
+	}
+}
+
+// Leak is the case of one leaking workload without a memory limit among its neighbours. rateMiB is in MiB/s.
+func Leak(rateMiB int, ignoreSIGTERM bool) Case {
+	args := []string{"leak", "--rate", fmt.Sprintf("%dMi", rateMiB), "--hold", "200Mi", "--wait-for", "$GO"}
+	name, note := fmt.Sprintf("leak-%d", rateMiB), fmt.Sprintf("leak of %d MiB/s", rateMiB)
+	longest := 2 * time.Minute
+	if ignoreSIGTERM {
+		args = append(args, "--ignore-sigterm")
+		name, note = name+"-deaf", note+", ignores SIGTERM, 30 s grace"
+		longest = 3 * time.Minute
+	}
+	leaker := Workload{Name: "recommendation", Part: Culprit, Args: args, Requests: "{cpu: 10m}"}
+	return Case{Name: name, Note: note, Workloads: append([]Workload{leaker}, Neighbours()...), Longest: longest, Rate: int64(rateMiB) << 20}
+}
+
+// namespace of a run; names of runs never collide, so that a slow clean-up does not disturb the next run.
+func (c Case) namespace(mode Mode) string {
+	return "case-" + c.Name + "-" + strings.ReplaceAll(strings.ReplaceAll(string(mode), ", ", "-"), " ", "-")
+}
+
+// manifest renders one workload.
+func (w Workload) manifest(namespace string, goFile, disk string) string {
+	if w.Namespace != "" {
+		namespace = w.Namespace
+	}
+	grace := w.Grace
+	if grace == 0 {
+		grace = 30
+	}
+	args := make([]string, len(w.Args))
+	for i, a := range w.Args {
+		args[i] = fmt.Sprintf("%q", strings.NewReplacer("$GO", goFile, "$DISK", disk).Replace(a))
+	}
+	resources := ""
+	if w.Requests != "" {
+		resources += "requests: " + w.Requests + ", "
+	}
+	if w.Limits != "" {
+		resources += "limits: " + w.Limits
+	}
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s, spillway-case: "1"}}
+spec:
+  replicas: %[3]d
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s, spillway-case: "1"}}
+    spec:
+      terminationGracePeriodSeconds: %[4]d
+      automountServiceAccountToken: false
+      containers:
+      - name: main
+        image: %[5]s
+        imagePullPolicy: IfNotPresent
+        args: [%[6]s]
+        resources: {%[7]s}
+        volumeMounts: [{name: disk, mountPath: %[8]s}]
+      volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
+`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk)
+}

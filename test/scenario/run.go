@@ -1,0 +1,466 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"spillway/agent/status"
+	"spillway/test/cluster"
+)
+
+// Image is the reference under which deploy/base names the agent's image.
+const Image = "localhost/spillway:dev"
+
+// systemNamespace is where deploy/base puts the agent.
+const systemNamespace = "spillway-system"
+
+// measureEvery is how often the margin is read.
+const measureEvery = 20 * time.Millisecond
+
+// Point is one measurement.
+type Point struct {
+	At     time.Duration // from the start of the load
+	Margin int64         // memory.available − the kubelet's hard threshold, bytes
+}
+
+// Result is what one run showed.
+type Result struct {
+	Case         Case
+	Mode         Mode
+	Start        int64 // margin at the start of the load
+	Lowest       int64
+	Under        time.Duration // how long the margin was below 0
+	OOMKills     int64         // of the whole machine during the run, from /proc/vmstat
+	Fates        []Fate        // of the pods that went, in order
+	Points       []Point
+	Status       *status.Status // the agent's own account at the end; nil with the kubelet alone
+	PodsAtStart  int
+	CulpritLeft  time.Duration // when the first culprit pod's object was gone; 0: it stayed
+	CulpritAsked time.Duration // when it was first seen to go
+}
+
+// Kubelet, API and Innocents list pods by what became of them.
+func (r *Result) Kubelet() []string { return r.pods(func(f Fate) bool { return f.Kubelet }) }
+
+// API lists the pods that left through the Eviction API.
+func (r *Result) API() []string { return r.pods(func(f Fate) bool { return f.API }) }
+
+// Innocents lists the pods that went although they were not the culprit.
+func (r *Result) Innocents() []string {
+	return r.pods(func(f Fate) bool { return (f.API || f.Kubelet || f.OOMKilled) && !r.culprit(f.App) })
+}
+
+func (r *Result) culprit(app string) bool {
+	return slices.ContainsFunc(r.Case.Workloads, func(w Workload) bool { return w.Name == app && w.Part == Culprit })
+}
+
+func (r *Result) pods(keep func(Fate) bool) []string {
+	var out []string
+	for _, f := range r.Fates {
+		if keep(f) {
+			out = append(out, f.App)
+		}
+	}
+	return out
+}
+
+// Runner runs cases on one cluster.
+type Runner struct {
+	Cluster *cluster.Cluster
+	Repo    string    // root of the repository: manifests come from deploy/
+	Binary  string    // the agent's binary, for its status command
+	Margin  int64     // bytes the loads can fill before the kubelet's threshold; default 2 GiB
+	Log     io.Writer // progress lines
+}
+
+// Build builds the agent's binary and image, and loads the image. It returns the binary's path.
+func Build(ctx context.Context, c *cluster.Cluster, repo string, log io.Writer) (string, error) {
+	fmt.Fprintln(log, "building the agent's image")
+	cmd := exec.CommandContext(ctx, "make", "-C", repo, "--no-print-directory", "build", "image")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make build image: %w: %s", err, out)
+	}
+	if err := c.LoadImage(ctx, filepath.Join(repo, "out", "spillway-image.tar")); err != nil {
+		return "", err
+	}
+	return filepath.Join(repo, "bin", "spillway"), nil
+}
+
+func (r *Runner) say(format string, args ...any) {
+	fmt.Fprintf(r.Log, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+}
+
+// Run prepares the node, starts the load, measures, and cleans up. The agent is installed from the shipped manifests.
+func (r *Runner) Run(ctx context.Context, c Case, mode Mode) (*Result, error) {
+	if r.Margin == 0 {
+		r.Margin = cluster.DefaultMargin
+	}
+	if c.Longest == 0 {
+		c.Longest = 2 * time.Minute
+	}
+	if c.Settle == 0 {
+		c.Settle = 12 * time.Second
+	}
+	res, err := r.run(ctx, c, mode)
+	if err != nil {
+		return res, fmt.Errorf("case %s, %s: %w", c.Name, mode, err)
+	}
+	return res, nil
+}
+
+func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err error) {
+	ns := c.namespace(mode)
+	disk := r.Cluster.Run().Disk()
+	goFile := filepath.Join(disk, ns+".go")
+	if err := errors.Join(os.MkdirAll(disk, 0o755), os.RemoveAll(goFile)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+		defer cancel()
+		os.Remove(goFile)
+		err = errors.Join(err, r.clean(clean, c, ns))
+	}()
+	r.say("%s, %s: starting the workloads", c.Name, mode)
+	if err := r.Uninstall(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.Cluster.Uncordon(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.start(ctx, c, ns, goFile, disk); err != nil {
+		return nil, err
+	}
+	facts, err := r.Cluster.SetMargin(ctx, r.Margin)
+	if err != nil {
+		return nil, err
+	}
+	if mode != KubeletAlone {
+		if err := r.Install(ctx, mode); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.Cluster.Cordon(ctx); err != nil { // a replacement must not come straight back
+		return nil, err
+	}
+	return r.measure(ctx, c, mode, goFile, facts.HardThreshold)
+}
+
+// start creates the workloads in order, each running before the next: their ages are part of the case.
+func (r *Runner) start(ctx context.Context, c Case, ns, goFile, disk string) error {
+	names := []string{ns}
+	for _, w := range c.Workloads {
+		if w.Namespace != "" && !slices.Contains(names, w.Namespace) {
+			names = append(names, w.Namespace)
+		}
+	}
+	for _, n := range names {
+		if err := r.Cluster.Apply(ctx, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", n)); err != nil {
+			return err
+		}
+	}
+	for _, w := range c.Workloads {
+		if err := r.Cluster.Apply(ctx, w.manifest(ns, goFile, disk)); err != nil {
+			return err
+		}
+		in := ns
+		if w.Namespace != "" {
+			in = w.Namespace
+		}
+		if _, err := r.Cluster.Kubectl(ctx, "-n", in, "rollout", "status", "deployment/"+w.Name, "--timeout=60s"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clean removes the case's objects and waits until their pods are gone.
+func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
+	client := r.Cluster.Client()
+	zero := int64(0)
+	for _, w := range c.Workloads {
+		in := ns
+		if w.Namespace != "" {
+			in = w.Namespace
+		}
+		if err := client.AppsV1().Deployments(in).Delete(ctx, w.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		if err := client.CoreV1().Pods(in).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &zero}, metav1.ListOptions{LabelSelector: "spillway-case=1"}); err != nil {
+			return err
+		}
+	}
+	if err := client.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	for {
+		pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: "spillway-case=1"})
+		if err != nil {
+			return err
+		}
+		if len(pods.Items) == 0 {
+			return nil
+		}
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			return fmt.Errorf("wait for %d pods of the case to go: %w", len(pods.Items), err)
+		}
+	}
+}
+
+// Install applies the shipped manifests in the given mode and waits until the agent sees all it needs.
+func (r *Runner) Install(ctx context.Context, mode Mode) error {
+	args := []string{"apply", "-f", filepath.Join(r.Repo, "deploy", "spillway.yaml")}
+	if mode == Enforce {
+		args = []string{"apply", "-k", filepath.Join(r.Repo, "deploy", "overlays", "enforce")}
+	}
+	if _, err := r.Cluster.Kubectl(ctx, args...); err != nil {
+		return err
+	}
+	deadline, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var last string
+	for {
+		s, err := r.Status(deadline)
+		if err == nil {
+			if last = notReady(s); last == "" {
+				return nil
+			}
+		} else {
+			last = err.Error()
+		}
+		if sleep(deadline, 200*time.Millisecond) != nil {
+			logs, _ := r.AgentLog(ctx)
+			return fmt.Errorf("the agent is not ready: %s\n%s", last, logs)
+		}
+	}
+}
+
+func notReady(s *status.Status) string {
+	for _, src := range s.Sources {
+		switch src.Name {
+		case "api-server", "cri", "kubelet-config", "node", "pod-map":
+			if src.State != status.OK {
+				return src.Name + ": " + src.Detail
+			}
+		}
+	}
+	if s.Pressure.Level != "calm" {
+		return "level " + s.Pressure.Level + ": " + s.Pressure.Reason
+	}
+	return ""
+}
+
+// Uninstall removes the agent.
+func (r *Runner) Uninstall(ctx context.Context) error {
+	ds := r.Cluster.Client().AppsV1().DaemonSets(systemNamespace)
+	if err := ds.Delete(ctx, "spillway", metav1.DeleteOptions{PropagationPolicy: &foreground}); apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for {
+		_, err := ds.Get(ctx, "spillway", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if serr := sleep(ctx, 100*time.Millisecond); serr != nil {
+			return fmt.Errorf("wait for the agent to go: %w", serr)
+		}
+	}
+}
+
+var foreground = metav1.DeletePropagationForeground
+
+// Status asks the agent on the node through its socket, as an operator there would.
+func (r *Runner) Status(ctx context.Context) (*status.Status, error) {
+	out, err := r.Cluster.Command(ctx, r.Binary, "status", "-o", "json").Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return nil, fmt.Errorf("spillway status: %w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return nil, fmt.Errorf("spillway status: %w", err)
+	}
+	var s status.Status
+	if err := json.Unmarshal(out, &s); err != nil {
+		return nil, fmt.Errorf("spillway status: %w", err)
+	}
+	return &s, nil
+}
+
+// AgentLog returns the agent's log so far.
+func (r *Runner) AgentLog(ctx context.Context) (string, error) {
+	return r.Cluster.Kubectl(ctx, "-n", systemNamespace, "logs", "daemonset/spillway", "--tail=200")
+}
+
+// measure starts the load and follows it to its end.
+func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, hard int64) (*Result, error) {
+	res := &Result{Case: c, Mode: mode}
+	var began atomic.Pointer[time.Time]
+	now := time.Now()
+	began.Store(&now)
+	since := func() time.Duration { return time.Since(*began.Load()) }
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch, err := watchPods(wctx, r.Cluster.Client(), since)
+	if err != nil {
+		return res, err
+	}
+	res.PodsAtStart = len(watch.all())
+	kills, err := oomKills()
+	if err != nil {
+		return res, err
+	}
+	meter := &meter{cluster: r.Cluster, hard: hard, since: since}
+	var wg sync.WaitGroup
+	wg.Go(func() { meter.run(wctx) })
+	defer wg.Wait()
+	defer cancel()
+
+	r.say("%s, %s: load starts (%d pods)", c.Name, mode, res.PodsAtStart)
+	loadAt := time.Now()
+	began.Store(&loadAt)
+	if err := os.WriteFile(goFile, nil, 0o644); err != nil {
+		return res, err
+	}
+	if c.Quiet > 0 {
+		err = sleep(ctx, c.Quiet)
+	} else {
+		err = r.awaitCulprit(ctx, c, watch, since)
+	}
+	if err != nil {
+		return res, err
+	}
+	if mode != KubeletAlone {
+		if res.Status, err = r.Status(ctx); err != nil {
+			return res, err
+		}
+	}
+	cancel()
+	wg.Wait()
+	after, err := oomKills()
+	if err != nil {
+		return res, err
+	}
+	res.OOMKills = after - kills
+	res.Points = meter.points
+	if meter.err != nil {
+		return res, meter.err
+	}
+	res.Start, res.Lowest, res.Under = summarize(meter.points)
+	for _, f := range watch.all() {
+		if f.API || f.Kubelet || f.OOMKilled {
+			res.Fates = append(res.Fates, f)
+		}
+	}
+	slices.SortFunc(res.Fates, func(a, b Fate) int { return int(a.At - b.At) })
+	for _, f := range res.Fates {
+		if res.culprit(f.App) && res.CulpritAsked == 0 {
+			res.CulpritAsked, res.CulpritLeft = f.At, f.Gone
+		}
+	}
+	r.say("%s, %s: lowest margin %d MiB, evicted by the kubelet %v, through the API %v", c.Name, mode, res.Lowest>>20, res.Kubelet(), res.API())
+	return res, nil
+}
+
+// awaitCulprit waits until a culprit has left, one way or another, and then until the node has settled.
+func (r *Runner) awaitCulprit(ctx context.Context, c Case, watch *podWatch, since func() time.Duration) error {
+	left := func() bool {
+		for _, f := range watch.all() {
+			if (f.Kubelet || f.OOMKilled || f.API && f.Gone > 0) && slices.ContainsFunc(c.Workloads, func(w Workload) bool { return w.Name == f.App && w.Part == Culprit }) {
+				return true
+			}
+		}
+		return false
+	}
+	for !left() {
+		if since() > c.Longest {
+			return nil // the table says so: the culprit stayed
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return sleep(ctx, c.Settle)
+}
+
+// meter reads the margin from the kernel, apart from the product's own readers.
+type meter struct {
+	cluster *cluster.Cluster
+	hard    int64
+	since   func() time.Duration
+	points  []Point
+	err     error
+}
+
+func (m *meter) run(ctx context.Context) {
+	t := time.NewTicker(measureEvery)
+	defer t.Stop()
+	for {
+		mem, err := m.cluster.Memory()
+		if err != nil {
+			m.err = err
+			return
+		}
+		m.points = append(m.points, Point{m.since(), mem.Available() - m.hard})
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func summarize(points []Point) (start, lowest int64, under time.Duration) {
+	if len(points) == 0 {
+		return 0, 0, 0
+	}
+	start, lowest = points[0].Margin, points[0].Margin
+	for i, p := range points {
+		lowest = min(lowest, p.Margin)
+		if i > 0 && points[i-1].Margin < 0 {
+			under += p.At - points[i-1].At
+		}
+	}
+	return start, lowest, under
+}
+
+// oomKills reads how many processes the kernel has killed since boot.
+func oomKills() (int64, error) {
+	data, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		var n int64
+		if _, err := fmt.Sscanf(line, "oom_kill %d", &n); err == nil {
+			return n, nil
+		}
+	}
+	return 0, errors.New("read /proc/vmstat: no oom_kill")
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

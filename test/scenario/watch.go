@@ -1,0 +1,96 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Fate is what became of one pod.
+type Fate struct {
+	Pod       string // namespace/name
+	App       string
+	Kubelet   bool          // evicted by the kubelet: phase Failed, reason Evicted
+	API       bool          // evicted through the Eviction API: condition DisruptionTarget, reason EvictionByEvictionAPI
+	OOMKilled bool          // a container's last state says OOMKilled
+	At        time.Duration // when it was first seen to go, from the start of the load
+	Gone      time.Duration // when its object was deleted; 0: not yet
+}
+
+// podWatch follows all pods of the case.
+type podWatch struct {
+	mu    sync.Mutex // guards fates
+	fates map[string]*Fate
+	start func() time.Duration
+}
+
+func watchPods(ctx context.Context, client kubernetes.Interface, since func() time.Duration) (*podWatch, error) {
+	w := &podWatch{fates: map[string]*Fate{}, start: since}
+	lw := cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(o *metav1.ListOptions) {
+		o.LabelSelector = "spillway-case=1"
+	})
+	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{ListerWatcher: lw, ObjectType: &corev1.Pod{}, Handler: cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { w.see(o.(*corev1.Pod), false) },
+		UpdateFunc: func(_, o any) { w.see(o.(*corev1.Pod), false) },
+		DeleteFunc: func(o any) {
+			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = d.Obj
+			}
+			w.see(o.(*corev1.Pod), true)
+		},
+	}})
+	go informer.RunWithContext(ctx)
+	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		return nil, fmt.Errorf("watch the pods of the case: %w", context.Cause(ctx))
+	}
+	return w, nil
+}
+
+func (w *podWatch) see(p *corev1.Pod, deleted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.fates[string(p.UID)]
+	if f == nil {
+		f = &Fate{Pod: p.Namespace + "/" + p.Name, App: p.Labels["app"]}
+		w.fates[string(p.UID)] = f
+	}
+	going := p.DeletionTimestamp != nil || deleted
+	if p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted" {
+		f.Kubelet, going = true, true
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == "EvictionByEvictionAPI" {
+			f.API, going = true, true
+		}
+	}
+	for _, s := range p.Status.ContainerStatuses {
+		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if t != nil && t.Reason == "OOMKilled" {
+				f.OOMKilled = true
+			}
+		}
+	}
+	if going && f.At == 0 {
+		f.At = w.start()
+	}
+	if deleted && f.Gone == 0 {
+		f.Gone = w.start()
+	}
+}
+
+// all returns what became of every pod that was ever seen.
+func (w *podWatch) all() []Fate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]Fate, 0, len(w.fates))
+	for _, f := range w.fates {
+		out = append(out, *f)
+	}
+	return out
+}
