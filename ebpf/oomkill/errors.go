@@ -74,6 +74,9 @@ func explain(err error) error {
 		return &UnsupportedError{Feature: "BPF ring buffer", Needs: "kernel 5.8", Err: err}
 	}
 	// The verifier answers EACCES as well, so only EPERM is a refusal here.
+	if errors.Is(err, errMemlock) {
+		return &PermissionError{Missing: []string{"CAP_SYS_RESOURCE"}, Err: err}
+	}
 	if errors.Is(err, unix.EPERM) {
 		reason := "all capabilities are there, so seccomp or a security module refuses it"
 		if inUserNamespace() {
@@ -82,6 +85,28 @@ func explain(err error) error {
 		return &PermissionError{Reason: reason, Err: err}
 	}
 	return err
+}
+
+// errMemlock: BPF memory does not fit into RLIMIT_MEMLOCK, or so it must be.
+var errMemlock = errors.New("RLIMIT_MEMLOCK cannot be raised, and kernels before 5.11 count BPF memory to it")
+
+// countsMemlock is whether BPF memory goes to RLIMIT_MEMLOCK, as it did before
+// 5.11. The kernel answers EPERM to that and to every other refusal, so it can
+// only be told by the version.
+func countsMemlock() (bool, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return false, fmt.Errorf("read kernel version: %w", err)
+	}
+	return before511(unix.ByteSliceToString(uts.Release[:])), nil
+}
+
+func before511(release string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major < 5 || major == 5 && minor < 11
 }
 
 // lacksPrivilege is whether every attempt must be refused.

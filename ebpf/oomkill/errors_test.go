@@ -17,15 +17,24 @@ import (
 func openWith(arg string) {
 	capabilities, hooks, _ := strings.Cut(arg, ":")
 	if capabilities != "all" {
-		known := map[string]int{"CAP_BPF": unix.CAP_BPF, "CAP_PERFMON": unix.CAP_PERFMON, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN}
-		var data [2]unix.CapUserData
-		for name := range strings.SplitSeq(capabilities, "+") {
-			if c, ok := known[name]; ok {
-				data[c/32].Permitted |= 1 << (c % 32)
-				data[c/32].Effective |= 1 << (c % 32)
-			}
+		known := map[string]int{
+			"CAP_BPF":          unix.CAP_BPF,
+			"CAP_PERFMON":      unix.CAP_PERFMON,
+			"CAP_SYS_ADMIN":    unix.CAP_SYS_ADMIN,
+			"CAP_SYS_RESOURCE": unix.CAP_SYS_RESOURCE, // if we have it
 		}
 		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data, have [2]unix.CapUserData
+		if err := unix.Capget(&hdr, &have[0]); err != nil {
+			fmt.Println("capget:", err)
+			return
+		}
+		for name := range strings.SplitSeq(capabilities, "+") {
+			if c, ok := known[name]; ok {
+				data[c/32].Permitted |= have[c/32].Permitted & (1 << (c % 32))
+				data[c/32].Effective = data[c/32].Permitted
+			}
+		}
 		if err := unix.Capset(&hdr, &data[0]); err != nil {
 			fmt.Println("capset:", err)
 			return
@@ -57,6 +66,14 @@ func openWith(arg string) {
 
 func TestRefusals(t *testing.T) {
 	openTracer(t, Options{}) // skips where there is nothing to give up
+	counts, err := countsMemlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	enough := "ok "
+	if counts {
+		enough = "permission [CAP_SYS_RESOURCE] open oom tracer: not permitted: needs CAP_SYS_RESOURCE: "
+	}
 	tests := []struct {
 		name, mode string
 		attr       syscall.SysProcAttr
@@ -66,8 +83,9 @@ func TestRefusals(t *testing.T) {
 			"permission [CAP_BPF CAP_PERFMON] open oom tracer: not permitted: needs CAP_BPF and CAP_PERFMON: "},
 		{"CAP_BPF alone", "CAP_BPF", syscall.SysProcAttr{}, "permission [CAP_PERFMON] "},
 		{"CAP_PERFMON alone", "CAP_PERFMON", syscall.SysProcAttr{}, "permission [CAP_BPF] "},
-		{"the two that are needed", "CAP_BPF+CAP_PERFMON", syscall.SysProcAttr{}, "ok "},
-		{"CAP_SYS_ADMIN covers both", "CAP_SYS_ADMIN", syscall.SysProcAttr{}, "ok "},
+		{"the two that are needed", "CAP_BPF+CAP_PERFMON", syscall.SysProcAttr{}, enough},
+		{"CAP_SYS_ADMIN covers both", "CAP_SYS_ADMIN", syscall.SysProcAttr{}, enough},
+		{"the two, and the limit can be raised", "CAP_BPF+CAP_PERFMON+CAP_SYS_RESOURCE", syscall.SysProcAttr{}, "ok "},
 		{"all, but in a user namespace", "all", syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,
 			UidMappings: []syscall.SysProcIDMap{{Size: 1}},
@@ -112,6 +130,23 @@ func TestErrorTexts(t *testing.T) {
 		}
 		if strings.HasSuffix(tt.want, "argument") && !errors.Is(tt.err, cause) {
 			t.Errorf("%q does not wrap its cause", tt.err)
+		}
+	}
+}
+
+func TestBefore511(t *testing.T) {
+	for release, want := range map[string]bool{
+		"5.10.0-32-cloud-amd64": true,
+		"4.18.0-553.el8.x86_64": true,
+		"5.4":                   true,
+		"5.11.0":                false,
+		"5.15.167":              false,
+		"6.1.0-56-cloud-amd64":  false,
+		"7.0-rc1":               false,
+		"unknown":               false,
+	} {
+		if got := before511(release); got != want {
+			t.Errorf("%s: %v", release, got)
 		}
 	}
 }

@@ -2,8 +2,10 @@ package oomkill
 
 import (
 	"bytes"
+	"embed"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +21,9 @@ import (
 // pinnedClang made the committed objects; another one may order instructions
 // differently and be right.
 const pinnedClang = "14.0.6"
+
+//go:embed oomkill_bpfel.o oomkill_bpfeb.o
+var objects embed.FS
 
 // TestObjectsAreCurrent builds the objects again and compares what the kernel
 // gets: instructions, relocations, maps and the event.
@@ -59,7 +64,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 			if diff := cmp.Diff(string(committed), string(built)); diff != "" {
 				t.Errorf("%s.go is not what go generate gives (-committed +built):\n%s", base, diff)
 			}
-			want, got := describeObject(t, base+".o"), describeObject(t, filepath.Join(dir, base+".o"))
+			want, got := describeObject(t, objects, base+".o"), describeObject(t, os.DirFS(dir), base+".o")
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s.o is not what go generate gives (-committed +built):\n%s", base, diff)
 			}
@@ -72,10 +77,7 @@ func TestObjectsAreCurrent(t *testing.T) {
 func TestObjectsOfBothByteOrders(t *testing.T) {
 	little, big := "oomkill_bpfel.o", "oomkill_bpfeb.o"
 	for file, order := range map[string]binary.ByteOrder{little: binary.LittleEndian, big: binary.BigEndian} {
-		object, err := ebpf.LoadCollectionSpec(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		object := loadObject(t, objects, file)
 		if object.ByteOrder != order {
 			t.Errorf("%s: byte order %v", file, object.ByteOrder)
 		}
@@ -106,16 +108,16 @@ func TestObjectsOfBothByteOrders(t *testing.T) {
 			end = m.Offset + btf.Bits(size*8)
 		}
 	}
-	a, b := describeObject(t, little), describeObject(t, big)
+	a, b := describeObject(t, objects, little), describeObject(t, objects, big)
 	if diff := cmp.Diff(a.Event, b.Event); diff != "" {
 		t.Errorf("event (-bpfel +bpfeb):\n%s", diff)
 	}
 	if runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" {
-		embedded, err := os.ReadFile(little)
+		committed, err := objects.ReadFile(little)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(embedded, _OomkillBytes) {
+		if !bytes.Equal(committed, _OomkillBytes) {
 			t.Errorf("the embedded object is not %s", little)
 		}
 	}
@@ -127,12 +129,22 @@ type objectDescription struct {
 	Event    []string
 }
 
-func describeObject(t *testing.T, file string) objectDescription {
+func loadObject(t *testing.T, dir fs.FS, file string) *ebpf.CollectionSpec {
 	t.Helper()
-	object, err := ebpf.LoadCollectionSpec(file)
+	raw, err := fs.ReadFile(dir, file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	object, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+func describeObject(t *testing.T, dir fs.FS, file string) objectDescription {
+	t.Helper()
+	object := loadObject(t, dir, file)
 	d := objectDescription{Programs: map[string][]string{}, Maps: map[string]string{}}
 	for name, p := range object.Programs {
 		lines := []string{fmt.Sprint(p.Type, p.AttachType, p.AttachTo, p.SectionName, p.License)}

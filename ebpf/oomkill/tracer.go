@@ -97,7 +97,7 @@ func open(o Options, choose func(victimArg) []hook) (*Tracer, error) {
 			err = fmt.Errorf("%w; %w", failed, err)
 		}
 		failed = err
-		if lacksPrivilege() {
+		if lacksPrivilege() || errors.Is(err, errMemlock) {
 			break // another hook needs it as well
 		}
 	}
@@ -174,18 +174,22 @@ func attach(h hook, o Options, opts ebpf.CollectionOptions) (_ *Tracer, err erro
 	}, nil
 }
 
-// retryWithoutMemlock loads once more with RLIMIT_MEMLOCK out of the way: before
-// 5.11 BPF memory was charged to it, and a load over it is EPERM too. The limit
-// is put back, since what is loaded keeps its charge. A refusal comes back as
-// bare EPERM, without the library's advice about that limit.
+// retryWithoutMemlock loads once more with RLIMIT_MEMLOCK out of the way, on a
+// kernel that counts BPF memory to it. The limit is put back, since what is loaded
+// keeps its charge. A refusal comes back as bare EPERM, without the library's
+// advice about that limit.
 func retryWithoutMemlock(spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
-	if lacksPrivilege() {
+	counts, err := countsMemlock()
+	if err != nil {
+		return nil, err
+	}
+	if !counts || lacksPrivilege() {
 		return nil, unix.EPERM
 	}
 	var old unix.Rlimit
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &unlimited, &old); err != nil {
-		return nil, fmt.Errorf("%w (kernels before 5.11 count BPF memory to RLIMIT_MEMLOCK, which cannot be raised without CAP_SYS_RESOURCE)", unix.EPERM)
+		return nil, fmt.Errorf("%w: %w", errMemlock, err)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if restoreErr := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &old, nil); restoreErr != nil && err == nil {

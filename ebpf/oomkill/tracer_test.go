@@ -499,6 +499,10 @@ func BenchmarkMarkToHandler(b *testing.B) {
 }
 
 func TestOptions(t *testing.T) {
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, []byte("neither ELF nor BTF"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		o    Options
@@ -508,8 +512,8 @@ func TestOptions(t *testing.T) {
 		{"buffer not a power of two", Options{BufferBytes: 3 << 20}, "BufferBytes 3145728 is not a power of two"},
 		{"negative buffer", Options{BufferBytes: -4096}, "BufferBytes -4096 is not a power of two"},
 		{"buffer beyond what a map can have", Options{BufferBytes: 1 << 33}, "BufferBytes 8589934592 is not a power of two"},
-		{"no BTF file", Options{BTF: "testdata/absent.btf"}, "load BTF file testdata/absent.btf: open"},
-		{"BTF file that is none", Options{BTF: "doc.go"}, "load BTF file doc.go: "},
+		{"no BTF file", Options{BTF: "testdata/absent.btf"}, "load BTF file testdata/absent.btf: open "},
+		{"BTF file that is none", Options{BTF: garbage}, "load BTF file " + garbage + ": "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
