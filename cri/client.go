@@ -31,7 +31,8 @@ type Options struct {
 	// A list costs the runtime about as much as one relist of the kubelet, which does it every second. Without an event
 	// stream the list is the only source, and a quarter of PollInterval is used.
 	PollInterval time.Duration
-	// PollOnly keeps Watch from subscribing to container events.
+	// PollOnly keeps Watch from subscribing to container events: nothing that this process does, or stops doing, can
+	// then hold up the runtime (see the package comment). Changes are seen a quarter of PollInterval late.
 	PollOnly bool
 	// Logger gets connects, faults on change and once a minute, and recoveries; nil discards them.
 	Logger *slog.Logger

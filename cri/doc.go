@@ -4,6 +4,8 @@
 //
 // Sources: the CRI definition in k8s.io/cri-api (pkg/apis/runtime/v1/api.proto), the labels that the kubelet puts on
 // each container (k8s.io/kubernetes pkg/kubelet/types/labels.go), and the event queue of containerd 2.2
-// (internal/eventq): a subscriber of GetContainerEvents that stops reading makes containerd's container operations wait,
-// so the stream is drained by a goroutine that never blocks, and events only mark what has to be listed again.
+// (internal/eventq). That queue waits for its slowest subscriber: with containerd 2.2.1 and a subscriber that reads
+// nothing, creating and removing containers stood still after 296 events. So the stream is drained by a goroutine that
+// never blocks, and events only mark what has to be listed again. A subscriber whose whole process is frozen (SIGSTOP,
+// a debugger, the cgroup freezer) cannot help it; Options.PollOnly is for nodes where that may happen.
 package cri

@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -31,9 +31,22 @@ type session struct {
 type onceDialer struct {
 	path string
 
+	cut atomic.Bool // the connection was closed by either side
+
 	mu   sync.Mutex // guards the fields below
 	used bool
 	err  error
+}
+
+// watchedConn notes its end. The state that gRPC reports may lag behind an answer that has been received already.
+type watchedConn struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c watchedConn) Close() error {
+	c.cut.Store(true)
+	return c.Conn.Close()
 }
 
 func (d *onceDialer) dial(ctx context.Context, _ string) (net.Conn, error) {
@@ -50,8 +63,9 @@ func (d *onceDialer) dial(ctx context.Context, _ string) (net.Conn, error) {
 		d.mu.Lock()
 		d.err = err
 		d.mu.Unlock()
+		return nil, err
 	}
-	return conn, err
+	return watchedConn{conn, &d.cut}, nil
 }
 
 // failure returns why the socket could not be connected to, nil when it could.
@@ -86,7 +100,7 @@ func openSession(path string) (*session, error) {
 // current says whether s is still the way to the runtime: connected, and its path still leads to the same inode. A path
 // that leads nowhere keeps the session: the runtime behind it may still answer.
 func (s *session) current() bool {
-	if st := s.conn.GetState(); st != connectivity.Ready {
+	if s.dial.cut.Load() {
 		return false
 	}
 	id, err := statSocket(s.path)
