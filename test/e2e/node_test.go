@@ -6,7 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -209,9 +212,15 @@ func metrics(t *testing.T, ctx context.Context) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := runner.Cluster.Command(ctx, "curl", "-sf", "--max-time", "5", "http://"+ip+":9464/metrics").Output()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: runner.Cluster.RESTConfig().Dial, DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + net.JoinHostPort(ip, "9464") + "/metrics")
 	if err != nil {
-		t.Fatalf("scrape %s: %v", ip, err)
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("scrape %s: %s, %v", ip, resp.Status, err)
 	}
 	return string(out)
 }

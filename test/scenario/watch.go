@@ -16,7 +16,7 @@ import (
 type Fate struct {
 	Pod       string // namespace/name
 	App       string
-	Kubelet   bool          // evicted by the kubelet: phase Failed, reason Evicted
+	Kubelet   bool          // evicted by the kubelet: status.reason Evicted, or condition DisruptionTarget, reason TerminationByKubelet
 	API       bool          // evicted through the Eviction API: condition DisruptionTarget, reason EvictionByEvictionAPI
 	OOMKilled bool          // a container's last state says OOMKilled
 	At        time.Duration // when it was first seen to go, from the start of the load
@@ -61,12 +61,15 @@ func (w *podWatch) see(p *corev1.Pod, deleted bool) {
 		w.fates[string(p.UID)] = f
 	}
 	going := p.DeletionTimestamp != nil || deleted
-	if p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted" {
+	if p.Status.Reason == "Evicted" {
 		f.Kubelet, going = true, true
 	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == "EvictionByEvictionAPI" {
 			f.API, going = true, true
+		}
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonTerminationByKubelet {
+			f.Kubelet, going = true, true
 		}
 	}
 	for _, s := range p.Status.ContainerStatuses {
