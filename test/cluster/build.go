@@ -27,29 +27,30 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// buildOwn builds clusterctl, which is the supervisor, and the workload. With a warm Go cache it takes a second.
-func buildOwn(ctx context.Context) (clusterctl, workload string, err error) {
+// buildOwn builds clusterctl, which is the supervisor, and what the workload image holds. With a warm Go cache it takes
+// a second. It returns the folder of the programs.
+func buildOwn(ctx context.Context) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	cache, err := CacheDir()
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	sum := sha256.Sum256([]byte(root)) // two source trees must not swap programs
 	bin := filepath.Join(cache, "own-"+hex.EncodeToString(sum[:8]))
 	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return "", "", fmt.Errorf("make cache: %w", err)
+		return "", fmt.Errorf("make cache: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin+"/",
-		"spillway/test/cluster/clusterctl", "spillway/test/workload")
+		"spillway/test/cluster/clusterctl", "spillway/test/workload", "spillway/test/workload/probe")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=", "GOARCH=")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("build clusterctl and workload: %w\n%s", err, out)
+		return "", fmt.Errorf("build clusterctl and workload: %w\n%s", err, out)
 	}
-	return filepath.Join(bin, "clusterctl"), filepath.Join(bin, "workload"), nil
+	return bin, nil
 }
 
 // installPackages installs the few programs that come from the distribution.

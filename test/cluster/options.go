@@ -18,7 +18,8 @@ const (
 	nodeName      = "node1"
 )
 
-// WorkloadImage is the image of test/workload, which every node has; it is the pause image too.
+// WorkloadImage is the image of test/workload, which every node has; it is the pause image too. It also holds /probe,
+// which asks the API server something with the pod's service account.
 const WorkloadImage = "localhost/spillway-workload:1"
 
 // Options describe a cluster. The zero value is a working one.
@@ -44,6 +45,9 @@ type Options struct {
 	// Detach leaves the cluster running when this process ends. Otherwise its end, by any cause, takes the cluster
 	// down.
 	Detach bool
+	// Wait is how long to wait for another cluster of this machine to end before giving up. [Start] waits 15 min when
+	// it is 0, because Go runs the tests of several packages at once.
+	Wait time.Duration
 	// ReadyTimeout bounds the start after everything is built; 0 means 2 min.
 	ReadyTimeout time.Duration
 	// Progress receives lines while a long step runs; nil means standard error.
@@ -60,7 +64,7 @@ func (o *Options) complete() error {
 	if o.Margin == 0 {
 		o.Margin = DefaultMargin
 	}
-	if o.Margin < 0 || o.SoftMargin < 0 || o.SoftGrace < 0 || o.ReadyTimeout < 0 {
+	if o.Margin < 0 || o.SoftMargin < 0 || min(o.SoftGrace, o.Wait, o.ReadyTimeout) < 0 {
 		return errors.New("cluster options: a negative margin or time")
 	}
 	if o.SoftMargin >= o.Margin {

@@ -63,20 +63,20 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	binary, workload, err := buildOwn(ctx)
+	own, err := buildOwn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	started := time.Now()
-	lock, err := takeMachine(ctx, r)
+	lock, err := takeMachine(ctx, r, o)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := r.prepare(o, workload); err != nil {
+	started := time.Now()
+	if err := r.prepare(o, own); err != nil {
 		return nil, err
 	}
-	c, err := launch(ctx, r, o, lock, binary, programs)
+	c, err := launch(ctx, r, o, lock, filepath.Join(own, "clusterctl"), programs)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 }
 
 // takeMachine locks the machine for one cluster and clears what a dead one left.
-func takeMachine(ctx context.Context, r Run) (*os.File, error) {
+func takeMachine(ctx context.Context, r Run, o Options) (*os.File, error) {
 	f, err := os.OpenFile(machineLock(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open machine lock: %w", err)
@@ -95,7 +95,8 @@ func takeMachine(ctx context.Context, r Run) (*os.File, error) {
 		return nil, err
 	}
 	// The lock goes with the first process of a cluster, a moment before its last one is gone.
-	for deadline := time.Now().Add(2 * time.Second); ; {
+	told := false
+	for begin := time.Now(); ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			break
@@ -103,9 +104,12 @@ func takeMachine(ctx context.Context, r Run) (*os.File, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return fail(fmt.Errorf("lock %s: %w", f.Name(), err))
 		}
-		if time.Now().After(deadline) {
-			owner, _ := os.ReadFile(f.Name())
-			return fail(fmt.Errorf("another cluster runs on this machine (%s): clusterctl down", strings.TrimSpace(string(owner))))
+		const dying = 2 * time.Second
+		if waited := time.Since(begin); waited > max(dying, o.Wait) {
+			return fail(fmt.Errorf("another cluster runs on this machine (%s): clusterctl down", owner(f)))
+		} else if waited > dying && !told {
+			fmt.Fprintf(o.Progress, "waiting up to %s for another cluster to end (%s)\n", o.Wait, owner(f))
+			told = true
 		}
 		select {
 		case <-ctx.Done():
@@ -113,9 +117,9 @@ func takeMachine(ctx context.Context, r Run) (*os.File, error) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	if owner, _ := io.ReadAll(io.LimitReader(f, 4096)); len(owner) > 0 {
+	if dir := owner(f); dir != "" {
 		// Whatever cluster held the lock last is dead now.
-		if err := clean(ctx, Run{Dir: strings.TrimSpace(string(owner))}); err != nil {
+		if err := clean(ctx, Run{Dir: dir}); err != nil {
 			return fail(fmt.Errorf("clean up after a killed cluster: %w", err))
 		}
 	}
@@ -138,8 +142,15 @@ func takeMachine(ctx context.Context, r Run) (*os.File, error) {
 	return f, nil
 }
 
-// prepare makes a fresh run folder.
-func (r Run) prepare(o Options, workload string) error {
+// owner is the run folder of the cluster that took the lock last.
+func owner(lock *os.File) string {
+	var b [4096]byte
+	n, _ := lock.ReadAt(b[:], 0) // the end of the file is no error that matters
+	return strings.TrimSpace(string(b[:n]))
+}
+
+// prepare makes a fresh run folder, with the workload's image from the folder of our own programs.
+func (r Run) prepare(o Options, own string) error {
 	if err := os.RemoveAll(r.Dir); err != nil {
 		return fmt.Errorf("clear run folder: %w", err)
 	}
@@ -150,8 +161,11 @@ func (r Run) prepare(o Options, workload string) error {
 	}
 	archive := r.path("images", "workload.tar")
 	if _, err := image.WriteFile(archive, image.Options{
-		Ref:        WorkloadImage,
-		Files:      []image.File{{Path: "/workload", Source: workload}},
+		Ref: WorkloadImage,
+		Files: []image.File{
+			{Path: "/workload", Source: filepath.Join(own, "workload")},
+			{Path: "/probe", Source: filepath.Join(own, "probe")},
+		},
 		Entrypoint: []string{"/workload"},
 		Cmd:        []string{"pause"},
 	}); err != nil {

@@ -1,0 +1,573 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+const e2eName = "harness-e2e"
+
+// TestMain lets a test run this binary as a caller of Up that is about to die.
+func TestMain(m *testing.M) {
+	if os.Getenv("CLUSTER_TEST_CALLER") != "" {
+		if _, err := Up(context.Background(), Options{Name: e2eName}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println("up")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+const manifests = `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: reader}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules: [{apiGroups: [""], resources: [pods], verbs: [list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: reader}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hold}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: hold}}
+  template:
+    metadata: {labels: {app: hold}}
+    spec:
+      serviceAccountName: reader
+      containers: [{name: hold, image: localhost/spillway-workload:1, args: [hold, 32Mi]}]
+`
+
+const leaking = `
+apiVersion: v1
+kind: Pod
+metadata: {name: leak}
+spec:
+  restartPolicy: Never
+  containers: [{name: leak, image: localhost/spillway-workload:1, args: [leak, --rate, 150Mi, --limit, 2Gi]}]
+`
+
+func TestRealCluster(t *testing.T) {
+	before := machine()
+	begin := time.Now()
+	c := Start(t, Options{Name: e2eName})
+	t.Logf("up after %.1f s", time.Since(begin).Seconds())
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	facts, err := c.Facts(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := c.Client().CoreV1().Pods("default")
+
+	t.Run("only one cluster at a time", func(t *testing.T) {
+		_, err := Up(ctx, Options{Name: e2eName + "2"})
+		if err == nil || !strings.Contains(err.Error(), c.Run().Dir) {
+			t.Errorf("a second Up: %v; want an error that names the first", err)
+		}
+	})
+	t.Run("memory figures are the kubelet's", func(t *testing.T) {
+		if got, want := facts.HardThreshold+facts.Margin, int64(0); got <= want {
+			t.Errorf("facts %+v", facts)
+		}
+		eventually(t, ctx, "summary and kernel to agree", func() error {
+			theirs, at, err := c.Available(ctx)
+			if err != nil {
+				return err
+			}
+			ours, err := c.Memory()
+			if err != nil {
+				return err
+			}
+			// Other programs of the machine move too: as close as that comes once.
+			if d := ours.Available() - theirs; d > 64<<20 || d < -64<<20 {
+				return fmt.Errorf("kernel %d, kubelet %d at %s", ours.Available(), theirs, at)
+			}
+			return nil
+		})
+	})
+	t.Run("the kubelet's files are a real node's", func(t *testing.T) {
+		for _, name := range []string{"/var/lib/kubelet/config.yaml", "/run/containerd/containerd.sock", "/etc/cni/net.d/10-bridge.conflist", "/opt/cni/bin/bridge"} {
+			if _, err := output(c.Command(ctx, "test", "-e", name), "look for "+name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("pods run and reach the API server", func(t *testing.T) {
+		if err := c.Apply(ctx, manifests); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Kubectl(ctx, "rollout", "status", "deployment/hold", "--timeout=60s"); err != nil {
+			t.Fatal(err)
+		}
+		list, err := c.Kubectl(ctx, "exec", "deploy/hold", "--", "/probe", "/api/v1/namespaces/default/pods")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got corev1.PodList
+		if err := json.Unmarshal([]byte(list), &got); err != nil || len(got.Items) != 2 {
+			t.Errorf("a pod lists %d pods, %v", len(got.Items), err)
+		}
+		out, err := c.Kubectl(ctx, "exec", "deploy/hold", "--", "/probe", "/api/v1/nodes")
+		if err == nil || !strings.Contains(err.Error(), "403") {
+			t.Errorf("a pod lists nodes: %q, %v; want 403", out, err)
+		}
+		if out, err := c.Kubectl(ctx, "logs", "deploy/hold"); err != nil || !strings.Contains(out, "held 33554432 bytes") {
+			t.Errorf("logs %q, %v", out, err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	t.Run("an eviction is in the audit log", func(t *testing.T) {
+		list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=hold"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		victim := list.Items[0]
+		eviction := &policyv1.Eviction{
+			ObjectMeta:    metav1.ObjectMeta{Name: victim.Name, Namespace: victim.Namespace},
+			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(victim.UID))},
+		}
+		if err := pods.EvictV1(ctx, eviction); err != nil {
+			t.Fatal(err)
+		}
+		// The answer reaches the client a moment before the line is written.
+		eventually(t, ctx, "audit line of the eviction", func() error { return audited(c.Run().Audit(), string(victim.UID)) })
+	})
+	t.Run("the margin can be set, and the kubelet evicts when it is gone", func(t *testing.T) {
+		old, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=hold"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		now, err := c.SetMargin(ctx, 700<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("margin set after %.1f s", time.Since(start).Seconds())
+		if now.Margin != 700<<20 || now.HardThreshold <= facts.HardThreshold {
+			t.Errorf("facts %+v, before %+v", now, facts)
+		}
+		if err := c.Apply(ctx, leaking); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, ctx, "the kubelet to evict the leaking pod", func() error {
+			p, err := pods.Get(ctx, "leak", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if p.Status.Reason != "Evicted" {
+				return fmt.Errorf("phase %s, reason %q", p.Status.Phase, p.Status.Reason)
+			}
+			return nil
+		})
+		after, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=hold"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d pods before, %d after", len(old.Items), len(after.Items))
+		if _, err := c.SetMargin(ctx, 2<<30); err != nil { // also: waits until the pressure is over
+			t.Fatal(err)
+		}
+	})
+	t.Run("containers outlive the kubelet", func(t *testing.T) {
+		if err := c.StopKubelet(ctx); err != nil {
+			t.Fatal(err)
+		}
+		procs, err := KubepodsProcesses()
+		if err != nil || len(procs) < 2 {
+			t.Errorf("containers without a kubelet: %v, %v", procs, err)
+		}
+		if err := c.StopKubelet(ctx); err == nil {
+			t.Error("stopped twice")
+		}
+		if err := c.StartKubelet(ctx); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("cordon", func(t *testing.T) {
+		for _, want := range []bool{true, false} {
+			do := c.Uncordon
+			if want {
+				do = c.Cordon
+			}
+			if err := do(ctx); err != nil {
+				t.Fatal(err)
+			}
+			n, err := c.Client().CoreV1().Nodes().Get(ctx, c.NodeName(), metav1.GetOptions{})
+			if err != nil || n.Spec.Unschedulable != want {
+				t.Errorf("unschedulable %v, %v; want %t", n.Spec.Unschedulable, err, want)
+			}
+		}
+	})
+	t.Run("another client of the same machine", func(t *testing.T) {
+		other, err := Attach(e2eName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := kubernetes.NewForConfig(other.RESTConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := client.Discovery().ServerVersion(); err != nil || v.GitVersion != "v1.36.3" {
+			t.Errorf("version %v, %v", v, err)
+		}
+	})
+	t.Run("a command dies with its context", func(t *testing.T) {
+		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		if err := c.Command(short, "sleep", "987654").Run(); err == nil {
+			t.Error("sleep ended well")
+		}
+		eventually(t, ctx, "the command to be gone", func() error { return nothingLike("sleep 987654", "sleep\x00987654") })
+	})
+	t.Run("nothing is left after SIGKILL", func(t *testing.T) {
+		// The supervisor, not process 1: a crash of either must end all.
+		s, pidfd, err := c.Run().running()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pidfd.Close()
+		nets := networkNamespaces(t, c.Run())
+		if len(nets) < 3 { // the node's and one per pod
+			t.Errorf("network namespaces of the cluster: %v", nets)
+		}
+		child := children(t, s.PID)
+		if len(child) == 0 {
+			t.Fatal("process 1 has no child")
+		}
+		if err := syscall.Kill(child[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, ctx, "all processes to end", func() error { return nothingOf(c.Run()) })
+		if err := c.Down(ctx); err != nil {
+			t.Fatal(err)
+		}
+		traceless(t, c.Run(), before, nets)
+		if _, err := os.Stat(c.Run().Log("kubelet")); err != nil {
+			t.Errorf("logs did not stay: %v", err)
+		}
+		if err := c.Down(ctx); err != nil {
+			t.Errorf("second Down: %v", err)
+		}
+	})
+}
+
+// TestCallerDies kills a program that called Up, which nothing can catch.
+func TestCallerDies(t *testing.T) {
+	before := machine()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	caller := exec.CommandContext(ctx, "/proc/self/exe")
+	caller.Env = append(os.Environ(), "CLUSTER_TEST_CALLER=1")
+	caller.Stderr = t.Output()
+	out, err := caller.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caller.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("caller said %q, %v", line, err)
+	}
+	r, err := RunOf(e2eName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Down(context.WithoutCancel(ctx), e2eName); err != nil {
+			t.Error(err)
+		}
+	})
+	nets := networkNamespaces(t, r)
+	if err := caller.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = caller.Wait()
+	begin := time.Now()
+	eventually(t, ctx, "the cluster to end by itself", func() error { return nothingOf(r) })
+	t.Logf("gone after %.1f s", time.Since(begin).Seconds())
+	// The supervisor had time to clean up; no Down is needed for this.
+	traceless(t, r, before, nets)
+}
+
+// TestInterruptedUp cancels a start in the middle.
+func TestInterruptedUp(t *testing.T) {
+	before := machine()
+	r, err := RunOf(e2eName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	progress := lineFunc(func(line string) {
+		if strings.Contains(line, "kubelet") {
+			cancel()
+		}
+	})
+	if _, err := Up(ctx, Options{Name: e2eName, Progress: progress}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Up: %v, want %v", err, context.Canceled)
+	}
+	if err := nothingOf(r); err != nil {
+		t.Error(err)
+	}
+	traceless(t, r, before, nil)
+}
+
+// TestFailedComponentIsNamed makes the kubelet refuse its configuration.
+func TestFailedComponentIsNamed(t *testing.T) {
+	before := machine()
+	c, err := Up(t.Context(), Options{
+		Name: e2eName, Progress: t.Output(), KubeletExtra: map[string]any{"maxPods": -7},
+	})
+	if c != nil {
+		t.Cleanup(func() { _ = c.Down(context.WithoutCancel(t.Context())) })
+	}
+	if err == nil || !strings.Contains(err.Error(), "kubelet ended by itself") || !strings.Contains(err.Error(), "-7") {
+		t.Errorf("Up: %v; want the component and what it wrote", err)
+	}
+	r, err := RunOf(e2eName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nothingOf(r); err != nil {
+		t.Error(err)
+	}
+	traceless(t, r, before, nil)
+}
+
+type lineFunc func(string)
+
+func (f lineFunc) Write(b []byte) (int, error) {
+	f(string(b))
+	return len(b), nil
+}
+
+func eventually(t *testing.T, ctx context.Context, what string, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("wait for %s: %v", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func audited(log, uid string) error {
+	f, err := os.Open(log)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		var e struct {
+			Verb      string
+			ObjectRef struct{ Resource, Subresource string }
+			Request   json.RawMessage `json:"requestObject"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return err
+		}
+		if e.ObjectRef.Subresource == "eviction" && e.Verb == "create" && strings.Contains(string(e.Request), uid) {
+			return nil
+		}
+	}
+	return errors.Join(fmt.Errorf("no eviction of %s with its body", uid), lines.Err())
+}
+
+// children lists a process's children.
+func children(t *testing.T, pid int) []int {
+	t.Helper()
+	var all []int
+	eachProcess(func(p int, dir string) {
+		b, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			return
+		}
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+		if len(f) > 1 && f[1] == strconv.Itoa(pid) {
+			all = append(all, p)
+		}
+	})
+	return all
+}
+
+func eachProcess(do func(pid int, dir string)) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		if pid, err := strconv.Atoi(filepath.Base(d)); err == nil {
+			do(pid, d)
+		}
+	}
+}
+
+// networkNamespaces lists those of the processes in the cluster's PID namespace.
+func networkNamespaces(t *testing.T, r Run) []string {
+	t.Helper()
+	s, pidfd, err := r.running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pidfd.Close()
+	inside, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nets []string
+	eachProcess(func(pid int, dir string) {
+		ns, err1 := os.Readlink(filepath.Join(dir, "ns/pid"))
+		status, err2 := os.ReadFile(filepath.Join(dir, "status"))
+		net, err3 := os.Readlink(filepath.Join(dir, "ns/net"))
+		if errors.Join(err1, err2, err3) != nil {
+			return
+		}
+		// Containers have PID namespaces below the cluster's.
+		nested := false
+		for line := range strings.Lines(string(status)) {
+			nested = nested || strings.HasPrefix(line, "NSpid:") && len(strings.Fields(line)) > 2
+		}
+		if (ns == inside || nested && under(pid, s.PID)) && !slices.Contains(nets, net) {
+			nets = append(nets, net)
+		}
+	})
+	return nets
+}
+
+// under says whether a process descends from another.
+func under(pid, ancestor int) bool {
+	for pid > 1 {
+		if pid == ancestor {
+			return true
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return false
+		}
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+		if pid, err = strconv.Atoi(f[1]); err != nil {
+			return false
+		}
+	}
+	return false
+}
+
+func nothingLike(what, cmdline string) (err error) {
+	eachProcess(func(pid int, dir string) {
+		if b, _ := os.ReadFile(filepath.Join(dir, "cmdline")); strings.Contains(string(b), cmdline) && pid != os.Getpid() {
+			err = fmt.Errorf("%s: process %d still runs", what, pid)
+		}
+	})
+	return err
+}
+
+// nothingOf says whether a process of the cluster still runs: its programs name the run folder, a shim the socket.
+func nothingOf(r Run) error {
+	procs, err := KubepodsProcesses()
+	if err == nil && len(procs) > 0 {
+		err = fmt.Errorf("processes in kubepods: %v", procs)
+	}
+	return errors.Join(err,
+		nothingLike("the cluster's programs", "\x00"+r.Dir),
+		nothingLike("the kubelet", "--config=/var/lib/kubelet/config.yaml"),
+		nothingLike("a shim", "containerd-shim-runc-v2"),
+	)
+}
+
+// machine tells when folders of the machine were changed which a node has too; those that are not there are left out.
+func machine() map[string]time.Time {
+	m := map[string]time.Time{}
+	for _, name := range []string{
+		"/etc/cni", "/etc/cni/net.d", "/etc/containerd", "/etc/kubernetes", "/opt", "/opt/cni", "/run/containerd", "/usr/libexec/kubernetes",
+		"/var/lib/cni", "/var/lib/containerd", "/var/lib/etcd", "/var/lib/kubelet", "/var/lib/spillway", "/var/log/containers", "/var/log/pods",
+	} {
+		if fi, err := os.Stat(name); err == nil {
+			m[name] = fi.ModTime()
+		}
+	}
+	return m
+}
+
+// traceless fails when something of the cluster is left on the machine, or the machine's folders are not as before.
+func traceless(t *testing.T, r Run, before map[string]time.Time, nets []string) {
+	t.Helper()
+	if err := nothingOf(r); err != nil {
+		t.Error(err)
+	}
+	if roots, err := KubepodsRoots(); err != nil || len(roots) > 0 {
+		t.Errorf("kubepods cgroups are left: %v, %v", roots, err)
+	}
+	eachProcess(func(pid int, dir string) {
+		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		for _, mark := range []string{r.Dir, "/run/containerd/io.containerd", "spillway-harness"} {
+			if strings.Contains(string(mounts), mark) {
+				t.Errorf("process %d still has a mount of %s", pid, mark)
+			}
+		}
+		if net, _ := os.Readlink(filepath.Join(dir, "ns/net")); slices.Contains(nets, net) {
+			t.Errorf("process %d is still in %s", pid, net)
+		}
+	})
+	// A namespace without processes can be held by a mount; all that are held are listed by their number.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nets {
+		if strings.Contains(string(mounts), n) {
+			t.Errorf("%s is still mounted", n)
+		}
+	}
+	if _, err := os.Stat(r.State()); err == nil {
+		if err := Down(t.Context(), e2eName); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, changed := range machine() {
+		if !changed.Equal(before[name]) {
+			t.Errorf("%s was made or changed on the machine", name)
+		}
+	}
+}
