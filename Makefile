@@ -45,8 +45,14 @@ race: ## the same under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 .PHONY: e2e
-e2e: ## end-to-end cases: a real cluster on this machine, the agent from deploy/spillway.yaml
-	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e/...
+e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent from deploy/
+	@.ci/deps cri
+	programs=$$($(CLUSTERCTL) build) && SPILLWAY_CONTAINERD=$$programs $(GO) test -tags=e2e -count=1 -run=Containerd ./cri
+	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e
+
+.PHONY: harness
+harness: ## the test cluster's own test: start, crash, interrupt, nothing left behind
+	$(GO) test -tags=e2e -count=1 -timeout=30m ./test/cluster
 
 .PHONY: verify
 verify: ## the longer set: all of the above, lint, generated files, fuzzers, both images; prints a table
