@@ -17,8 +17,9 @@ import (
 )
 
 const (
+	stateEvery    = time.Second      // look at the pod watch and at the kubelet's file: both are local
 	kubeletEvery  = 5 * time.Minute  // node and kubelet configuration at rest
-	kubeletRetry  = 10 * time.Second // while they are not known, and how often the kubelet's file is looked at
+	kubeletRetry  = 10 * time.Second // while they are not known
 	urgentEvery   = 10 * time.Second // Lease and owners, from alert on
 	leaseStale    = 40 * time.Second // the kubelet's default lease duration: older, and the node counts as dead
 	podContactMax = 3 * time.Minute  // a healthy watch hears a bookmark about once a minute
@@ -99,12 +100,13 @@ func (c *cluster) run(ctx context.Context) error {
 		}
 		changed := c.fileChanged(&file)
 		if now := time.Now(); !now.Before(nextKubelet) || changed {
+			nextKubelet = now.Add(kubeletRetry)
 			if c.refresh(ctx) {
 				nextKubelet = now.Add(kubeletEvery)
 			}
 		}
 		c.watchState()
-		timer.Reset(kubeletRetry)
+		timer.Reset(stateEvery)
 	}
 }
 

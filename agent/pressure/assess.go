@@ -347,6 +347,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 		{"cause", v.Cause == CausePods, string(v.Cause)},
 	}
 	v.Reason = v.reason(byUsed, byETA, criticalMargin, criticalETA, soft)
+	if v.Level > v.Now {
+		v.Reason = fmt.Sprintf("was at %s %.1f s ago; now %s", v.Level, (last.At - mem.lastTrue[v.Level]).Seconds(), v.Reason)
+	}
 }
 
 func quarter(d time.Duration) time.Duration {

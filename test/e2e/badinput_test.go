@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"spillway/agent/status"
+	"spillway/test/cluster"
 )
 
 // started is an agent that runs on the node as a plain process.
@@ -127,6 +129,15 @@ func TestDegraded(t *testing.T) {
 	broken := write("broken.kubeconfig", strings.ReplaceAll(string(data), "current-context", "current-contest"))
 	noCRI := write("no-cri.yaml", "cri:\n  endpoint: unix:///run/none.sock\n")
 	node := runner.Cluster.NodeName()
+	if err := runner.Cluster.Apply(t.Context(), fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: bystander, namespace: default}\nspec:\n  automountServiceAccountToken: false\n  containers: [{name: main, image: %q, imagePullPolicy: IfNotPresent, args: [hold, 16Mi]}]\n", cluster.WorkloadImage)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		runner.Cluster.Kubectl(context.Background(), "delete", "pod", "bystander", "--grace-period=1")
+	})
+	if _, err := runner.Cluster.Kubectl(t.Context(), "wait", "--for=condition=Ready", "pod/bystander", "--timeout=60s"); err != nil {
+		t.Fatal(err)
+	}
 
 	for _, tc := range []struct {
 		name   string
@@ -140,9 +151,12 @@ func TestDegraded(t *testing.T) {
 		{"no permission", nil, []string{"--kubeconfig", stranger, "--node-name", node}, "api-server", []string{"forbidden"}, nil},
 		{"no such node", nil, []string{"--kubeconfig", admin, "--node-name", "nosuch"}, "node", []string{"nosuch", "no such node"}, nil},
 		{"CRI socket missing", nil, []string{"--kubeconfig", admin, "--node-name", node, "--config", noCRI}, "cri", []string{"/run/none.sock", "cgroup names"}, func(t *testing.T, s *status.Status) {
-			if pods := s.Pods; len(pods) == 0 || pods[0].Name == "" {
-				t.Errorf("pods %+v, want them mapped by cgroup name and pod status", pods)
+			for _, p := range s.Pods {
+				if p.Name == "bystander" && p.WorkingSetBytes != nil && *p.WorkingSetBytes > 16<<20 && len(p.Containers) > 0 {
+					return
+				}
 			}
+			t.Errorf("pods %+v, want bystander with its reading, by cgroup name and pod status", s.Pods)
 		}},
 		{"no capabilities", []string{"setpriv", "--bounding-set", "-all"}, []string{"--kubeconfig", admin, "--node-name", node}, "oom-tracer", []string{"CAP_BPF"}, nil},
 	} {
@@ -155,7 +169,8 @@ func TestDegraded(t *testing.T) {
 						return false
 					}
 				}
-				return src.State == status.Degraded && s.Pressure.MarginBytes != nil
+				mapped := tc.also == nil || len(s.Pods) > 0
+				return src.State == status.Degraded && s.Pressure.MarginBytes != nil && mapped
 			})
 			if len(s.Evictions.Outcomes) != 0 {
 				t.Errorf("evictions %+v, want none", s.Evictions.Outcomes)
