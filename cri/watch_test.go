@@ -215,6 +215,25 @@ func TestWatchListsAgainAfterAGap(t *testing.T) {
 	v.await("event of the new stream", n, has(container(1, cri.StateRunning), container(2, cri.StateRunning)))
 }
 
+func TestWatchIsNotSyncedByOnePodAlone(t *testing.T) {
+	r := critest.Start(t)
+	v := watch(t, cri.Options{Endpoint: r.Endpoint(), PollInterval: rare})
+	_, n := v.await("events", 0, live)
+	r.Mute(true)
+	r.Put(container(1, cri.StateRunning)) // lost
+	r.Mute(false)
+	r.Fail(status.Error(codes.Internal, "store is broken"))
+	v.c.Refresh()
+	for range 5 { // the next complete list is 1.6 s away then
+		_, n = v.await("fault", n, func(w cri.View) bool { return strings.Contains(w.Err, "store is broken") })
+	}
+	r.Fail(nil)
+	r.Put(container(4, cri.StateRunning))
+	if w, _ := v.await("recovery", n, synced); len(w.Containers) != 2 {
+		t.Errorf("the event of one pod made a view with %d of 2 containers complete", len(w.Containers))
+	}
+}
+
 func TestWatchClosesTheGapBeforeTheSubscription(t *testing.T) {
 	r := critest.Start(t)
 	v := watch(t, cri.Options{Endpoint: r.Endpoint(), PollInterval: rare})
