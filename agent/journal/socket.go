@@ -75,7 +75,7 @@ func (s *socket) trySend(record []byte) error {
 		return errClosed
 	}
 	err := retryEINTR(func() error {
-		return unix.Sendmsg(s.fd, record, nil, s.addr, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		return unix.Sendmsg(s.fd, record, nil, s.addr, unix.MSG_NOSIGNAL)
 	})
 	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
 		return s.sendFile(record)
@@ -100,7 +100,7 @@ func (s *socket) sendFile(record []byte) error {
 		return fmt.Errorf("seal memfd: %w", err)
 	}
 	return retryEINTR(func() error {
-		return unix.Sendmsg(s.fd, nil, unix.UnixRights(fd), s.addr, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		return unix.Sendmsg(s.fd, nil, unix.UnixRights(fd), s.addr, unix.MSG_NOSIGNAL)
 	})
 }
 
