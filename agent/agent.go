@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,12 @@ import (
 // livenessAge is how old the loop's last pass may be before the liveness probe fails.
 const livenessAge = 30 * time.Second
 
+// DefaultStateDir is where the agent keeps what must survive a restart.
+const DefaultStateDir = "/var/lib/spillway"
+
+// stateFile is what survives a restart of the brakes, in Options.StateDir.
+const stateFile = "evictions.json"
+
 // Options are what the command line and the environment say; Config is what the file says.
 type Options struct {
 	Config        Config
@@ -33,6 +40,7 @@ type Options struct {
 	CgroupRoot    string // default /sys/fs/cgroup
 	ProcRoot      string // default /proc
 	Socket        string // default status.DefaultSocket
+	StateDir      string // default DefaultStateDir
 	MetricsListen string // address for metrics and liveness; empty: none
 	BTF           string // external BTF file for the tracer; empty: the kernel's own
 	Version       string
@@ -71,6 +79,9 @@ type Agent struct {
 func New(opts Options) (*Agent, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.StateDir == "" {
+		opts.StateDir = DefaultStateDir
 	}
 	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
 	if a.cfg.Mode != Standalone {
@@ -162,12 +173,18 @@ func (a *Agent) openCluster() error {
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
-		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), HourlyCap: a.cfg.HourlyCap,
+		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			return client.Evict(ctx, kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun})
 		},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if name := a.evicts.SetAside(); name != "" {
+		a.log.Error("eviction state could not be used: starting with a full cooldown", "set_aside", name)
+	}
+	return nil
 }
 
 // pods returns the API server's view of this node's pods.

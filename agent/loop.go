@@ -339,23 +339,31 @@ func (l *loop) askOwners() {
 func (l *loop) followVictims(now time.Time) {
 	view := l.a.cluster.client.Pods()
 	stale := view.Err != "" || !view.Synced
+	mapped := l.a.mapper.Map()
+	if mapped.At == 0 {
+		return // after a restart nothing is known of the victims before the first walk
+	}
+	cgroups := map[string]bool{}
+	for i := range mapped.Pods {
+		cgroups[mapped.Pods[i].UID] = true
+	}
 	listed := map[string]*policy.Pod{}
 	for i := range view.Pods {
 		listed[view.Pods[i].UID] = &view.Pods[i]
 	}
 	under := l.verdict.Now < pressure.Evict
 	for _, o := range l.a.evicts.Observe(now, under, int64(l.verdict.Nearest.Margin), func(p *policy.Pod) evict.Fact {
-		f := evict.Fact{Stale: stale}
+		f := evict.Fact{Stale: stale, HasCgroup: cgroups[p.UID]}
 		if api := listed[p.UID]; api != nil {
 			f.Listed, f.Terminating = true, api.Terminating
 		}
 		for _, s := range l.a.samples.Series() {
-			if s.Target.Key != p.UID || s.Gone() {
+			if s.Target.Key != p.UID {
 				continue
 			}
+			f.HasCgroup = f.HasCgroup && !s.Gone() // the sampler sees it first
 			got, scratch := s.Window(l.group[:1], l.scratch)
 			l.scratch = scratch
-			f.HasCgroup = true
 			if len(got) > 0 {
 				f.Usage, _ = got[0].Usage.Bytes()
 			}

@@ -61,6 +61,13 @@ func (a *Agent) observeSources() {
 			a.sources.set("pod-map", status.OK, m.Kubepods)
 		}
 	}
+	if a.evicts != nil {
+		if fault := a.evicts.Fault(); fault != "" {
+			a.sources.set("state", status.Degraded, fault+"; no eviction is asked for that could not be remembered")
+		} else {
+			a.sources.set("state", status.OK, a.opts.StateDir)
+		}
+	}
 	if a.tracer != nil {
 		if lost, err := a.tracer.Lost(); err != nil {
 			a.sources.set("oom-tracer", status.Degraded, err.Error())

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"spillway/agent/policy"
@@ -48,6 +49,8 @@ type Options struct {
 	DryRun    bool          // observe mode: the same call with dryRun=All, and nothing after it
 	Cooldown  time.Duration // default 90 s
 	HourlyCap int           // accepted evictions per hour; default 10
+	StateFile string        // where cooldown, cap and victims survive a restart; empty: nowhere
+	Now       time.Time     // of the start, for what the state file holds; default time.Now()
 }
 
 // State is how far an eviction has come.
@@ -107,7 +110,9 @@ type Fact struct {
 type Manager struct {
 	opts    Options
 	send    chan sent
+	saves   chan state // newest state to write; capacity 1
 	results chan Result
+	fault   atomic.Pointer[string] // why the state file could not be written last time
 
 	outcomes  []*Outcome // newest last
 	accepted  []time.Time
@@ -117,11 +122,13 @@ type Manager struct {
 	waitUntil time.Time
 	waitWhy   string
 	lastUsage map[string]uint64
+	setAside  string
 }
 
 type sent struct {
-	req Request
-	out *Outcome
+	req   Request
+	out   *Outcome
+	state state // to be on disk before the call
 }
 
 // Result is the answer to one call; it means something only to Take.
@@ -135,10 +142,13 @@ type refusal struct {
 	why   string
 }
 
-// New checks the options. It starts nothing.
+// New checks the options and takes over what an agent before this one left in the state file. It starts nothing.
 func New(opts Options) (*Manager, error) {
 	if opts.Call == nil {
 		return nil, errors.New("evict: no caller")
+	}
+	if opts.Now.IsZero() {
+		opts.Now = time.Now()
 	}
 	if opts.Cooldown == 0 {
 		opts.Cooldown = DefaultCooldown
@@ -149,22 +159,40 @@ func New(opts Options) (*Manager, error) {
 	if opts.Cooldown < 0 || opts.HourlyCap < 0 {
 		return nil, fmt.Errorf("evict: cooldown %s and hourly cap %d must not be negative", opts.Cooldown, opts.HourlyCap)
 	}
-	return &Manager{
-		opts: opts, send: make(chan sent, 1), results: make(chan Result, 1),
+	m := &Manager{
+		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1),
 		refusals: map[string]refusal{}, lastUsage: map[string]uint64{},
-	}, nil
+	}
+	return m, m.load(opts.Now)
 }
 
-// Run is the sender goroutine: it makes the calls that Start queues until ctx ends, and returns nil then.
+// SetAside names the file that a state file which could not be used was renamed to, "" when there was none.
+func (m *Manager) SetAside() string { return m.setAside }
+
+// Run is the sender goroutine: it makes the calls that Start queues and writes the state file, until ctx ends, and
+// returns nil then. A call is made only after the state that knows of it is on disk: an agent that dies in between
+// asks at most once.
 func (m *Manager) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			select { // the last state is worth a moment
+			case s := <-m.saves:
+				m.write(s)
+			default:
+			}
 			return nil
+		case s := <-m.saves:
+			m.write(s)
 		case s := <-m.send:
-			call, cancel := context.WithTimeout(ctx, callTimeout)
-			answer := m.opts.Call(call, s.req)
-			cancel()
+			var answer policy.Answer
+			if err := m.write(s.state); err != nil {
+				answer = policy.Answer{Verb: policy.Backoff, Message: "not asked: " + err.Error()}
+			} else {
+				call, cancel := context.WithTimeout(ctx, callTimeout)
+				answer = m.opts.Call(call, s.req)
+				cancel()
+			}
 			select {
 			case m.results <- Result{s.out, answer}:
 			case <-ctx.Done():
@@ -172,6 +200,28 @@ func (m *Manager) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+func (m *Manager) write(s state) error {
+	if m.opts.StateFile == "" {
+		return nil
+	}
+	err := s.write(m.opts.StateFile)
+	if err != nil {
+		text := err.Error()
+		m.fault.Store(&text)
+		return err
+	}
+	m.fault.Store(nil)
+	return nil
+}
+
+// Fault returns why the state file could not be written last time, "" when it could. Any goroutine may ask.
+func (m *Manager) Fault() string {
+	if f := m.fault.Load(); f != nil {
+		return *f
+	}
+	return ""
 }
 
 // Results delivers answers; the loop hands each to Take at once.
@@ -240,12 +290,17 @@ func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
 	}
 	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now}
 	req := Request{Namespace: v.Pod.Namespace, Name: v.Pod.Name, UID: v.Pod.UID, DryRun: m.opts.DryRun}
-	select {
-	case m.send <- sent{req, o}:
-	default:
-		return nil, false // cannot be: an open Asking forbids a second one
-	}
 	m.outcomes = append(m.outcomes, o)
+	select {
+	case <-m.saves: // older than what goes along with the call
+	default:
+	}
+	select {
+	case m.send <- sent{req, o, m.snapshot(now)}:
+	default: // cannot be: an open Asking forbids a second one
+		m.outcomes = m.outcomes[:len(m.outcomes)-1]
+		return nil, false
+	}
 	if len(m.outcomes) > keepOutcomes {
 		m.outcomes = slices.Delete(m.outcomes, 0, len(m.outcomes)-keepOutcomes)
 	}
@@ -296,6 +351,7 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 		o.Deadline = now.Add(unknownWait)
 		m.accepted = append(m.accepted, now) // counted against the cap until it is known not to have happened
 	}
+	m.save(now)
 	return o
 }
 
@@ -350,6 +406,9 @@ func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look fun
 	}
 	if underEvict && now.Before(m.coolUntil) && !m.opts.DryRun && m.lastReleased() {
 		m.coolUntil = now
+		m.save(now)
+	} else if len(changed) > 0 {
+		m.save(now)
 	}
 	return changed
 }
