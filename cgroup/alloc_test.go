@@ -1,0 +1,44 @@
+package cgroup
+
+import (
+	"errors"
+	"testing"
+)
+
+// TestNothingIsAllocated reads real files, with the caller's structs on its stack, where a reader that leaks its argument
+// would move them to the heap.
+func TestNothingIsAllocated(t *testing.T) {
+	tree := host(t)
+	cg := newGroup(t, tree)
+	g := cg.open(t, tree)
+	root, err := tree.Group("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for name, f := range map[string]func() error{
+		"Memory":         func() error { var m Memory; return g.Memory(&m) },
+		"Memory of /":    func() error { var m Memory; return root.Memory(&m) },
+		"Usage":          func() error { return second(g.Usage()) },
+		"Usage of /":     func() error { return second(root.Usage()) },
+		"Events":         func() error { var e Events; return g.Events(&e) },
+		"EventsLocal":    func() error { var e Events; return g.EventsLocal(&e) },
+		"Pressure":       func() error { var p Pressure; return g.Pressure(&p) },
+		"PressureOf cpu": func() error { var p Pressure; return g.PressureOf(CPUPressure, &p) },
+		"CPU":            func() error { var c CPU; return g.CPU(&c) },
+		"Meminfo":        func() error { var m Meminfo; return tree.Meminfo(&m) },
+		"Vmstat":         func() error { var v Vmstat; return tree.Vmstat(&v) },
+		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ue *UnsupportedError
+			if err := f(); errors.As(err, &ue) {
+				t.Skip(err)
+			}
+			var err error
+			if n := testing.AllocsPerRun(100, func() { err = f() }); n != 0 || err != nil {
+				t.Errorf("%v allocations, %v", n, err)
+			}
+		})
+	}
+}
