@@ -18,6 +18,7 @@ func TestReach(t *testing.T) {
 		{"not growing", 1000, 0, nil, Forever},
 		{"shrinking", 1000, -5, nil, Forever},
 		{"used up", 0, 100, nil, 0},
+		{"used up and flat", 0, 0, nil, 0},
 		{"under the threshold", -1, 100, nil, 0},
 		{"under the threshold and flat", -1, 0, nil, 0},
 		{"unbounded grower", 1000, 100, []Grower{{100, Unknown}}, 10 * time.Second},

@@ -1,0 +1,147 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestProtections(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*Candidate)
+		want   string
+		reason string
+	}{
+		{"nothing", func(*Candidate) {}, "", ""},
+		{"finished", func(c *Candidate) { c.Pod.Finished = true }, ProtectFinished, "has finished"},
+		{"itself", func(c *Candidate) { c.Pod.UID = "uid-self" }, ProtectSelf, "Spillway itself"},
+		{"terminating", func(c *Candidate) { c.Pod.Terminating = true }, ProtectTerminate, "terminating already"},
+		{"namespace", func(c *Candidate) { c.Pod.Namespace = "monitoring" }, ProtectNamespace, "namespace monitoring"},
+		{"a namespace that only begins like a protected one", func(c *Candidate) { c.Pod.Namespace = "monitoring-demo" }, "", ""},
+		{"static", func(c *Candidate) { c.Pod.Mirror = true }, ProtectStatic, "static pod"},
+		{"DaemonSet", func(c *Candidate) { c.Pod.Owner = Owner{Kind: "DaemonSet", Name: "logs"} }, ProtectDaemonSet, "DaemonSet logs"},
+		{"critical priority", func(c *Candidate) { c.Pod.Priority, c.Pod.PriorityClass = 2_000_000_000, "system-cluster-critical" }, ProtectPriority, "system-cluster-critical"},
+		{"node critical priority", priority(2_000_001_000), ProtectPriority, "2000001000"},
+		{"the highest priority a user may define", priority(1_000_000_000), "", ""},
+		{"just below critical", priority(1_999_999_999), "", ""},
+		{"no controller", func(c *Candidate) { c.Pod.Owner = Owner{} }, ProtectOwnerless, "no controller"},
+		{"annotation", annotated, ProtectAnnotation, `spillway/evict: "never"`},
+		{"annotation with another value", func(c *Candidate) { c.Pod.Annotations = map[string]string{AnnotationEvict: "always"} }, "", ""},
+		{"Job, retries unknown", job(Workload{}), ProtectJob, "not known"},
+		{"Job, retries unknown but a number left over", job(Workload{Retries: 3}), ProtectJob, "not known"},
+		{"Job without retries left", job(Workload{KnownRetries: true}), ProtectJob, "no retries left"},
+		{"Job with one retry", job(Workload{KnownRetries: true, Retries: 1}), "", ""},
+		{"retries of another kind do not matter", func(c *Candidate) { c.Workload = Workload{KnownRetries: true} }, "", ""},
+		{"not started", func(c *Candidate) { c.Pod.StartedAt = time.Time{} }, ProtectNotStarted, "not started"},
+		{"young, but alone", age(time.Second), "", ""},
+		{"no fresh reading", stale, ProtectReading, "no fresh reading"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := Decide(input(byUsed(50), pod("it", tc.change), pod("other")))
+			c := find(d.Pods, "it")
+			if c.Protection.Name != tc.want || !strings.Contains(c.Protection.Reason, tc.reason) {
+				t.Fatalf("protection %+v, want %q because %q", c.Protection, tc.want, tc.reason)
+			}
+			if (c.Rank == 0) != (tc.want != "") {
+				t.Errorf("rank %d with protection %q", c.Rank, tc.want)
+			}
+			for _, v := range names(d) {
+				if v == "it" && tc.want != "" {
+					t.Error("a protected pod is a victim")
+				}
+			}
+		})
+	}
+}
+
+// When several hold, the first of the list is the reason that is given.
+func TestProtectionOrder(t *testing.T) {
+	order := []struct {
+		name   string
+		change func(*Candidate)
+	}{
+		{ProtectFinished, func(c *Candidate) { c.Pod.Finished = true }},
+		{ProtectSelf, func(c *Candidate) { c.Pod.UID = "uid-self" }},
+		{ProtectTerminate, func(c *Candidate) { c.Pod.Terminating = true }},
+		{ProtectNamespace, func(c *Candidate) { c.Pod.Namespace = "kube-system" }},
+		{ProtectStatic, func(c *Candidate) { c.Pod.Mirror = true }},
+		{ProtectDaemonSet, func(c *Candidate) { c.Pod.Owner.Kind = "DaemonSet" }},
+		{ProtectPriority, priority(2_000_000_000)},
+		{ProtectOwnerless, func(c *Candidate) {
+			if c.Pod.Owner.Kind != "DaemonSet" {
+				c.Pod.Owner = Owner{}
+			}
+		}},
+		{ProtectAnnotation, annotated},
+		{ProtectJob, func(c *Candidate) {
+			if k := c.Pod.Owner.Kind; k == "ReplicaSet" {
+				c.Pod.Owner.Kind = "Job"
+			}
+		}},
+		{ProtectNotStarted, func(c *Candidate) { c.Pod.StartedAt = time.Time{} }},
+		{ProtectReading, stale},
+	}
+	for i := range order {
+		c := pod("it")
+		for _, later := range order[i:] {
+			later.change(&c)
+		}
+		if got := Rank(input(Need{}, c))[0].Protection.Name; got != order[i].name {
+			t.Errorf("from %s on: protection %q", order[i].name, got)
+		}
+	}
+}
+
+func TestYoungPodsInASurge(t *testing.T) {
+	surge := func(n int, change ...func(*Candidate)) []Candidate {
+		var out []Candidate
+		for i := range n {
+			out = append(out, pod(fmt.Sprintf("young-%d", i), append([]func(*Candidate){age(30 * time.Second), grows(1)}, change...)...))
+		}
+		return out
+	}
+	protected := func(pods []Candidate) (n int) {
+		for _, c := range pods {
+			if c.Protection.Name == ProtectYoung {
+				n++
+				if !strings.Contains(c.Protection.Reason, "30 s ago with at least 9 others") {
+					panic(c.Protection.Reason)
+				}
+			}
+		}
+		return n
+	}
+	for _, tc := range []struct {
+		name string
+		pods []Candidate
+		want int
+	}{
+		{"nine are no surge", append(surge(9), pod("old")), 0},
+		{"ten are", append(surge(10), pod("old")), 10},
+		{"ten, one of them a minute old", append(surge(9), pod("edge", age(time.Minute))), 0},
+		{"one of them leads the growth", append(surge(10), pod("leader", age(30*time.Second), grows(50))), 10},
+		{"half of the growth is not most of it", append(surge(10), pod("half", age(30*time.Second), grows(10))), 11},
+		{"pods that did not start do not count", append(surge(9), pod("waiting", func(c *Candidate) { c.Pod.StartedAt = time.Time{} })), 0},
+		{"pods that cannot be read count", append(surge(9), pod("blind", age(30*time.Second), stale)), 10},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ranked := Rank(input(Need{}, tc.pods...))
+			if got := protected(ranked); got != tc.want {
+				t.Errorf("%d protected as young, want %d", got, tc.want)
+			}
+			if c := find(ranked, "leader"); c != nil && (!c.Leader || c.Rank != 1) {
+				t.Errorf("the leader has rank %d", c.Rank)
+			}
+		})
+	}
+}
+
+func TestLeadTime(t *testing.T) {
+	for grace, want := range map[time.Duration]time.Duration{0: time.Second, 5 * time.Second: 6 * time.Second, 30 * time.Second: 31 * time.Second, time.Hour: 31 * time.Second} {
+		if got := LeadTime(&Pod{Grace: grace}); got != want {
+			t.Errorf("grace %v: lead time %v, want %v", grace, got, want)
+		}
+	}
+}
