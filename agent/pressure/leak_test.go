@@ -19,7 +19,7 @@ func TestLeakIsSeenInTime(t *testing.T) {
 					tr := trace{lead: lead, noise: noise, load: func(s float64) load {
 						return load{pods: leftAt(margin) - 1000 + ramp(s, start, 1e9, slope), outside: 1000}
 					}}
-					v, when := tr.firstEvict(t, 150*time.Second)
+					v, when := tr.firstEvict(t, time.Duration((start+margin/slope)*float64(time.Second)))
 					if v == nil {
 						t.Fatal("never seen")
 					}
