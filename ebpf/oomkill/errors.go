@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 )
@@ -49,11 +50,8 @@ func (e *PermissionError) Error() string {
 
 func (e *PermissionError) Unwrap() error { return e.Err }
 
-const lockdownFile = "/sys/kernel/security/lockdown"
-
 // explain turns the kernel's errors into what an operator can act on.
 func explain(err error) error {
-	lockdown := lockdownMode(lockdownFile)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		missing, capErr := missingCapabilities()
 		if capErr != nil {
@@ -63,20 +61,22 @@ func explain(err error) error {
 			return &PermissionError{Missing: missing, Err: err}
 		}
 	}
-	if lockdown == "confidentiality" {
-		return &UnsupportedError{
-			Feature: "reading kernel memory from BPF",
-			Needs:   "a kernel that is not locked down (" + lockdownFile + " is confidentiality)",
-			Err:     err,
-		}
-	}
 	if errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) {
 		return &UnsupportedError{Feature: "BPF ring buffer", Needs: "kernel 5.8", Err: err}
 	}
-	// The verifier answers EACCES as well, so only EPERM is a refusal here.
+	// Seen so on Debian 6.1 and 6.12; the file in securityfs that would say it is
+	// seldom in a container.
+	if errors.Is(features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnProbeReadKernel), ebpf.ErrNotSupported) {
+		return &UnsupportedError{
+			Feature: "reading kernel memory from BPF",
+			Needs:   "kernel 5.5 without lockdown=confidentiality",
+			Err:     err,
+		}
+	}
 	if errors.Is(err, errMemlock) {
 		return &PermissionError{Missing: []string{"CAP_SYS_RESOURCE"}, Err: err}
 	}
+	// The verifier answers EACCES as well, so only EPERM is a refusal here.
 	if errors.Is(err, unix.EPERM) {
 		reason := "all capabilities are there, so seccomp or a security module refuses it"
 		if inUserNamespace() {
@@ -139,18 +139,6 @@ func missingCapabilities() ([]string, error) {
 		missing = append(missing, "CAP_PERFMON")
 	}
 	return missing, nil
-}
-
-// lockdownMode is the word in brackets, such as none, integrity or
-// confidentiality; "" when the kernel has no lockdown or it cannot be read.
-func lockdownMode(file string) string {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return ""
-	}
-	_, rest, _ := strings.Cut(string(data), "[")
-	mode, _, _ := strings.Cut(rest, "]")
-	return mode
 }
 
 // inUserNamespace is true unless all ids map to themselves (user_namespaces(7)).

@@ -9,13 +9,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
 // openWith is the child of TestRefusals: it gives up all capabilities but the
 // named ones, opens a tracer and says how that went.
 func openWith(arg string) {
-	capabilities, hooks, _ := strings.Cut(arg, ":")
+	capabilities, node, _ := strings.Cut(arg, ":")
 	if capabilities != "all" {
 		known := map[string]int{
 			"CAP_BPF":          unix.CAP_BPF,
@@ -41,15 +42,23 @@ func openWith(arg string) {
 		}
 	}
 	choose := hooksFor
-	if hooks == "classic" {
+	var o Options
+	// What follows is in a mount namespace of our own.
+	switch what, file, _ := strings.Cut(node, "="); what {
+	case "no tracefs":
 		choose = func(victimArg) []hook { return []hook{classic} }
-		// In a mount namespace of our own.
 		for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug"} {
 			for unix.Unmount(dir, unix.MNT_DETACH) == nil {
 			}
 		}
+	case "no BTF":
+		if err := unix.Mount("tmpfs", "/sys/kernel/btf", "tmpfs", 0, ""); err != nil {
+			fmt.Println("mount:", err)
+			return
+		}
+		o.BTF = file
 	}
-	tracer, err := open(Options{}, choose)
+	tracer, err := open(o, choose)
 	var denied *PermissionError
 	var unsupported *UnsupportedError
 	switch {
@@ -74,6 +83,14 @@ func TestRefusals(t *testing.T) {
 	if counts {
 		enough = "permission [CAP_SYS_RESOURCE] open oom tracer: not permitted: needs CAP_SYS_RESOURCE: "
 	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "btf")
+	if err := os.WriteFile(file, cutBTF(t, kernel, true), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name, mode string
 		attr       syscall.SysProcAttr
@@ -91,7 +108,11 @@ func TestRefusals(t *testing.T) {
 			UidMappings: []syscall.SysProcIDMap{{Size: 1}},
 			GidMappings: []syscall.SysProcIDMap{{Size: 1}},
 		}, "permission [] open oom tracer: not permitted: the capabilities hold in a user namespace only: "},
-		{"no tracefs", "all:classic", syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
+		{"no BTF", "all:no BTF", syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
+			"unsupported open oom tracer: unsupported: types of the running kernel, needs a kernel with CONFIG_DEBUG_INFO_BTF or a BTF file for it: "},
+		{"no BTF, but a file of it", "all:no BTF=" + file, syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
+			"ok raw_tp/mark_victim "},
+		{"no tracefs", "all:no tracefs", syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS},
 			"unsupported open oom tracer: tracepoint/oom/mark_victim: unsupported: tracepoint oom/mark_victim, needs tracefs mounted at /sys/kernel/tracing"},
 	}
 	for _, tt := range tests {
@@ -148,26 +169,5 @@ func TestBefore511(t *testing.T) {
 		if got := before511(release); got != want {
 			t.Errorf("%s: %v", release, got)
 		}
-	}
-}
-
-func TestLockdownMode(t *testing.T) {
-	for content, want := range map[string]string{
-		"[none] integrity confidentiality\n": "none",
-		"none [integrity] confidentiality\n": "integrity",
-		"none integrity [confidentiality]\n": "confidentiality",
-		"":                                   "",
-		"none":                               "",
-	} {
-		file := filepath.Join(t.TempDir(), "lockdown")
-		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got := lockdownMode(file); got != want {
-			t.Errorf("%q: %q, want %q", content, got, want)
-		}
-	}
-	if got := lockdownMode(filepath.Join(t.TempDir(), "absent")); got != "" {
-		t.Errorf("absent: %q", got)
 	}
 }

@@ -11,8 +11,9 @@ import (
 
 // Event is one OOM victim, as the kernel saw it after SIGKILL was sent and
 // before the process has exited (mm/oom_kill.c, mark_oom_victim). A
-// memory.oom.group kill gives one event per process; a process that was already
-// dying gives one too, though it was not killed again.
+// memory.oom.group kill gives one event per process. A process that was already
+// dying may be marked too, and once more by each further thread that then asks for
+// memory: PID and StartTime tell whether it is the same one.
 //
 // Process ids are those of the initial pid namespace. Names are raw: the process
 // sets them, and any byte but NUL may occur. Quote them before showing them.

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,90 +285,6 @@ func TestGroupKill(t *testing.T) {
 	}
 }
 
-// TestBurst: the kernel's log drops what comes faster than 10 in 5 s.
-func TestBurst(t *testing.T) {
-	const groups, each = 4, 15
-	tracer := openTracer(t, Options{})
-	var cgroups [groups]*memoryCgroup
-	for i := range cgroups {
-		cgroups[i] = newMemoryCgroup(t)
-	}
-	events := follow(t, tracer)
-
-	start := time.Now()
-	var mu sync.Mutex
-	want := map[int]*memoryCgroup{}
-	var wg sync.WaitGroup
-	for _, g := range cgroups {
-		wg.Go(func() {
-			for range each {
-				c := g.start(t, "alloc")
-				mu.Lock()
-				want[c.Process.Pid] = g
-				mu.Unlock()
-				c.loose(t)
-				c.mustDie(t)
-			}
-		})
-	}
-	wg.Wait()
-	took := time.Since(start)
-
-	got := 0
-	for got < groups*each {
-		select {
-		case e := <-events:
-			g := want[int(e.PID)]
-			if g == nil {
-				continue
-			}
-			delete(want, int(e.PID))
-			checkVictim(t, g, e, int(e.PID))
-			got++
-		case <-time.After(5 * time.Second):
-			t.Fatalf("%d of %d events", got, groups*each)
-		}
-	}
-	t.Logf("%d of %d events of kills within %v", got, groups*each, took)
-	if lost, err := tracer.Lost(); lost != 0 || err != nil {
-		t.Errorf("Lost: %d, %v", lost, err)
-	}
-}
-
-// TestBufferFull: nobody reads, the buffer takes what fits, the rest is counted.
-func TestBufferFull(t *testing.T) {
-	size := os.Getpagesize()
-	if size > 4096 {
-		t.Skipf("a page of %d bytes takes too many kills to fill", size)
-	}
-	tracer := openTracer(t, Options{BufferBytes: size})
-	g := newMemoryCgroup(t)
-	const kills = 30
-	var pids []int
-	for range kills {
-		pids = append(pids, g.oomKill(t, "alloc"))
-	}
-	const record = 8 + (eventSize+7)/8*8 // with its header (kernel/bpf/ringbuf.c)
-	lost, err := tracer.Lost()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The ring must not become full to the last byte, or it would look empty.
-	fit := (size - 1) / record
-	if want := uint64(kills - fit); lost < want {
-		t.Errorf("Lost %d, want %d", lost, want)
-	}
-	events := follow(t, tracer)
-	for _, pid := range pids[:kills-int(lost)] {
-		next(t, events, pid)
-	}
-	pid := g.oomKill(t, "alloc")
-	next(t, events, pid)
-	if again, err := tracer.Lost(); again != lost || err != nil {
-		t.Errorf("Lost %d, %v after the buffer was read, want %d", again, err, lost)
-	}
-}
-
 func TestRunEnds(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	tracer := openTracer(t, Options{})
@@ -448,52 +361,6 @@ func TestExternalBTF(t *testing.T) {
 			events := follow(t, tracer)
 			pid := g.oomKill(t, "alloc")
 			checkVictim(t, g, next(t, events, pid), pid)
-		})
-	}
-}
-
-// BenchmarkMarkToHandler measures from the kernel's time of the mark to the call
-// of the handler: single kills, and four processes dying at a time.
-func BenchmarkMarkToHandler(b *testing.B) {
-	for _, parallel := range []int{1, 4} {
-		b.Run(strconv.Itoa(parallel)+" at a time", func(b *testing.B) {
-			tracer := openTracer(b, Options{})
-			cgroups := make([]*memoryCgroup, parallel)
-			for i := range cgroups {
-				cgroups[i] = newMemoryCgroup(b)
-			}
-			var latencies []time.Duration
-			ctx, cancel := context.WithCancel(context.Background())
-			done := make(chan error, 1)
-			go func() {
-				done <- tracer.Run(ctx, func(e *Event) {
-					latencies = append(latencies, sinceBoot(b)-e.Time)
-				})
-			}()
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var wg sync.WaitGroup
-			for _, g := range cgroups {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						g.oomKill(b, "alloc")
-					}
-				})
-			}
-			wg.Wait()
-			cancel()
-			if err := <-done; err != nil {
-				b.Fatal(err)
-			}
-			if len(latencies) < b.N {
-				b.Fatalf("%d events of %d kills", len(latencies), b.N)
-			}
-			slices.Sort(latencies)
-			for name, q := range map[string]int{"p50": 50, "p90": 90, "p99": 99, "max": 100} {
-				at := latencies[min(len(latencies)*q/100, len(latencies)-1)]
-				b.ReportMetric(float64(at.Microseconds()), name+"-us")
-			}
-			b.ReportMetric(0, "ns/op") // of the kill, not of the tracer
 		})
 	}
 }
