@@ -221,6 +221,7 @@ func TestWhenAVictimIsGone(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			play(t, Options{}, func(r *rig) {
 				o := r.evict("a")
+				r.observe(false) // its cgroup is seen once
 				r.facts["uid-a"] = tc.fact
 				r.pass(time.Second, false)
 				if o.State != tc.want {
