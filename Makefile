@@ -50,9 +50,9 @@ e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent fro
 	programs=$$($(CLUSTERCTL) build) && SPILLWAY_CONTAINERD=$$programs $(GO) test -tags=e2e -count=1 -run=Containerd ./cri
 	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e
 
-.PHONY: harness
-harness: ## the test cluster's own test: start, crash, interrupt, nothing left behind
-	$(GO) test -tags=e2e -count=1 -timeout=30m ./test/cluster
+.PHONY: e2e-parts
+e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes client
+	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':!test/e2e' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
 .PHONY: verify
 verify: ## the longer set: all of the above, lint, generated files, fuzzers, both images; prints a table

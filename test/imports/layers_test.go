@@ -30,6 +30,7 @@ func TestLayersBite(t *testing.T) {
 		{"a test imports the wiring", Package{ImportPath: "m/test/golden", TestImports: []string{"m/agent"}}, "only cmd imports the wiring"},
 		{"a test imports a wire type and a library of deploy", Package{ImportPath: "m/test/e2e", TestImports: []string{"m/agent/status", "m/deploy/image"}}, ""},
 		{"the product imports a test", Package{ImportPath: "m/agent", Imports: []string{"m/test/cluster"}}, "not a part of it"},
+		{"a test of a part brings up a cluster", Package{ImportPath: "m/agent/kube", TestImports: []string{"m/test/cluster"}}, ""},
 		{"the product imports deploy", Package{ImportPath: "m/cmd/m", Imports: []string{"m/deploy/image"}}, "not a part of it"},
 		{"a package without a line", Package{ImportPath: "m/agent/cache"}, "no line in the layer table"},
 		{"a top-level package without a line", Package{ImportPath: "m/internal/x"}, "no line in the layer table"},
