@@ -267,6 +267,7 @@ func TestSlowCallbackDoesNotHoldUpTheRuntime(t *testing.T) {
 	r := critest.Start(t)
 	c := dial(t, cri.Options{Endpoint: r.Endpoint(), PollInterval: rare})
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	block, blocked := make(chan struct{}), make(chan struct{})
 	var last cri.View
 	var once sync.Once
@@ -282,7 +283,11 @@ func TestSlowCallbackDoesNotHoldUpTheRuntime(t *testing.T) {
 			}
 		})
 	}()
-	<-blocked
+	select {
+	case <-blocked:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no view with events within 10 s")
+	}
 	r.Put(containers(3000)...)
 	eventually(t, "the runtime is rid of its events while the callback stands", func() bool { return r.Unread() == 0 })
 	close(block)
