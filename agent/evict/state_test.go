@@ -71,6 +71,19 @@ func TestRestart(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a dry run whose answer was lost is nothing", func(t *testing.T) {
+		file := stateFile(t)
+		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) {
+			entered := make(chan struct{})
+			r.answer = func(ctx context.Context, req Request) policy.Answer {
+				close(entered)
+				return silence(ctx, req)
+			}
+			r.start("a")
+			<-entered
+		})
+		play(t, Options{StateFile: file}, func(r *rig) { r.evict("b") })
+	})
 	t.Run("observe mode leaves no victim", func(t *testing.T) {
 		file := stateFile(t)
 		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) { r.evict("a") })
