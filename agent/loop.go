@@ -23,6 +23,7 @@ const (
 	maxLate       = time.Second     // a loop that is later than this does not evict
 	mapFresh      = 5 * time.Second // age of the join of cgroups and pods
 	askFirst      = 5               // owners of so many first candidates are asked for
+	askRuntime    = 2 * time.Second // how often the runtime is asked for a sign of life, from alert on
 	keepKills     = 64
 	keepDecisions = 32
 )
@@ -50,6 +51,7 @@ type loop struct {
 	serial    int
 	passes    uint64
 	published time.Time
+	refreshed time.Time // when the runtime was last asked
 	level     pressure.Level
 	said      map[string]time.Time // when a repeating state was last logged
 }
@@ -296,6 +298,10 @@ func (l *loop) assess(now time.Time) {
 			l.readPods(now) // the ranking of a calm node may be a second old
 		}
 		l.askOwners()
+		if l.a.runtime != nil && now.Sub(l.refreshed) >= askRuntime {
+			l.refreshed = now
+			l.a.runtime.Refresh() // to learn of a hang before an eviction depends on it
+		}
 	}
 }
 
