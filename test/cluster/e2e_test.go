@@ -116,7 +116,7 @@ func TestRealCluster(t *testing.T) {
 		})
 	})
 	t.Run("the kubelet's files are a real node's", func(t *testing.T) {
-		for _, name := range []string{"/var/lib/kubelet/config.yaml", "/run/containerd/containerd.sock", "/etc/cni/net.d/10-bridge.conflist", "/opt/cni/bin/bridge"} {
+		for _, name := range []string{"/var/lib/kubelet/config.yaml", "/run/containerd/containerd.sock", "/etc/cni/net.d/10-pods.conflist", "/opt/cni/bin/bridge"} {
 			if _, err := output(c.Command(ctx, "test", "-e", name), "look for "+name); err != nil {
 				t.Error(err)
 			}
@@ -502,12 +502,15 @@ func nothingLike(what, cmdline string) (err error) {
 
 // nothingOf says whether a process of the cluster still runs: its programs name the run folder, a shim the socket.
 func nothingOf(r Run) error {
+	mine := nothingLike("the cluster's programs", "\x00"+r.Dir)
+	if !lastOwner(r) {
+		return mine // the rest is another cluster's by now
+	}
 	procs, err := KubepodsProcesses()
 	if err == nil && len(procs) > 0 {
 		err = fmt.Errorf("processes in kubepods: %v", procs)
 	}
-	return errors.Join(err,
-		nothingLike("the cluster's programs", "\x00"+r.Dir),
+	return errors.Join(err, mine,
 		nothingLike("the kubelet", "--config=/var/lib/kubelet/config.yaml"),
 		nothingLike("a shim", "containerd-shim-runc-v2"),
 	)
@@ -527,18 +530,28 @@ func machine() map[string]time.Time {
 	return m
 }
 
+// lastOwner says whether no other cluster was started since this one: another test may have waited for it to end.
+func lastOwner(r Run) bool {
+	f, err := os.Open(machineLock())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return owner(f) == r.Dir
+}
+
 // traceless fails when something of the cluster is left on the machine, or the machine's folders are not as before.
 func traceless(t *testing.T, r Run, before map[string]time.Time, nets []string) {
 	t.Helper()
 	if err := nothingOf(r); err != nil {
 		t.Error(err)
 	}
-	if roots, err := KubepodsRoots(); err != nil || len(roots) > 0 {
+	if roots, err := KubepodsRoots(); lastOwner(r) && (err != nil || len(roots) > 0) {
 		t.Errorf("kubepods cgroups are left: %v, %v", roots, err)
 	}
 	eachProcess(func(pid int, dir string) {
 		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
-		for _, mark := range []string{r.Dir, "/run/containerd/io.containerd", "spillway-harness"} {
+		for _, mark := range []string{r.Dir + "/", r.Dir + " "} {
 			if strings.Contains(string(mounts), mark) {
 				t.Errorf("process %d still has a mount of %s", pid, mark)
 			}

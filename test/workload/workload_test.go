@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"math"
 	"os"
 	"os/exec"
@@ -118,36 +117,43 @@ func TestGrowthFollowsTheClock(t *testing.T) {
 				if err := r.resize(tc.from); err != nil {
 					t.Fatal(err)
 				}
-				start := time.Now()
-				watched, stop := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					for wait(watched, 25*time.Millisecond) == nil {
-						synctest.Wait()
-						d := int64(time.Since(start).Seconds() * float64(tc.rate))
-						want := min(tc.from+d, tc.to)
-						if tc.to < tc.from {
-							want = max(tc.from-d, tc.to)
-						}
-						// At most one step behind, and a page of rounding.
-						slack := int64(step.Seconds()*float64(tc.rate)) + 4096
-						if off := r.held - want; off > slack || off < -slack {
-							t.Errorf("after %v holds %d, want %d", time.Since(start), r.held, want)
-						}
+				start, seen, last := time.Now(), 0, time.Now()
+				rep := &report{}
+				rep.w = writer(func() {
+					rep.due = time.Time{} // report every step
+					now := time.Now()
+					d := int64(now.Sub(start).Seconds() * float64(tc.rate))
+					want := min(tc.from+d, tc.to)
+					if tc.to < tc.from {
+						want = max(tc.from-d, tc.to)
 					}
-				}()
-				if err := grow(t.Context(), &r, &report{w: &bytes.Buffer{}}, tc.to, tc.rate); err != nil {
+					if off := r.held - want; off < 0 || off >= 4096 {
+						t.Errorf("after %v holds %d, want %d to the page", now.Sub(start), r.held, want)
+					}
+					if now.Sub(last) > 20*time.Millisecond {
+						t.Errorf("no growth for %v", now.Sub(last))
+					}
+					seen, last = seen+1, now
+				})
+				if err := grow(t.Context(), &r, rep, tc.to, tc.rate); err != nil {
 					t.Fatal(err)
+				}
+				if least := int(tc.want / (20 * time.Millisecond)); seen < least {
+					t.Errorf("%d steps, want at least %d", seen, least)
 				}
 				if got := time.Since(start); got < tc.want || got > tc.want+step {
 					t.Errorf("took %v, want %v", got, tc.want)
 				}
-				stop()
-				<-done
 			})
 		})
 	}
+}
+
+type writer func()
+
+func (w writer) Write(b []byte) (int, error) {
+	w()
+	return len(b), nil
 }
 
 func TestSIGTERM(t *testing.T) {

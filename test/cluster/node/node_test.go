@@ -1,6 +1,8 @@
 package node
 
 import (
+	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"net"
 	"os"
@@ -10,7 +12,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
+
+	"spillway/test/cluster/pki"
 )
 
 func testNode() Node {
@@ -83,6 +88,44 @@ func TestOOMScoresFollowTheCapability(t *testing.T) {
 	if !strings.Contains(string(n.ContainerdTOML()), "restrict_oom_score_adj = false") ||
 		!strings.Contains(string(testNode().ContainerdTOML()), "restrict_oom_score_adj = true") {
 		t.Error("containerd's restriction does not follow the capability")
+	}
+}
+
+// TestFiles loads the rendered kubeconfig the way a client does, and looks at who the certificates are for.
+func TestFiles(t *testing.T) {
+	ca, err := pki.NewAuthority("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := testNode()
+	n.CNI = BridgeCNI("10.88.0.0/24")
+	files, err := n.Files(ca, "https://10.96.0.1:443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		if !filepath.IsAbs(name) || len(content) == 0 {
+			t.Errorf("file %q has %d bytes", name, len(content))
+		}
+	}
+	c, err := clientcmd.RESTConfigFromKubeConfig(files[KubeletKube])
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := tls.X509KeyPair(c.CertData, c.KeyData)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := client.Leaf.Subject
+	if c.Host != "https://10.96.0.1:443" || !bytes.Equal(c.CAData, ca.PEM()) || who.CommonName != "system:node:n1" || who.Organization[0] != "system:nodes" {
+		t.Errorf("host %s, client %v", c.Host, who)
+	}
+	serving, err := tls.X509KeyPair(files[KubeletCert], files[KubeletKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serving.Leaf.VerifyHostname("192.168.77.2"); err != nil {
+		t.Error(err)
 	}
 }
 

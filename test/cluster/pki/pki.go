@@ -6,9 +6,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -64,6 +66,22 @@ func NewAuthority(name string) (*Authority, error) {
 
 // PEM returns the authority's certificate.
 func (a *Authority) PEM() []byte { return a.pem }
+
+// KeyPEM returns the authority's private key.
+func (a *Authority) KeyPEM() ([]byte, error) { return encodeKey(a.key) }
+
+// LoadAuthority reads what [Authority.PEM] and [Authority.KeyPEM] returned.
+func LoadAuthority(cert, key []byte) (*Authority, error) {
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	k, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !pair.Leaf.IsCA {
+		return nil, errors.New("read authority: not one of this package")
+	}
+	return &Authority{cert: pair.Leaf, key: k, pem: cert}, nil
+}
 
 // Issue signs a certificate with a key of its own.
 func (a *Authority) Issue(r Request) (Pair, error) {

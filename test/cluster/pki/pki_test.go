@@ -77,6 +77,39 @@ func TestIssued(t *testing.T) {
 	}
 }
 
+// TestLoadedAuthorityIssues: what a loaded authority signs, the first one's certificate verifies.
+func TestLoadedAuthorityIssues(t *testing.T) {
+	ca, err := NewAuthority("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ca.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := LoadAuthority(ca.PEM(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := loaded.Issue(Request{Name: "late"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(p.Cert, p.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca.PEM())
+	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: usages}); err != nil {
+		t.Error(err)
+	}
+	if _, err := LoadAuthority(p.Cert, p.Key); err == nil {
+		t.Error("a client's certificate became an authority")
+	}
+}
+
 func TestServiceAccountKeysBelongTogether(t *testing.T) {
 	private, public, err := ServiceAccountKeys()
 	if err != nil {

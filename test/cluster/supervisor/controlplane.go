@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"sigs.k8s.io/yaml"
-
 	"spillway/test/cluster/node"
 	"spillway/test/cluster/pki"
 )
@@ -55,11 +53,14 @@ func (s *Supervisor) writeIdentities() error {
 	kubeconfig := func(name string, r pki.Request) {
 		p, err := ca.Issue(r)
 		errs = append(errs, err)
-		b, err := renderKubeconfig(apiServer, ca.PEM(), p)
+		b, err := node.Kubeconfig(apiServer, ca, p)
 		errs = append(errs, err)
 		write(name, b)
 	}
 	write(s.pki("ca.crt"), ca.PEM())
+	key, err := ca.KeyPEM() // for nodes that join later
+	errs = append(errs, err)
+	write(s.pki("ca.key"), key)
 	pair(s.pki("apiserver"), pki.Request{
 		Name: "kube-apiserver",
 		IPs:  []net.IP{net.ParseIP(serviceIP), net.ParseIP("127.0.0.1"), s.node.IP},
@@ -74,7 +75,11 @@ func (s *Supervisor) writeIdentities() error {
 	kubeconfig(s.run.Kubeconfig(), pki.Request{Name: "admin", Organizations: []string{"system:masters"}})
 	kubeconfig(s.pki("controller-manager.conf"), pki.Request{Name: "system:kube-controller-manager"})
 	kubeconfig(s.pki("scheduler.conf"), pki.Request{Name: "system:kube-scheduler"})
-	errs = append(errs, s.writeNodeFiles(ca))
+	files, err := s.node.Files(ca, apiServer)
+	errs = append(errs, err)
+	for name, content := range files {
+		write(name, content)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write identities: %w", err)
 	}
@@ -82,22 +87,6 @@ func (s *Supervisor) writeIdentities() error {
 }
 
 func (s *Supervisor) pki(name string) string { return filepath.Join(s.run.PKI(), name) }
-
-// renderKubeconfig embeds everything, so that the file can be carried elsewhere.
-func renderKubeconfig(server string, ca []byte, p pki.Pair) ([]byte, error) {
-	return yaml.Marshal(map[string]any{
-		"apiVersion": "v1",
-		"kind":       "Config",
-		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{
-			"server": server, "certificate-authority-data": ca,
-		}}},
-		"users": []any{map[string]any{"name": "user", "user": map[string]any{
-			"client-certificate-data": p.Cert, "client-key-data": p.Key,
-		}}},
-		"contexts":        []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "user"}}},
-		"current-context": "test",
-	})
-}
 
 func etcdArgs() []string {
 	return []string{

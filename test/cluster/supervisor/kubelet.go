@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -16,43 +13,7 @@ import (
 
 	"spillway/test/cluster"
 	"spillway/test/cluster/node"
-	"spillway/test/cluster/pki"
 )
-
-// writeNodeFiles writes what the node needs to join, but for the kubelet's configuration, whose threshold is not known
-// before the rest of the cluster has taken its memory.
-func (s *Supervisor) writeNodeFiles(ca *pki.Authority) error {
-	client, err := ca.Issue(pki.Request{Name: s.node.User(), Organizations: s.node.Groups()})
-	if err != nil {
-		return err
-	}
-	serving, err := ca.Issue(pki.Request{
-		Name: s.node.User(), Organizations: s.node.Groups(), IPs: []net.IP{s.node.IP}, DNS: []string{s.node.Name},
-	})
-	if err != nil {
-		return err
-	}
-	kubeconfig, err := renderKubeconfig(apiServer, ca.PEM(), client)
-	if err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{
-		node.AuthorityCert:    ca.PEM(),
-		node.KubeletKube:      kubeconfig,
-		node.KubeletCert:      serving.Cert,
-		node.KubeletKey:       serving.Key,
-		node.ContainerdConfig: s.node.ContainerdTOML(),
-		filepath.Join(node.CNIConfigDir, "10-bridge.conflist"): s.node.CNI,
-	} {
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return fmt.Errorf("make node files: %w", err)
-		}
-		if err := os.WriteFile(name, content, 0o600); err != nil {
-			return fmt.Errorf("make node files: %w", err)
-		}
-	}
-	return nil
-}
 
 // setThresholds computes the thresholds from what is available now and writes the kubelet's configuration.
 func (s *Supervisor) setThresholds(margin int64) error {
