@@ -1,0 +1,122 @@
+package status
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func ptr[T any](v T) *T { return &v }
+
+// hostile is a status in which every text that comes from outside tries to disturb a terminal.
+func hostile() *Status {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	const (
+		ansi  = "\x1b[31mred\x1b[0m"
+		lines = "a\nlevel CALM\tfine"
+		bidi  = "cart\u202egnp"
+	)
+	return &Status{
+		Version: "1.0", Node: "node-1\r", Mode: "enforce", StartedAt: at.Add(-90 * time.Second), At: at, CgroupV: "v2",
+		Pressure: Pressure{Level: "evict", LevelNow: "evict", Reason: "ETA 3.0 s " + ansi, Signal: "memory.available", MarginBytes: ptr(int64(300 << 20)), UsedPercent: ptr(95.25),
+			SlopeBytes: 100 << 20, CacheSlope: 1 << 20, ETASeconds: ptr(3.0), LeadSeconds: 31, Cause: "pods", StallSome10s: ptr(12.5),
+			Thresholds: []Threshold{
+				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100 << 20)), AvailableBytes: ptr(int64(400 << 20)), MarginBytes: ptr(int64(300 << 20)), Source: "/configz"},
+				{Signal: "allocatableMemory.available", LimitBytes: ptr(int64(1 << 30)), Source: "file\x00with zero"},
+			},
+			Gates: []Gate{{"used", true, "used 95.3 %"}}},
+		Sources: []Source{{"api-server", OK, "12 pods"}, {"cri", Degraded, lines}},
+		Loop:    Loop{LastPass: at, Passes: 7},
+		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
+			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20},
+			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},
+		}},
+		Pods: []Pod{
+			{Namespace: "shop", Name: ansi, UID: "1", QoS: "Burstable", Fresh: true, WorkingSetBytes: ptr(uint64(3 << 30)), GrowthBytes: ptr(100.0 * (1 << 20)), RequestBytes: 256 << 20, Score: ptr(78.25), Rank: 1},
+			{Namespace: "shop", Name: bidi, UID: "2", QoS: "Guaranteed", LimitBytes: ptr(uint64(1023)), Protection: "no-reading", Reason: "no fresh reading of its memory"},
+			{Namespace: lines, Name: "c", UID: "3", Fresh: true, WorkingSetBytes: ptr(uint64(0)), Rank: 2, Reason: "its memory would not end the shortage"},
+		},
+		Groups:   []Group{{Path: "/system.slice/a\x1b]0;title\x07.service", UsageBytes: ptr(uint64(10 << 20))}},
+		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: 1 << 30, LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none"}},
+		Decisions: []Decision{{ID: "0301-1", At: at, Level: "evict", State: "victim", Victim: "shop/" + ansi, Reason: lines, Score: ptr(78.25)},
+			{ID: "0301-0", At: at, Level: "critical", State: "held", Reason: "paused"}},
+	}
+}
+
+func TestTableOfHostileNames(t *testing.T) {
+	s := hostile()
+	var out bytes.Buffer
+	if err := WriteTable(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "table.txt")
+	if *update {
+		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != string(want) {
+		t.Errorf("the table is another one (write it with -update):\n%s", out.String())
+	}
+	for i, line := range strings.Split(out.String(), "\n") {
+		for _, r := range line {
+			if !unicode.IsPrint(r) {
+				t.Errorf("line %d holds %U: %q", i+1, r, line)
+			}
+		}
+	}
+	for _, fake := range []string{"\nlevel CALM", "\x1b"} {
+		if strings.Contains(out.String(), fake) {
+			t.Errorf("the table holds %q", fake)
+		}
+	}
+}
+
+func TestTableOfNothing(t *testing.T) {
+	var out bytes.Buffer
+	if err := WriteTable(&out, &Status{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); !strings.Contains(got, "used unknown   margin unknown to -") || !strings.Contains(got, "ETA none") || strings.Contains(got, "POD") || strings.Contains(got, "forbid") {
+		t.Errorf("absent figures must not look like numbers:\n%s", got)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestTableReportsWriteErrors(t *testing.T) {
+	if err := WriteTable(failing{}, hostile()); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{"": "", "plain-name_1": "plain-name_1", "größe 日本": "größe 日本", "a\nb": `"a\nb"`, "\x1b[0m": `"\x1b[0m"`, "a\x7f": `"a\x7f"`,
+		"x\u202ey": `"x\u202ey"`, "x\u200by": `"x\u200by"`, "nbsp\u00a0": `"nbsp\u00a0"`, "\u0085": `"\u0085"`} {
+		if got := Clean(in); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for in, want := range map[float64]string{0: "0 B", 1023: "1023 B", 1024: "1 KiB", -2048: "-2 KiB", 1 << 20: "1.0 MiB", 1.5 * (1 << 30): "1.50 GiB", -(1 << 20): "-1.0 MiB"} {
+		if got := size(in); got != want {
+			t.Errorf("%v is %q, want %q", in, got, want)
+		}
+	}
+}
