@@ -162,7 +162,7 @@ func TestKernelChurn(t *testing.T) {
 	mkdirAll(t, cg.mem, "kubepods/burstable")
 	own := openAtGroup(t, cg)
 	burstable := cg.mem + "/kubepods/burstable"
-	rounds := 500
+	rounds := 5000 // two cgroups each
 	if testing.Short() {
 		rounds = 50
 	}
