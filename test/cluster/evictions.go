@@ -19,7 +19,7 @@ type KubeletEviction struct {
 // KubeletEvictions lists what the kubelet evicted since the cluster's start, in all namespaces, from its Events.
 //
 // A pod's own status does not say it: when the program exits with 0 at SIGTERM, a later status update replaces Failed
-// and the reason Evicted by Succeeded and no reason (seen in 3 of 5 evictions by kubelet 1.36.3). Pods that the kubelet only
+// and the reason Evicted by Succeeded and no reason (seen in 2 of 3 evictions by kubelet 1.36.3). Pods that the kubelet only
 // refused to admit under pressure have an Event of the same reason and another message; they are not listed.
 func (c *Cluster) KubeletEvictions(ctx context.Context) ([]KubeletEviction, error) {
 	list, err := c.client.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "reason=Evicted"})
