@@ -20,10 +20,8 @@ const maxMessage = 1024
 
 // classify turns the HTTP answer to an Eviction into what has to happen next.
 //
-// The body decides, not the HTTP status alone: for a pod under two PodDisruptionBudgets the API server answers
-// HTTP 201 with a Status of "Failure" and code 500 (pkg/registry/core/pod/storage/eviction.go returns the Status as a
-// result). So Accepted needs 200 or 201 and a Status of "Success"; another 2xx, a redirect, or a body that is no Status
-// leaves it Unknown whether the pod was evicted.
+// The HTTP status alone is not enough for Accepted: the body must be a Status of "Success". A "Failure" in a 2xx counts
+// by its own code; another 2xx, a redirect, or a body that is no Status leaves it Unknown whether the pod was evicted.
 //
 // A 404 is Gone only when a Status says that the pod is not there; a 404 of a proxy or of a server without this API is
 // Blocked. A 409 is Gone on the UID precondition, Backoff otherwise. 400 and the other 4xx would come again: Blocked.

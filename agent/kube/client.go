@@ -45,6 +45,7 @@ type Client struct {
 	log  *slog.Logger
 	wire wire
 	cfg  *rest.Config // as loaded: the kubelet's client is made from its CA and token
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	reads  *rest.RESTClient // watch, list, GET
 	evicts *rest.RESTClient // Eviction and Warm only: own connection, no limiter
@@ -87,6 +88,7 @@ func New(o Options) (*Client, error) {
 		node:         o.NodeName,
 		log:          o.Logger,
 		wire:         newWire(),
+		dial:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		cfg:          cfg,
 		pods:         newPodStore(),
 		workloads:    newWorkloadCache(),
@@ -112,7 +114,7 @@ func (c *Client) connect() error {
 	base.APIPath = "/api"
 	base.ContentType = "application/vnd.kubernetes.protobuf"
 	base.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	base.Dial = dialer() // also keeps client-go's process-wide transport cache from sharing the connection
+	base.Dial = c.dial // also keeps client-go's process-wide transport cache from sharing the connection
 
 	shared, err := c.httpClient(base)
 	if err != nil {
@@ -134,7 +136,7 @@ func (c *Client) connect() error {
 	ev.APIPath = "/api"
 	ev.ContentType, ev.AcceptContentTypes = "application/json", "application/json"
 	ev.QPS = -1 // no client-side limiter
-	ev.Dial = dialer()
+	ev.Dial = c.dial
 	ev.Wrap(func(rt http.RoundTripper) http.RoundTripper { return &answerTap{rt: rt} })
 	own, err := c.httpClient(ev)
 	if err != nil {
@@ -154,10 +156,6 @@ func (c *Client) httpClient(cfg *rest.Config) (*http.Client, error) {
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.http = append(c.http, &h)
 	return &h, nil
-}
-
-func dialer() func(context.Context, string, string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 }
 
 // Run watches this node's pods and sends queued Events until ctx ends, then returns nil. While the API server is away

@@ -66,39 +66,31 @@ func (c *Client) Record(ref Ref, e Event) {
 // five times.
 func (c *Client) Dropped() uint64 { return c.dropped.Load() }
 
-// sendEvents posts queued Events until ctx ends, and then what is left for a moment more: the last decisions of an
+// sendEvents posts queued Events until ctx ends, and for a moment more what is left then: the last decisions of an
 // agent that is being stopped are worth reading.
 func (c *Client) sendEvents(ctx context.Context) {
 	faults := &faultLog{log: c.log, what: "send event"}
-	for {
-		select {
-		case q := <-c.events:
-			c.sendEvent(ctx, q, faults)
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), eventFlush)
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	unhook := context.AfterFunc(ctx, func() { time.AfterFunc(eventFlush, cancel) })
+	defer unhook()
 	for {
 		select {
 		case q := <-c.events:
-			if last.Err() != nil {
-				c.dropped.Add(1)
-				continue
+			c.sendEvent(longer, q, faults)
+		case <-ctx.Done():
+			if len(c.events) == 0 {
+				return
 			}
-			c.sendEvent(last, q, faults)
-		default:
-			return
 		}
 	}
 }
 
+// sendEvent sees to it that the Event is stored or counted as dropped.
 func (c *Client) sendEvent(ctx context.Context, q queuedEvent, faults *faultLog) {
 	e := c.coreEvent(q)
 	wait := c.eventRetry
-	for attempt := 1; ; attempt++ {
+	for attempt := 1; ctx.Err() == nil; attempt++ {
 		err := c.postEvent(ctx, e)
 		if err == nil || apierrors.IsAlreadyExists(err) { // the second: an earlier attempt arrived, its answer did not
 			faults.ok()

@@ -81,7 +81,7 @@ func TestEvictAnswers(t *testing.T) {
 
 		{name: "two budgets", code: 500, body: status(500, "", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", ""),
 			want: policy.Answer{Verb: policy.Blocked, Code: 500, Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."}},
-		{name: "two budgets, in HTTP 201", code: 201, body: status(500, "", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", ""),
+		{name: "two budgets, as a failure in HTTP 201", code: 201, body: status(500, "", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", ""),
 			want: policy.Answer{Verb: policy.Blocked, Code: 500, Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."}},
 		{name: "internal error", code: 500, body: status(500, "InternalError", "etcdserver: request timed out", ""),
 			want: policy.Answer{Verb: policy.Backoff, Code: 500, Message: "etcdserver: request timed out"}},

@@ -66,7 +66,7 @@ func (c *Client) kubeletClient() (*http.Client, error) {
 		TLSClientConfig: rest.TLSClientConfig{CAFile: c.cfg.CAFile, CAData: c.cfg.CAData},
 		UserAgent:       c.cfg.UserAgent,
 		Proxy:           func(*http.Request) (*url.URL, error) { return nil, nil },
-		Dial:            dialer(),
+		Dial:            c.dial,
 	}
 	made, err := rest.HTTPClientFor(cfg)
 	if err != nil {
