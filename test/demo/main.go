@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"spillway/test/cluster"
@@ -42,7 +44,7 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &scenario.Runner{Cluster: c, Repo: repo, Binary: binary, Log: progress}
+	r := &scenario.Runner{Cluster: c, Repo: repo, Binary: binary, Log: progress, Live: progress}
 	leak := scenario.Leak(400, false)
 	var results []*scenario.Result
 	for _, mode := range []scenario.Mode{scenario.KubeletAlone, scenario.Enforce} {
@@ -56,6 +58,9 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 	if err := scenario.WriteTable(out, results); err != nil {
 		return err
 	}
+	if err := plot(filepath.Join(repo, "out", "demo.svg"), results, out); err != nil {
+		return err
+	}
 	if s := results[1].Status; s != nil {
 		for _, d := range s.Decisions {
 			if d.State == "victim" {
@@ -64,4 +69,20 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 		}
 	}
 	return nil
+}
+
+// plot draws both runs into a file.
+func plot(path string, results []*scenario.Result, out io.Writer) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(scenario.WritePlot(f, results), f.Close()); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "\nThe picture of both runs: %s\n", path)
+	return err
 }

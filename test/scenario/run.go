@@ -85,6 +85,7 @@ type Runner struct {
 	Binary  string    // the agent's binary, for its status command
 	Margin  int64     // bytes the loads can fill before the kubelet's threshold; default 2 GiB
 	Log     io.Writer // progress lines
+	Live    io.Writer // a line a second while a load runs, and what happens to pods as it happens; nil: none
 }
 
 // Build builds the agent's binary and image, and loads the image. It returns the binary's path.
@@ -326,6 +327,11 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 		return res, err
 	}
 	meter := &meter{cluster: r.Cluster, hard: hard, since: since}
+	if r.Live != nil {
+		live := &live{w: r.Live, full: r.Margin}
+		meter.each = live.margin
+		watch.listen(live.fate)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { meter.run(wctx) })
 	defer wg.Wait()
@@ -404,6 +410,7 @@ type meter struct {
 	hard    int64
 	since   func() time.Duration
 	points  []Point
+	each    func(Point) // called for every point; nil: nobody looks
 	err     error
 }
 
@@ -416,7 +423,11 @@ func (m *meter) run(ctx context.Context) {
 			m.err = err
 			return
 		}
-		m.points = append(m.points, Point{m.since(), mem.Available() - m.hard})
+		p := Point{m.since(), mem.Available() - m.hard}
+		m.points = append(m.points, p)
+		if m.each != nil {
+			m.each(p)
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -25,9 +25,11 @@ type Fate struct {
 
 // podWatch follows all pods of the case.
 type podWatch struct {
-	mu    sync.Mutex // guards fates
-	fates map[string]*Fate
 	start func() time.Duration
+
+	mu    sync.Mutex // guards all below
+	fates map[string]*Fate
+	tell  func(Fate) // called when a pod is first seen to go, and when it is gone; nil: nobody listens
 }
 
 func watchPods(ctx context.Context, client kubernetes.Interface, since func() time.Duration) (*podWatch, error) {
@@ -79,12 +81,23 @@ func (w *podWatch) see(p *corev1.Pod, deleted bool) {
 			}
 		}
 	}
+	news := false
 	if going && f.At == 0 {
-		f.At = w.start()
+		f.At, news = w.start(), true
 	}
 	if deleted && f.Gone == 0 {
-		f.Gone = w.start()
+		f.Gone, news = w.start(), true
 	}
+	if news && w.tell != nil {
+		w.tell(*f)
+	}
+}
+
+// listen sets who is told.
+func (w *podWatch) listen(tell func(Fate)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tell = tell
 }
 
 // all returns what became of every pod that was ever seen.
