@@ -1,0 +1,268 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"go.uber.org/goleak"
+
+	"spillway/agent/status"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// scrape returns what Prometheus would read.
+func scrape(t *testing.T, m *Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(m.Registry(), promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("scrape: %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+// series returns the lines of the metrics with these names.
+func series(t *testing.T, m *Metrics, names ...string) []string {
+	t.Helper()
+	out := []string{}
+	for line := range strings.Lines(scrape(t, m)) {
+		if name := line[:strings.IndexAny(line, "{ ")]; slices.Contains(names, name) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
+}
+
+// same compares the series of every metric that want names.
+func same(t *testing.T, m *Metrics, want string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(want), "\n")
+	var names []string
+	for _, line := range lines {
+		names = append(names, line[:strings.IndexAny(line, "{ ")])
+	}
+	got := series(t, m, names...)
+	slices.Sort(got)
+	slices.Sort(lines)
+	if !slices.Equal(got, lines) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(lines, "\n"))
+	}
+}
+
+func full() *status.Status {
+	return &status.Status{
+		Mode: "enforce", Pressure: status.Pressure{Level: "alert", UsedPercent: ptr(90.0), SlopeBytes: 5, CacheSlope: 1, ETASeconds: ptr(12.5), LeadSeconds: 31, StallSome10s: ptr(10.0), StallFull10s: ptr(1.0),
+			Thresholds: []status.Threshold{
+				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(200))},
+				{Signal: "memory.available", LimitBytes: ptr(int64(250)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(50))},
+				{Signal: "allocatableMemory.available", Hard: true, LimitBytes: ptr(int64(100))},
+			}},
+		Sources:   []status.Source{{Name: "cri", State: status.OK}, {Name: "kubelet-config", State: status.Degraded}, {Name: "metrics", State: status.Off}},
+		Loop:      status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
+		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10},
+		Pods: []status.Pod{
+			{Namespace: "shop", Name: "cart-0", UID: "1", WorkingSetBytes: ptr(uint64(700)), GrowthBytes: ptr(3.0), Score: ptr(42.0), Rank: 1,
+				Containers: []status.Container{{Name: "cart"}, {Name: "(sandbox)"}, {Name: "proxy", LimitBytes: ptr(uint64(5))}}},
+			{Namespace: "shop", Name: "blind", UID: "2", Rank: 0},
+		},
+	}
+}
+
+func TestLint(t *testing.T) {
+	m := New("1.0", full)
+	m.OOMKill("shop", "cart-0", "cart", time.Millisecond)
+	m.Decision("victim")
+	m.Eviction("in-flight", false)
+	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestFigures(t *testing.T) {
+	m := New("1.0", full)
+	want := `
+spillway_containers_without_limit 1
+spillway_eviction_forbidden 1
+spillway_evictions_last_hour 4
+spillway_late_sweeps_total 2
+spillway_level{level="alert"} 1
+spillway_level{level="calm"} 0
+spillway_level{level="critical"} 0
+spillway_level{level="evict"} 0
+spillway_level{level="unknown"} 0
+spillway_loop_last_pass_timestamp_seconds 1000.5
+spillway_node_eta_seconds 12.5
+spillway_node_margin_bytes{kind="hard",signal="memory.available"} 200
+spillway_node_margin_bytes{kind="soft",signal="memory.available"} 50
+spillway_node_memory_stall_ratio{kind="full"} 0.01
+spillway_node_memory_stall_ratio{kind="some"} 0.1
+spillway_node_threshold_bytes{kind="hard",signal="allocatableMemory.available"} 100
+spillway_node_threshold_bytes{kind="hard",signal="memory.available"} 100
+spillway_node_threshold_bytes{kind="soft",signal="memory.available"} 250
+spillway_node_used_ratio 0.9
+spillway_pod_rank{namespace="shop",pod="blind"} 0
+spillway_pod_rank{namespace="shop",pod="cart-0"} 1
+spillway_pod_score{namespace="shop",pod="cart-0"} 42
+spillway_pod_working_set_bytes{namespace="shop",pod="cart-0"} 700
+spillway_source_up{source="cri"} 1
+spillway_source_up{source="kubelet-config"} 0
+`
+	same(t, m, want)
+}
+
+// What is not known has no series: a zero would be a figure.
+func TestUnknownFiguresAreAbsent(t *testing.T) {
+	for name, s := range map[string]*status.Status{"before the first pass": nil, "nothing known": {Pressure: status.Pressure{Level: "unknown"}, Pods: []status.Pod{{Namespace: "a", Name: "b"}}}} {
+		t.Run(name, func(t *testing.T) {
+			m := New("1.0", func() *status.Status { return s })
+			for _, metric := range []string{"spillway_node_used_ratio", "spillway_node_margin_bytes", "spillway_node_eta_seconds", "spillway_node_memory_stall_ratio", "spillway_pod_working_set_bytes", "spillway_pod_growth_bytes_per_second", "spillway_pod_score"} {
+				if got := series(t, m, metric); len(got) != 0 {
+					t.Errorf("%v", got)
+				}
+			}
+			if n := len(series(t, m, "spillway_level")); n != map[bool]int{true: 0, false: 5}[s == nil] {
+				t.Errorf("%d levels", n)
+			}
+		})
+	}
+}
+
+// One bad name or a name that is there twice must not cost the whole scrape.
+func TestNamesThatCannotBreakAScrape(t *testing.T) {
+	s := full()
+	s.Pods = append(s.Pods, status.Pod{Namespace: "shop", Name: "cart-0", UID: "9", WorkingSetBytes: ptr(uint64(1)), Rank: 3},
+		status.Pod{Namespace: "shop", Name: "bad\xff", UID: "10", Rank: 4}, status.Pod{Namespace: "shop", Name: "bad\xfe", UID: "11", Rank: 5}, status.Pod{UID: "12"}, status.Pod{UID: "13"})
+	s.Sources = append(s.Sources, status.Source{Name: "cri", State: status.Degraded})
+	s.Pressure.Thresholds = append(s.Pressure.Thresholds, s.Pressure.Thresholds[0])
+	m := New("1.0", func() *status.Status { return s })
+	same(t, m, "spillway_pod_rank{namespace=\"\",pod=\"\"} 0\nspillway_pod_rank{namespace=\"shop\",pod=\"bad\uFFFD\"} 4\n"+
+		"spillway_pod_rank{namespace=\"shop\",pod=\"blind\"} 0\nspillway_pod_rank{namespace=\"shop\",pod=\"cart-0\"} 1")
+}
+
+func TestCounters(t *testing.T) {
+	m := New("1.0", full)
+	m.OOMKill("shop", "cart-0", "cart", time.Millisecond)
+	m.OOMKill("shop", "cart-0", "cart", 2*time.Millisecond)
+	m.OOMKill("", "", "", time.Hour)
+	m.Decision("victim")
+	m.Decision("held")
+	m.Decision("held")
+	m.Eviction("released", false)
+	m.Eviction("would-evict", true)
+	want := `
+spillway_decisions_total{state="held"} 2
+spillway_decisions_total{state="victim"} 1
+spillway_evictions_total{dry_run="false",state="released"} 1
+spillway_evictions_total{dry_run="true",state="would-evict"} 1
+spillway_oom_kills_total{container="",namespace="",pod=""} 1
+spillway_oom_kills_total{container="cart",namespace="shop",pod="cart-0"} 2
+`
+	same(t, m, want)
+	same(t, m, "spillway_oom_event_latency_seconds_count 3")
+}
+
+// A crash loop with new names at each start must not grow the series without end, and no kill may be lost.
+func TestOOMSeriesAreBounded(t *testing.T) {
+	m := New("1.0", full)
+	const kills = maxKilled + 500
+	for i := range kills {
+		m.OOMKill("shop", fmt.Sprintf("job-%d", i), "c", 0)
+	}
+	m.OOMKill("shop", "job-0", "c", 0) // one that is known still counts under its name
+	got := series(t, m, "spillway_oom_kills_total")
+	if len(got) != maxKilled+1 {
+		t.Errorf("%d series, want %d", len(got), maxKilled+1)
+	}
+	for _, want := range []string{`spillway_oom_kills_total{container="(other)",namespace="(other)",pod="(other)"} 500`, `spillway_oom_kills_total{container="c",namespace="shop",pod="job-0"} 2`} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
+
+func TestServe(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	sick := errors.New("the loop's last pass is 40 s old")
+	var alive atomic.Pointer[error]
+	alive.Store(new(error))
+	m := New("1.0", full)
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := m.Serve(ctx, addr, func() error { return nil }); err == nil || !strings.Contains(err.Error(), "listen for metrics on "+addr) {
+		t.Errorf("a taken address: error %v", err)
+	}
+	l.Close()
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, addr, func() error { return *alive.Load() }) }()
+	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	get := func(method, path string) (int, string) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; {
+			req, err := http.NewRequest(method, "http://"+addr+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				if time.Now().After(end) {
+					t.Fatal(err)
+				}
+				continue // it does not listen yet
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return resp.StatusCode, string(body)
+		}
+	}
+	if code, body := get("GET", "/healthz"); code != 200 || body != "ok\n" {
+		t.Errorf("healthz: %d %q", code, body)
+	}
+	alive.Store(&sick)
+	if code, body := get("GET", "/healthz"); code != 503 || !strings.Contains(body, "40 s old") {
+		t.Errorf("healthz of a stuck loop: %d %q", code, body)
+	}
+	code, body := get("GET", "/metrics")
+	for _, want := range []string{"spillway_node_used_ratio 0.9", `spillway_build_info{version="1.0"} 1`, "go_goroutines", "process_open_fds"} {
+		if code != 200 || !strings.Contains(body, want) {
+			t.Errorf("metrics: %d, %q is missing", code, want)
+		}
+	}
+	for _, tc := range []struct {
+		method, path string
+		want         int
+	}{{"POST", "/metrics", 405}, {"GET", "/debug/pprof/", 404}, {"GET", "/", 404}} {
+		if code, _ := get(tc.method, tc.path); code != tc.want {
+			t.Errorf("%s %s: %d, want %d", tc.method, tc.path, code, tc.want)
+		}
+	}
+	client.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
