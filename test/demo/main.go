@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"spillway/test/cluster"
 	"spillway/test/scenario"
@@ -31,7 +32,7 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := cluster.Up(ctx, cluster.Options{Name: "demo", Progress: progress})
+	c, err := cluster.Up(ctx, cluster.Options{Name: "demo", Wait: 15 * time.Minute, Progress: progress})
 	if err != nil {
 		return err
 	}

@@ -37,14 +37,14 @@ func (r *results) add(res *scenario.Result) {
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Minute)
 	defer cancel()
 	repo, err := filepath.Abs("../..")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	c, err := cluster.Up(ctx, cluster.Options{Name: "e2e"})
+	c, err := cluster.Up(ctx, cluster.Options{Name: "e2e", Wait: 15 * time.Minute})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1

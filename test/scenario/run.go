@@ -31,6 +31,9 @@ const systemNamespace = "spillway-system"
 // measureEvery is how often the margin is read.
 const measureEvery = 20 * time.Millisecond
 
+// kubeletEvery is how often the kubelet's Events are listed while a load runs.
+const kubeletEvery = 500 * time.Millisecond
+
 // Point is one measurement.
 type Point struct {
 	At     time.Duration // from the start of the load
@@ -334,6 +337,13 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { meter.run(wctx) })
+	wg.Go(func() {
+		for sleep(wctx, kubeletEvery) == nil {
+			if list, err := r.Cluster.KubeletEvictions(wctx); err == nil {
+				watch.evicted(list)
+			}
+		}
+	})
 	defer wg.Wait()
 	defer cancel()
 
@@ -358,6 +368,11 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	}
 	cancel()
 	wg.Wait()
+	evictions, err := r.Cluster.KubeletEvictions(ctx)
+	if err != nil {
+		return res, err
+	}
+	watch.evicted(evictions)
 	after, err := oomKills()
 	if err != nil {
 		return res, err

@@ -10,13 +10,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"spillway/test/cluster"
 )
 
 // Fate is what became of one pod.
 type Fate struct {
 	Pod       string // namespace/name
 	App       string
-	Kubelet   bool          // evicted by the kubelet: status.reason Evicted, or condition DisruptionTarget, reason TerminationByKubelet
+	Kubelet   bool          // evicted by the kubelet, by its Events
 	API       bool          // evicted through the Eviction API: condition DisruptionTarget, reason EvictionByEvictionAPI
 	OOMKilled bool          // a container's last state says OOMKilled
 	At        time.Duration // when it was first seen to go, from the start of the load
@@ -63,15 +65,9 @@ func (w *podWatch) see(p *corev1.Pod, deleted bool) {
 		w.fates[string(p.UID)] = f
 	}
 	going := p.DeletionTimestamp != nil || deleted
-	if p.Status.Reason == "Evicted" {
-		f.Kubelet, going = true, true
-	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == "EvictionByEvictionAPI" {
 			f.API, going = true, true
-		}
-		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonTerminationByKubelet {
-			f.Kubelet, going = true, true
 		}
 	}
 	for _, s := range p.Status.ContainerStatuses {
@@ -90,6 +86,25 @@ func (w *podWatch) see(p *corev1.Pod, deleted bool) {
 	}
 	if news && w.tell != nil {
 		w.tell(*f)
+	}
+}
+
+// evicted books what the kubelet evicted; its Events say it, a pod's status may not.
+func (w *podWatch) evicted(list []cluster.KubeletEviction) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range list {
+		f := w.fates[e.UID]
+		if f == nil || f.Kubelet {
+			continue
+		}
+		f.Kubelet, f.API = true, false
+		if f.At == 0 {
+			f.At = w.start()
+		}
+		if w.tell != nil {
+			w.tell(*f)
+		}
 	}
 }
 
