@@ -47,7 +47,12 @@ func childMain(mode string) {
 		fmt.Fprintln(os.Stderr, "child:", err)
 		os.Exit(3)
 	}
-	runtime.LockOSThread() // TestMain runs on the main thread; keep it there
+	// "leaderless" ends this thread, which must be the first one. Go starts on it
+	// and seldom moves elsewhere.
+	runtime.LockOSThread()
+	if unix.Gettid() != os.Getpid() {
+		fail(syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
+	}
 	if err := os.WriteFile("/proc/self/comm", []byte(procName), 0); err != nil {
 		fail(err)
 	}

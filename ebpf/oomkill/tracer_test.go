@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
 
@@ -147,6 +149,45 @@ func TestPIDOnly(t *testing.T) {
 	mountTracefs(t)
 	tracer := openTracer(t, Options{}, classic)
 	testTriggerIsAnother(t, tracer)
+}
+
+// TestVictimNotFound reads the pid from where the record has its type: a number
+// that no process has. What is known of the trigger must not pass for the victim.
+func TestVictimNotFound(t *testing.T) {
+	mountTracefs(t)
+	h := classic
+	h.prepare = func(spec *ebpf.CollectionSpec) error {
+		return spec.Variables[oomkillVarPidOffset].Set(uint32(0))
+	}
+	tracer := openTracer(t, Options{}, h)
+	g := newMemoryCgroup(t)
+	events := follow(t, tracer)
+	pid := g.oomKill(t, "alloc")
+	timeout := time.After(5 * time.Second)
+	for {
+		select {
+		case e := <-events:
+			if int(e.TriggerPID) != pid {
+				t.Logf("event of another process: %+v", e)
+				continue
+			}
+			g.check(t, "trigger", e.TriggerCgroupV1, e.TriggerCgroupV2)
+			want := &Event{
+				Time: e.Time, TID: e.TID,
+				TriggerPID: uint32(pid), TriggerComm: procName,
+				TriggerCgroupV1: e.TriggerCgroupV1, TriggerCgroupV2: e.TriggerCgroupV2,
+			}
+			if diff := cmp.Diff(want, e); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if e.TID == 0 || int(e.TID) == pid {
+				t.Errorf("TID %d", e.TID)
+			}
+			return
+		case <-timeout:
+			t.Fatalf("no event triggered by process %d within 5 s", pid)
+		}
+	}
 }
 
 func TestTriggerIsAnother(t *testing.T) {
