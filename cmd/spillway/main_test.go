@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway/agent/status"
+)
+
+// call runs one command line as main does.
+func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("NODE_NAME", "")
+	t.Setenv("POD_UID", "")
+	var out, errs bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	code = run(ctx, args, &out, &errs)
+	if ctx.Err() != nil {
+		t.Fatal("the command did not end by itself")
+	}
+	return code, out.String(), errs.String()
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestFailures(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	agentIn := func(args ...string) []string {
+		return append([]string{"agent", "--journal-socket", filepath.Join(dir, "none"), "--socket", socket, "--state-dir", filepath.Join(dir, "state")}, args...)
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+		code int
+		want []string
+	}{
+		{"unknown flag", []string{"--frobnicate"}, 2, []string{"unknown flag: --frobnicate", "spillway --help"}},
+		{"unknown flag of a subcommand", []string{"status", "--frobnicate"}, 2, []string{"unknown flag: --frobnicate", "'spillway status --help'"}},
+		{"flag without its value", []string{"status", "--socket"}, 2, []string{"flag needs an argument: --socket"}},
+		{"flag with a wrong value", []string{"agent", "--standalone=perhaps"}, 2, []string{"--standalone"}},
+		{"config file is missing", agentIn("--config", filepath.Join(dir, "missing.yaml")), 1, []string{"missing.yaml", "no such file"}},
+		{"config file with an unknown key", agentIn("--config", file(t, "mode: observe\nmoode: enforce\n")), 1, []string{"config.yaml", "line 2", "moode"}},
+		{"config file with a wrong value", agentIn("--config", file(t, "thresholds:\n  evictPercent: 200\n")), 1, []string{"line 2", "evictPercent", "1 to 100"}},
+		{"no node name", agentIn(), 1, []string{"no node name", "NODE_NAME", "--node-name", "--standalone"}},
+		{"cgroup root that is none", agentIn("--standalone", "--cgroup-root", dir), 1, []string{"open cgroups", dir}},
+		{"no agent on the socket", []string{"status", "--socket", socket}, 1, []string{"ask " + socket, "no such file", "is the agent running"}},
+		{"no agent on the socket, samples", []string{"status", "--samples", "--socket", socket}, 1, []string{"is the agent running"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, stdout, stderr := call(t, tc.args...)
+			if code != tc.code || stdout != "" {
+				t.Errorf("code %d, want %d; stdout %q", code, tc.code, stdout)
+			}
+			if !strings.HasPrefix(stderr, "spillway: ") || strings.Contains(stderr, "Usage:") {
+				t.Errorf("stderr %q, want one message", stderr)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(stderr, want) {
+					t.Errorf("stderr %q, want %q in it", stderr, want)
+				}
+			}
+		})
+	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("a failed start left its socket")
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, args := range [][]string{{}, {"--help"}, {"help"}, {"agent", "--help"}, {"status", "-h"}} {
+		if code, stdout, stderr := call(t, args...); code != 0 || !strings.Contains(stdout, "Usage:") || stderr != "" {
+			t.Errorf("%v: code %d, stdout %.60q, stderr %q", args, code, stdout, stderr)
+		}
+	}
+	if code, stdout, _ := call(t, "version"); code != 0 || stdout != "spillway "+version+"\n" {
+		t.Errorf("version: code %d, %q", code, stdout)
+	}
+}
+
+// The client against a server of the agent's own kind.
+func TestStatus(t *testing.T) {
+	dir, err := os.MkdirTemp("", "sw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "s")
+	s, err := status.Listen(socket, status.Views{
+		Status:  func() *status.Status { return &status.Status{Node: "node-1", Mode: "observe"} },
+		Samples: func() status.Samples { return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	if code, stdout, stderr := call(t, "status", "--socket", socket); code != 0 || !strings.Contains(stdout, "node node-1") || stderr != "" {
+		t.Errorf("table: code %d, %q, %q", code, stdout, stderr)
+	}
+	var got status.Status
+	if code, stdout, _ := call(t, "status", "--socket", socket, "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &got) != nil || got.Node != "node-1" {
+		t.Errorf("json: code %d, %q", code, stdout)
+	}
+	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples"); code != 0 || !strings.Contains(stdout, "7.500 s") {
+		t.Errorf("samples: code %d, %q", code, stdout)
+	}
+	var samples status.Samples
+	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples", "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &samples) != nil || len(samples.Node) != 1 {
+		t.Errorf("samples as json: code %d, %q", code, stdout)
+	}
+}
