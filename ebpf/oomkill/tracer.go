@@ -61,7 +61,7 @@ func open(o Options, choose func(victimArg) []hook) (*Tracer, error) {
 	if o.BufferBytes == 0 {
 		o.BufferBytes = DefaultBufferBytes
 	}
-	if page := os.Getpagesize(); o.BufferBytes < page || o.BufferBytes > 1<<31 || bits.OnesCount(uint(o.BufferBytes)) != 1 {
+	if page := os.Getpagesize(); o.BufferBytes < page || uint(o.BufferBytes) > 1<<31 || bits.OnesCount(uint(o.BufferBytes)) != 1 {
 		return nil, fmt.Errorf("open oom tracer: BufferBytes %d is not a power of two from a page (%d) to 2 GiB", o.BufferBytes, page)
 	}
 	if o.Logger == nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -419,7 +420,7 @@ func TestOptions(t *testing.T) {
 		{"buffer below a page", Options{BufferBytes: 1024}, "BufferBytes 1024 is not a power of two"},
 		{"buffer not a power of two", Options{BufferBytes: 3 << 20}, "BufferBytes 3145728 is not a power of two"},
 		{"negative buffer", Options{BufferBytes: -4096}, "BufferBytes -4096 is not a power of two"},
-		{"buffer beyond what a map can have", Options{BufferBytes: 1 << 33}, "BufferBytes 8589934592 is not a power of two"},
+		{"buffer beyond what a map can have", Options{BufferBytes: math.MaxInt}, "to 2 GiB"},
 		{"no BTF file", Options{BTF: "testdata/absent.btf"}, "load BTF file testdata/absent.btf: open "},
 		{"BTF file that is none", Options{BTF: garbage}, "load BTF file " + garbage + ": "},
 	}
