@@ -164,7 +164,7 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 		volume := v.(map[string]any)
 		paths[volume["name"]] = dig[string](volume, "hostPath", "path")
 	}
-	writable := []string{"/run/spillway"}
+	writable := []string{"/run/spillway", "/var/lib/spillway"}
 	var reached []string
 	for _, m := range dig[[]any](agent, "volumeMounts") {
 		mount := m.(map[string]any)
@@ -184,7 +184,7 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 		}
 	}
 	slices.Sort(reached)
-	want := []string{"/run/containerd", "/run/spillway", "/run/systemd/journal", "/sys/fs/cgroup", "/var/lib/kubelet/config.yaml"}
+	want := []string{"/run/containerd", "/run/spillway", "/run/systemd/journal", "/sys/fs/cgroup", "/var/lib/kubelet/config.yaml", "/var/lib/spillway"}
 	if diff := cmp.Diff(want, reached); diff != "" {
 		t.Errorf("host paths (-want +got):\n%s", diff)
 	}
