@@ -28,6 +28,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		"CPU":            func() error { var c CPU; return g.CPU(&c) },
 		"Meminfo":        func() error { var m Meminfo; return tree.Meminfo(&m) },
 		"Vmstat":         func() error { var v Vmstat; return tree.Vmstat(&v) },
+		"Watermarks":     func() error { var w Watermarks; return tree.Watermarks(&w) },
 		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
 	} {
 		t.Run(name, func(t *testing.T) {

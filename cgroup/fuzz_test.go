@@ -51,7 +51,7 @@ func checkFuzzed(t *testing.T, data []byte, fault *ParseError, amounts ...Amount
 		}
 		return
 	}
-	if !bytes.HasSuffix(data, newline) {
+	if !bytes.HasSuffix(data, []byte("\n")) {
 		t.Fatalf("accepted %q, which is empty or cut off", data)
 	}
 	for _, a := range amounts {
@@ -156,6 +156,17 @@ func FuzzVmstat(f *testing.F) {
 		var v Vmstat
 		v.clear()
 		checkFuzzed(t, data, parseVmstat(data, &v), v.AllocStall, v.MajorFaults, v.OOMKill, v.ScanKswapd, v.StealDirect)
+	})
+}
+
+func FuzzZoneinfo(f *testing.F) {
+	seed(f, "zoneinfo")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		w, fault := parseZoneinfo(data, 4096)
+		checkFuzzed(t, data, fault, w.Free, w.Min, w.Low, w.High, w.Managed)
+		if fault == nil && (w.Free == Absent || w.Managed == Absent) {
+			t.Fatalf("%+v of %q", w, data)
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -121,7 +122,7 @@ func TestKernelPressureSwitchedOff(t *testing.T) {
 	for _, opened := range []bool{true, false} {
 		writeTo(t, sw, "0")
 		var ue *UnsupportedError
-		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
+		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) || !strings.Contains(ue.Needs, "cgroup.pressure=1") {
 			t.Errorf("cgroup.pressure=0, file open %v: %v, want an UnsupportedError", opened, err)
 		}
 		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) {
@@ -152,6 +153,21 @@ func TestKernelPressureWithoutV2Cgroup(t *testing.T) {
 	}
 	if err := g.CPU(new(CPU)); !errors.As(err, &ue) {
 		t.Errorf("CPU without a cpu cgroup: %v, want an UnsupportedError", err)
+	}
+	if tree.at.unified == "" {
+		return
+	}
+	// It comes, goes and comes again, while the memory cgroup stays.
+	dir := filepath.Join(tree.at.unified, cg.path)
+	for range 2 {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		pressureOrSkip(t, g, MemoryPressure)
+		removeDir(t, dir)
+		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || ue.Needs != "the same cgroup in the v2 hierarchy" {
+			t.Errorf("Pressure after the v2 cgroup was removed: %v", err)
+		}
 	}
 }
 

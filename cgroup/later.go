@@ -55,7 +55,7 @@ func (g *Group) readLater(id laterID, dir dirID, file string) (data []byte, foun
 		return nil, false, nil
 	case err == unix.ENODEV && g.alive():
 		// The cgroup lives: the file was taken away (cgroup.pressure), or the other hierarchy dropped its part.
-		g.forget(dir)
+		g.forgetDead(dir)
 		return nil, false, nil
 	}
 	return nil, false, fileError("read", g.path, file, err, isGone(err))
@@ -79,7 +79,7 @@ func (g *Group) openLater(f *laterFile, dir dirID, file string) (found bool, err
 		return false, fileError("open", g.path, file, unix.ENOENT, true)
 	}
 	if isGone(err) {
-		g.forget(dir)
+		g.forgetDead(dir)
 		return false, nil
 	}
 	if err == unix.EOPNOTSUPP {
@@ -123,9 +123,9 @@ func (g *Group) sibling(dir dirID) (*os.File, error) {
 	return d, nil
 }
 
-// forget drops a directory of another hierarchy, so that the next call looks it up anew.
-func (g *Group) forget(dir dirID) {
-	if dir == dirMemory || g.dirs[dir] == nil {
+// forgetDead drops the directory of another hierarchy when it was removed, so that the next call looks it up anew.
+func (g *Group) forgetDead(dir dirID) {
+	if dir == dirMemory || g.dirs[dir] == nil || existsAt(int(g.dirs[dir].Fd()), "cgroup.procs") {
 		return
 	}
 	g.dirs[dir].Close()

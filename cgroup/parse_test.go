@@ -287,3 +287,31 @@ func TestParsePressure(t *testing.T) {
 		})
 	}
 }
+
+func TestParseZoneinfoOnBadInput(t *testing.T) {
+	const good = "Node 0, zone   Normal\n  pages free     10\n        boost    0\n        min      1\n        low      2\n        high     3\n        managed  90\n"
+	for _, c := range []struct {
+		name, in string
+		want     Watermarks
+		cause    error
+	}{
+		{"one zone", good, Watermarks{Free: 40960, Min: 4096, Low: 8192, High: 12288, Managed: 368640}, nil},
+		{"two zones", good + good, Watermarks{Free: 81920, Min: 8192, Low: 16384, High: 24576, Managed: 737280}, nil},
+		{"a CPU's own list", good + "              high:  378\n              high_min:  378\n", Watermarks{Free: 40960, Min: 4096, Low: 8192, High: 12288, Managed: 368640}, nil},
+		{"empty", "", Watermarks{}, errEmpty},
+		{"cut off", good[:len(good)-1], Watermarks{}, errTruncated},
+		{"no watermark", strings.Replace(good, "low", "slow", 1), Watermarks{}, errMissing},
+		{"no number", strings.Replace(good, "low      2", "low", 1), Watermarks{}, errNumber},
+		{"negative", strings.Replace(good, "low      2", "low -2", 1), Watermarks{}, errNumber},
+		{"over 2^63 bytes", strings.Replace(good, "low      2", "low 2251799813685249", 1), Watermarks{}, errTooBig},
+		{"over 2^63 bytes in two zones", strings.Replace(good+good, "low      2", "low 2251799813685248", 1), Watermarks{}, errTooBig},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, fault := parseZoneinfo([]byte(c.in), 4096)
+			checkFault(t, fault, c.cause)
+			if fault == nil {
+				diff(t, "Watermarks", c.want, w)
+			}
+		})
+	}
+}

@@ -30,7 +30,16 @@ func (r Resource) String() string {
 	return "unknown"
 }
 
-var pressureFiles = [numResources]string{"memory.pressure", "cpu.pressure", "io.pressure"}
+// file returns the name of the pressure file of a cgroup.
+func (r Resource) file() string {
+	switch r {
+	case CPUPressure:
+		return "cpu.pressure"
+	case IOPressure:
+		return "io.pressure"
+	}
+	return "memory.pressure"
+}
 
 // Line is one line of a pressure file (Documentation/accounting/psi.rst).
 type Line struct {
@@ -61,11 +70,11 @@ func (g *Group) PressureOf(r Resource, p *Pressure) error {
 	dir := dirMemory
 	if g.tree.at.version == 1 {
 		if g.tree.unified == nil {
-			return &UnsupportedError{Feature: pressureFiles[r] + " of " + g.path, Needs: "cgroup v2"}
+			return &UnsupportedError{Feature: r.file() + " of " + g.path, Needs: "cgroup v2"}
 		}
 		dir = dirUnified
 	}
-	data, found, err := g.readLater(laterPressure+laterID(r), dir, pressureFiles[r])
+	data, found, err := g.readLater(laterPressure+laterID(r), dir, r.file())
 	if err != nil {
 		return err
 	}
@@ -74,11 +83,11 @@ func (g *Group) PressureOf(r Resource, p *Pressure) error {
 		if dir == dirUnified && g.dirs[dirUnified] == nil {
 			needs = "the same cgroup in the v2 hierarchy"
 		}
-		return &UnsupportedError{Feature: pressureFiles[r] + " of " + g.path, Needs: needs}
+		return &UnsupportedError{Feature: r.file() + " of " + g.path, Needs: needs}
 	}
 	if fault := parsePressure(data, p); fault != nil {
 		*p = Pressure{}
-		return g.parseError(fault, pressureFiles[r])
+		return g.parseError(fault, r.file())
 	}
 	return nil
 }

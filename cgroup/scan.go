@@ -77,7 +77,7 @@ func (s *scanner) add(sum *Amount) {
 
 // setKB is set for a line of /proc/meminfo: spaces, a number, " kB". The amount is in bytes.
 func (s *scanner) setKB(a *Amount) {
-	v, found := bytes.CutSuffix(s.value, kb)
+	v, found := bytes.CutSuffix(s.value, []byte(" kB"))
 	if !found {
 		s.fail(s.line, errUnit)
 		return
@@ -108,8 +108,6 @@ func (s *scanner) need(a Amount, key string) {
 		s.fault = &ParseError{Input: quote([]byte(key)), Err: errMissing}
 	}
 }
-
-var kb = []byte(" kB")
 
 // parseUint parses decimal digits up to 2^63: no sign, no space, no empty string.
 func parseUint(b []byte) (Amount, error) {
@@ -148,7 +146,7 @@ func parseAmount(data []byte, max Amount) (Amount, *ParseError) {
 	if len(data) == 0 {
 		return Absent, &ParseError{Err: errEmpty}
 	}
-	line, found := bytes.CutSuffix(data, newline)
+	line, found := bytes.CutSuffix(data, []byte("\n"))
 	if !found {
 		return Absent, &ParseError{Input: quote(data), Err: errTruncated}
 	}
@@ -167,5 +165,3 @@ func parseAmount(data []byte, max Amount) (Amount, *ParseError) {
 	}
 	return n, nil
 }
-
-var newline = []byte("\n")

@@ -36,6 +36,7 @@ type Tree struct {
 
 	meminfo   procFile
 	vmstat    procFile
+	zoneinfo  procFile
 	pressures [numResources]procFile
 
 	closeOnce sync.Once
@@ -65,6 +66,7 @@ func Open(o Options) (*Tree, error) {
 	t := &Tree{at: l, proc: o.Proc}
 	t.meminfo.init(o.Proc, "meminfo", 4096)
 	t.vmstat.init(o.Proc, "vmstat", 8192)
+	t.zoneinfo.init(o.Proc, "zoneinfo", 8192)
 	for r := range t.pressures {
 		t.pressures[r].init(path.Join(o.Proc, "pressure"), Resource(r).String(), 512)
 	}
@@ -135,6 +137,7 @@ func (t *Tree) Close() error {
 		}
 		t.meminfo.close()
 		t.vmstat.close()
+		t.zoneinfo.close()
 		for r := range t.pressures {
 			t.pressures[r].close()
 		}
