@@ -297,3 +297,41 @@ func TestKernelCloseWhileReading(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+func TestKernelChildrenAndFind(t *testing.T) {
+	tree := host(t)
+	cg := newGroup(t, tree)
+	for _, d := range []string{"b/deep/deeper", "a"} {
+		mkdirAll(t, cg.mem, d)
+	}
+	got, err := tree.Children(cg.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	diff(t, "Children", []Child{
+		{Path: cg.path + "/a", ID: inode(t, cg.mem+"/a")},
+		{Path: cg.path + "/b", ID: inode(t, cg.mem+"/b")},
+	}, got)
+	if got, err := tree.Children(cg.path + "/a"); err != nil || len(got) != 0 {
+		t.Errorf("Children of a leaf = %v, %v", got, err)
+	}
+	if _, err := tree.Children(cg.path + "/none"); !errors.Is(err, ErrGone) {
+		t.Errorf("Children of nothing: %v, want ErrGone", err)
+	}
+	for _, p := range []string{"/b/deep/deeper", "/a", ""} {
+		if got, err := tree.Find(inode(t, cg.mem+p)); err != nil || got != cg.path+p {
+			t.Errorf("Find of %q = %q, %v", cg.path+p, got, err)
+		}
+	}
+	if got, err := tree.Find(inode(t, tree.MemoryRoot())); err != nil || got != "/" {
+		t.Errorf("Find of the root = %q, %v", got, err)
+	}
+	old := inode(t, cg.mem+"/a")
+	removeDir(t, cg.mem+"/a")
+	if got, err := tree.Find(old); !errors.Is(err, ErrGone) {
+		t.Errorf("Find of a removed cgroup = %q, %v, want ErrGone", got, err)
+	}
+	if got, err := tree.Find(0); !errors.Is(err, ErrGone) {
+		t.Errorf("Find of 0 = %q, %v, want ErrGone", got, err)
+	}
+}

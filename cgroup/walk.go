@@ -3,10 +3,10 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"slices"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Child is one cgroup directly below another.
@@ -21,68 +21,69 @@ func (t *Tree) Children(path string) ([]Child, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	rel := strings.TrimPrefix(path, "/")
-	if rel == "" {
-		rel = "."
-	}
-	entries, err := fs.ReadDir(t.mem.FS(), rel)
+	entries, err := t.subdirs(path)
 	if err != nil {
-		return nil, fileError("read", path, "", err, isGone(err))
+		return nil, err
 	}
-	var out []Child
+	out := make([]Child, 0, len(entries))
 	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		if id, ok := dirInode(e); ok {
-			out = append(out, Child{Path: join(path, e.Name()), ID: id})
-		}
+		out = append(out, Child{Path: join(path, e.name), ID: e.ino})
 	}
+	slices.SortFunc(out, func(a, b Child) int { return strings.Compare(a.Path, b.Path) })
 	return out, nil
 }
-
-var errFound = errors.New("found")
 
 // Find returns the path of the cgroup whose directory has this inode, by a walk of the whole memory hierarchy: for rare
 // events only. The error matches ErrGone when no cgroup has it (any more).
 func (t *Tree) Find(id uint64) (string, error) {
-	found := ""
-	err := fs.WalkDir(t.mem.FS(), ".", func(p string, e fs.DirEntry, err error) error {
-		if err != nil { // removed meanwhile, or not ours to read: the walk goes on beside it
-			if e != nil && e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !e.IsDir() {
-			return nil
-		}
-		if got, ok := dirInode(e); ok && got == id {
-			found = join("/", p)
-			if p == "." {
-				found = "/"
-			}
-			return errFound
-		}
-		return nil
-	})
-	if errors.Is(err, errFound) {
-		return found, nil
+	dir, err := openDir(t.mem, "/")
+	if err != nil {
+		return "", fmt.Errorf("find cgroup %d below %s: %w", id, t.at.memory, fileError("open", "/", "", err, false))
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("find cgroup %d below %s: %w", id, t.MemoryRoot(), err)
+	defer dir.Close()
+	fd := int(dir.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil && st.Ino == id {
+		return "/", nil
 	}
-	return "", fmt.Errorf("find cgroup %d below %s: %w", id, t.MemoryRoot(), ErrGone)
+	w := walker{buf: make([]byte, 16<<10)}
+	path, err := w.find(fd, "/", id)
+	if err != nil {
+		return "", fmt.Errorf("find cgroup %d below %s: %w", id, t.at.memory, err)
+	}
+	if path == "" {
+		return "", fmt.Errorf("find cgroup %d below %s: %w", id, t.at.memory, ErrGone)
+	}
+	return path, nil
 }
 
-func dirInode(e fs.DirEntry) (uint64, bool) {
-	info, err := e.Info()
+// find searches below an open directory; a directory that vanished, or is not ours to read, is passed by.
+func (w *walker) find(fd int, path string, id uint64) (string, error) {
+	entries, err := w.list(fd)
 	if err != nil {
-		return 0, false
+		if isGone(err) {
+			return "", nil
+		}
+		return "", fileError("read", path, "", err, false)
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
+	for _, e := range entries {
+		if e.ino == id {
+			return join(path, e.name), nil
+		}
 	}
-	return st.Ino, true
+	for _, e := range entries {
+		sub, err := openDirAt(fd, e.name)
+		if isGone(err) || errors.Is(err, unix.EACCES) {
+			continue
+		}
+		if err != nil {
+			return "", fileError("open", join(path, e.name), "", err, false)
+		}
+		found, err := w.find(sub, join(path, e.name), id)
+		closeFile(&sub)
+		if found != "" || err != nil {
+			return found, err
+		}
+	}
+	return "", nil
 }
