@@ -167,6 +167,7 @@ func TestPriorityWithinTenPoints(t *testing.T) {
 		{"outside of the band the score decides", ranks(points("a", 15, priority(100)), points("b", 4)), []string{"a", "b"}},
 		{"negative priority", ranks(points("a", 5), points("b", 3, priority(-10))), []string{"b", "a"}},
 		{"equal score: by name", ranks(points("b", 5), points("a", 5)), []string{"a", "b"}},
+		{"the others keep their order", ranks(points("a", 12, priority(100)), points("b", 10, priority(100)), points("c", 4)), []string{"c", "a", "b"}},
 		{"among equal priorities in the band the score decides", ranks(points("a", 12, priority(100)), points("b", 4), points("c", 6)), []string{"c", "b", "a"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

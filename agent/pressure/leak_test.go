@@ -43,6 +43,19 @@ func TestLeakIsSeenInTime(t *testing.T) {
 	}
 }
 
+// Less than a second to the threshold is critical before it is reached.
+func TestLastSecondIsCritical(t *testing.T) {
+	tr := trace{lead: 2 * time.Second, load: func(s float64) load {
+		return load{pods: leftAt(2048) - 1000 + ramp(s, 12, 1e9, 400), outside: 1000}
+	}}
+	tr.run(t, 17*time.Second, func(s float64, v *Verdict) {
+		left := float64(v.Nearest.Margin) / (1 << 20)
+		if s > 14 && (v.Now == Critical) != (left < 400) {
+			t.Fatalf("%v at %.1f s with %.0f MiB left: %s", v.Now, s, left, v.Reason)
+		}
+	})
+}
+
 // Growth that ends while the margin is over slope × (lead + 2 s) evicts nobody.
 func TestGrowthThatEndsInTimeEvictsNobody(t *testing.T) {
 	const start = 12.0

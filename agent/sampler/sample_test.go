@@ -1,0 +1,38 @@
+package sampler
+
+import (
+	"reflect"
+	"testing"
+)
+
+// fill gives every field of a sample a number of its own.
+func fill(sample any) {
+	v := reflect.ValueOf(sample).Elem()
+	for i := range v.NumField() {
+		if f := v.Field(i); f.CanInt() {
+			f.SetInt(int64(1000 + i))
+		} else {
+			f.SetUint(uint64(1000 + i))
+		}
+	}
+}
+
+// What goes into a ring comes out of it, every figure in its own place.
+func TestRecordsRoundTrip(t *testing.T) {
+	var node, nodeBack NodeSample
+	fill(&node)
+	var nodeRec [nodeWidth]uint64
+	node.encode(&nodeRec)
+	nodeBack.decode(nodeRec[:])
+	if nodeBack != node {
+		t.Errorf("node sample %+v comes back as %+v", node, nodeBack)
+	}
+	var group, groupBack GroupSample
+	fill(&group)
+	var groupRec [groupWidth]uint64
+	group.encode(&groupRec)
+	groupBack.decode(groupRec[:])
+	if groupBack != group {
+		t.Errorf("group sample %+v comes back as %+v", group, groupBack)
+	}
+}
