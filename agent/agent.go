@@ -37,6 +37,7 @@ type Options struct {
 	NodeName      string // name of the Node object; required unless Config.Mode is Standalone
 	SelfUID       string // UID of the agent's own pod, never evicted; empty outside a pod
 	Kubeconfig    string // empty: the pod's service account
+	PauseSwitch   string // "namespace/name" of the ConfigMap with the pause switch; empty: none
 	CgroupRoot    string // default /sys/fs/cgroup
 	ProcRoot      string // default /proc
 	Socket        string // default status.DefaultSocket
@@ -165,7 +166,8 @@ func (a *Agent) openCluster() error {
 		a.sources.set("kubelet-config", status.Off, "standalone")
 		return nil
 	}
-	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway/" + a.opts.Version, Logger: a.log})
+	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway/" + a.opts.Version,
+		PauseConfigMap: a.opts.PauseSwitch, Logger: a.log})
 	if err != nil {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}

@@ -58,6 +58,8 @@ type cluster struct {
 	lease     atomic.Pointer[leaseView]
 	workloads atomic.Pointer[map[string]policy.Workload] // by owner UID
 	want      chan []asked                               // from the loop, from alert on; capacity 1
+
+	paused bool // as last logged; belongs to the goroutine of run
 }
 
 func newCluster(client *kube.Client, cfg KubeletConfig, src *sources, log *slog.Logger) *cluster {
@@ -124,8 +126,18 @@ func (c *cluster) fileChanged(last *os.FileInfo) bool {
 	return old != nil && (!os.SameFile(old, fi) || !old.ModTime().Equal(fi.ModTime()) || old.Size() != fi.Size())
 }
 
-// watchState names the state of the pod watch.
+// watchState names the state of the pod watch and of the pause switch.
 func (c *cluster) watchState() {
+	switch p := c.client.Pause(); {
+	case !p.Known:
+		c.sources.set("pause-switch", status.Degraded, p.Detail+"; nobody is evicted while it is not known")
+	default:
+		c.sources.set("pause-switch", status.OK, p.Detail)
+	}
+	if p := c.client.Pause(); p.Paused != c.paused {
+		c.paused = p.Paused
+		c.log.Warn("pause switch changed", "paused", p.Paused, "detail", p.Detail)
+	}
 	v := c.client.Pods()
 	switch {
 	case v.Err != "":

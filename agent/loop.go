@@ -432,8 +432,12 @@ func eventText(d *status.Decision) string {
 func (l *loop) hold(now time.Time) (name, why string) {
 	boot, health := l.a.samples.Now(), l.a.samples.Health()
 	runtime, view, node := l.a.runtimeView.Load(), l.a.cluster.client.Pods(), l.a.cluster.node.Load()
-	m := l.a.mapper.Map()
+	m, pause := l.a.mapper.Map(), l.a.cluster.client.Pause()
 	switch {
+	case pause.Paused:
+		return "paused", "all evictions are paused: " + pause.Detail
+	case !pause.Known:
+		return "pause-unknown", "the pause switch is not known: " + pause.Detail
 	case l.verdict.Cause == pressure.CauseCache:
 		return "cache", "the growth is page cache: evicting a pod would not answer it"
 	case l.verdict.Cause == pressure.CauseOutside:

@@ -223,6 +223,9 @@ func number(a cgroup.Amount) *uint64 {
 func (l *loop) evictionStatus(now time.Time) status.Evictions {
 	m := l.a.evicts
 	out := status.Evictions{Forbidden: m.Forbid(now)}
+	if pause := l.a.cluster.client.Pause(); pause.Paused || !pause.Known {
+		out.Paused, out.Forbidden = pause.Paused, pause.Detail
+	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)
 	for _, o := range slices.Backward(m.Outcomes()) {
 		v := &o.Victim

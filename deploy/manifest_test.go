@@ -225,6 +225,7 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 		"<nil> apps/statefulsets [get] <nil>",
 		"<nil> batch/jobs [get] <nil>",
 		"kube-node-lease coordination.k8s.io/leases [get] <nil>",
+		"spillway-system /configmaps [list watch] [spillway-config]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rights (-want +got):\n%s", diff)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,8 @@ type Options struct {
 	// ServiceAccountDir holds token and ca.crt when Kubeconfig is empty.
 	// Empty means /var/run/secrets/kubernetes.io/serviceaccount.
 	ServiceAccountDir string
+	// PauseConfigMap is "namespace/name" of the ConfigMap whose key PauseKey stops all evictions. Empty: no switch.
+	PauseConfigMap string
 	// Logger takes watch and Event faults, on change and once a minute. Nil discards them.
 	Logger *slog.Logger
 }
@@ -53,6 +56,7 @@ type Client struct {
 	http   []*http.Client
 
 	pods      *podStore
+	pause     *pauseStore // nil: no switch
 	workloads *workloadCache
 	events    chan queuedEvent
 	dropped   atomic.Uint64
@@ -65,10 +69,15 @@ type Client struct {
 	eventRetry   time.Duration
 }
 
+var namespacedName = regexp.MustCompile(`^[a-z0-9-]+/[a-z0-9.-]+$`)
+
 // New validates o and reads the credentials. It makes no network call: an API server that is away is no error here.
 func New(o Options) (*Client, error) {
 	if o.NodeName == "" {
 		return nil, errors.New("kube client: node name is empty: set NODE_NAME from the pod's spec.nodeName (downward API), or name it in the configuration")
+	}
+	if o.PauseConfigMap != "" && !namespacedName.MatchString(o.PauseConfigMap) {
+		return nil, fmt.Errorf("kube client: pause configmap %q, want namespace/name", o.PauseConfigMap)
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "spillway"
@@ -98,6 +107,9 @@ func New(o Options) (*Client, error) {
 		// cluster apart.
 		backoff:    wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second},
 		eventRetry: time.Second,
+	}
+	if o.PauseConfigMap != "" {
+		c.pause = &pauseStore{name: o.PauseConfigMap}
 	}
 	if err := c.connect(); err != nil {
 		return nil, fmt.Errorf("kube client %s: %w", cfg.Host, err)
@@ -168,6 +180,9 @@ func (c *Client) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.sendEvents(ctx) })
 	wg.Go(func() { c.watchPods(ctx) })
+	if c.pause != nil {
+		wg.Go(func() { c.watchPause(ctx) })
+	}
 	wg.Wait()
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -27,21 +28,47 @@ const (
 
 var errNoHeaders = fmt.Errorf("no response headers within %s", openTimeout)
 
-// watchPods keeps the store up to date until ctx ends. The reflector streams the first set where the server can
-// (WatchList), lists it where it cannot, resumes at the last resource version and starts over when that has expired.
+// feed keeps a store up to date with one kind of objects: a list, then a watch, for ever.
+type feed struct {
+	client    *Client
+	what      string // for errors and the log: "pods of node x"
+	resource  string
+	namespace string // empty: all
+	selector  fields.Selector
+	object    runtime.Object
+	list      func() runtime.Object
+	store     feedStore
+}
+
+// feedStore takes the objects, and notes how the connection fares.
+type feedStore interface {
+	cache.ReflectorStore
+	answered()    // a list worked
+	opened()      // the server accepted a watch
+	failed(error) // why there is no watch now
+}
+
+// watchPods feeds the pods of this node.
 func (c *Client) watchPods(ctx context.Context) {
-	faults := &faultLog{log: c.log, what: "watch pods"}
+	feed{client: c, what: "pods of node " + c.node, resource: "pods", selector: fields.OneTermEqualSelector("spec.nodeName", c.node),
+		object: &corev1.Pod{}, list: func() runtime.Object { return &corev1.PodList{} }, store: c.pods}.run(ctx)
+}
+
+// run works until ctx ends. The reflector streams the first set where the server can (WatchList), lists it where it
+// cannot, resumes at the last resource version and starts over when that has expired.
+func (f feed) run(ctx context.Context) {
+	faults := &faultLog{log: f.client.log, what: "watch " + f.resource}
 	silent := klog.Logger{}
-	backoff := c.backoff
+	backoff := f.client.backoff
 	r := cache.NewReflectorWithOptions(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return c.listPods(ctx, o, faults)
+			return f.getList(ctx, o, faults)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return c.openWatch(ctx, o, faults)
+			return f.openWatch(ctx, o, faults)
 		},
-	}, &corev1.Pod{}, c.pods, cache.ReflectorOptions{
-		Name:    "pods",
+	}, f.object, f.store, cache.ReflectorOptions{
+		Name:    f.resource,
 		Logger:  &silent,
 		Clock:   endingClock{ctx: ctx},
 		Backoff: &backoff,
@@ -49,33 +76,31 @@ func (c *Client) watchPods(ctx context.Context) {
 	r.RunWithContext(quiet(ctx))
 }
 
-// ours restricts every list and watch to the pods of this node.
-func (c *Client) ours(o *metav1.ListOptions) {
-	o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", c.node).String()
+// request starts a list or watch of the objects that are ours.
+func (f feed) request(o *metav1.ListOptions) *rest.Request {
+	o.FieldSelector = f.selector.String()
+	// No retries inside the client, neither in a list nor in a watch: they would hide a 429 or 503 for a minute.
+	return f.client.reads.Get().NamespaceIfScoped(f.namespace, f.namespace != "").Resource(f.resource).VersionedParams(o, f.client.wire.parameters).MaxRetries(0)
 }
 
-func (c *Client) listPods(ctx context.Context, o metav1.ListOptions, faults *faultLog) (runtime.Object, error) {
+func (f feed) getList(ctx context.Context, o metav1.ListOptions, faults *faultLog) (runtime.Object, error) {
 	lctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	c.ours(&o)
-	list := &corev1.PodList{}
-	err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).MaxRetries(0).Do(lctx).Into(list)
-	if err != nil {
-		err = fmt.Errorf("list pods of node %s: %w", c.node, err)
-		c.report(ctx, err, faults)
+	list := f.list()
+	if err := f.request(&o).Do(lctx).Into(list); err != nil {
+		err = fmt.Errorf("list %s: %w", f.what, err)
+		f.report(ctx, err, faults)
 		return nil, err
 	}
-	c.pods.answered()
+	f.store.answered()
 	return list, nil
 }
 
-func (c *Client) openWatch(ctx context.Context, o metav1.ListOptions, faults *faultLog) (watch.Interface, error) {
-	c.ours(&o)
+func (f feed) openWatch(ctx context.Context, o metav1.ListOptions, faults *faultLog) (watch.Interface, error) {
 	o.Watch = true
 	wctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(openTimeout, func() { cancel(errNoHeaders) })
-	// No retries inside the client, neither here nor in a list: they would hide a 429 or 503 from Err for a minute.
-	w, err := c.reads.Get().Resource("pods").VersionedParams(&o, c.wire.parameters).MaxRetries(0).Watch(wctx)
+	w, err := f.request(&o).Watch(wctx)
 	if err != nil {
 		timer.Stop()
 		if errors.Is(context.Cause(wctx), errNoHeaders) {
@@ -84,25 +109,25 @@ func (c *Client) openWatch(ctx context.Context, o metav1.ListOptions, faults *fa
 		cancel(nil)
 		// A server without WatchList refuses the request as invalid; the reflector lists instead.
 		if o.SendInitialEvents == nil || !apierrors.IsInvalid(err) {
-			err = fmt.Errorf("watch pods of node %s: %w", c.node, err)
-			c.report(ctx, err, faults)
+			err = fmt.Errorf("watch %s: %w", f.what, err)
+			f.report(ctx, err, faults)
 		}
 		return nil, err
 	}
 	if o.TimeoutSeconds != nil {
 		timer.Reset(time.Duration(*o.TimeoutSeconds)*time.Second + lingerTimeout)
 	}
-	c.pods.opened()
+	f.store.opened()
 	faults.ok()
 	return &boundWatch{Interface: w, end: func() { timer.Stop(); cancel(nil) }}, nil
 }
 
 // report makes err visible, unless it only says that ctx, that of Run, has ended.
-func (c *Client) report(ctx context.Context, err error, faults *faultLog) {
+func (f feed) report(ctx context.Context, err error, faults *faultLog) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.pods.failed(err)
+	f.store.failed(err)
 	faults.fault(err)
 }
 

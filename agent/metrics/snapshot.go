@@ -32,6 +32,7 @@ var (
 	descLastPass   = desc("loop_last_pass_timestamp_seconds", "When the decision loop finished its newest pass.")
 	descMode       = desc("mode", "1 for the mode that the agent runs in.", "mode")
 	descForbidden  = desc("eviction_forbidden", "1 while no eviction may start.")
+	descPaused     = desc("paused", "1 while the pause switch stops all evictions.")
 	descLastHour   = desc("evictions_last_hour", "Evictions accepted within the last hour.")
 	descHourlyCap  = desc("evictions_hourly_cap", "The most that may be accepted within an hour.")
 	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
@@ -50,7 +51,7 @@ var _ prometheus.Collector = (*snapshot)(nil)
 func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
-		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descForbidden,
+		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 	} {
 		ch <- d
@@ -125,6 +126,7 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	count(descPasses, float64(s.Loop.Passes))
 	gauge(descLastPass, float64(s.Loop.LastPass.UnixNano())/1e9)
 	gauge(descMode, 1, s.Mode)
+	gauge(descPaused, truth(s.Evictions.Paused))
 	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))
 	gauge(descLastHour, float64(s.Evictions.LastHour))
 	gauge(descHourlyCap, float64(s.Evictions.HourlyCap))

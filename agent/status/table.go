@@ -75,6 +75,9 @@ func WriteTable(w io.Writer, s *Status) error {
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
+	if s.Evictions.Paused {
+		fmt.Fprintln(w, "\nPAUSED: the pause switch stops all evictions")
+	}
 	if s.Evictions.Forbidden != "" {
 		fmt.Fprintf(w, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
 	}

@@ -113,6 +113,7 @@ type Loop struct {
 
 // Evictions is what was asked for, and what stands in the way of the next.
 type Evictions struct {
+	Paused    bool      `json:"paused"`              // by the pause switch
 	Forbidden string    `json:"forbidden,omitempty"` // why none may start now
 	LastHour  int       `json:"lastHour"`
 	HourlyCap int       `json:"hourlyCap"`

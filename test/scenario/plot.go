@@ -105,7 +105,7 @@ func (p panel) draw(b *strings.Builder) {
 		if m.at > 0.7*p.longest {
 			anchor, dx = "end", -5
 		}
-		fmt.Fprintf(b, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s" stroke-dasharray="4 3"/><text x="%.1f" y="%.1f" text-anchor="%s" fill="%s" font-weight="600">%s</text>`+"\n",
+		fmt.Fprintf(b, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s" stroke-dasharray="4 3"/><text x="%.1f" y="%.1f" text-anchor="%s" fill="%s" font-weight="600" paint-order="stroke" stroke="#ffffff" stroke-width="5">%s</text>`+"\n",
 			p.x(m.at), p.x(m.at), p.y(p.top), p.y(p.bottom), m.color, p.x(m.at)+dx, y, anchor, m.color, html.EscapeString(fmt.Sprintf("%s, %.1f s", m.text, m.at)))
 	}
 }

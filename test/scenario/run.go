@@ -262,7 +262,7 @@ func notReady(s *status.Status) string {
 			}
 		}
 	}
-	if s.Pressure.Level != "calm" {
+	if s.Pressure.Level != "calm" && s.Pressure.Level != "alert" {
 		return "level " + s.Pressure.Level + ": " + s.Pressure.Reason
 	}
 	return ""
