@@ -312,7 +312,7 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 	o := r.out
 	o.Answer, o.AnswerAt = r.answer, now
 	end := func(s State) { o.State, o.EndedAt = s, now }
-	if r.answer.Verb != policy.Backoff {
+	if r.answer.Verb != policy.Backoff && r.answer.Verb != policy.Unknown {
 		m.backoff = 0
 	}
 	switch r.answer.Verb {
@@ -340,7 +340,11 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 	case policy.Backoff:
 		end(Refused)
 		m.backoff = min(max(2*m.backoff, firstBackoff), longestBackoff)
-		m.pause(now, max(m.backoff, r.answer.RetryAfter), fmt.Sprintf("the API server cannot take evictions now (%d): %s", r.answer.Code, r.answer.Message))
+		why := "no eviction could be asked for: " + r.answer.Message
+		if r.answer.Code != 0 {
+			why = fmt.Sprintf("the API server cannot take evictions now (%d): %s", r.answer.Code, r.answer.Message)
+		}
+		m.pause(now, max(m.backoff, r.answer.RetryAfter), why)
 	default:
 		if o.DryRun {
 			end(NotHappened)
@@ -376,20 +380,24 @@ func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look fun
 		}
 		uid := o.Victim.Pod.UID
 		f := look(o.Victim.Pod)
+		_, seen := m.lastUsage[uid] // after a restart a cgroup that was never seen is not one that is gone
 		if f.HasCgroup {
 			m.lastUsage[uid] = max(m.lastUsage[uid], f.Usage)
 		}
 		before := o.State
-		gone := !f.HasCgroup && (f.Stale || !f.Listed || f.Terminating)
+		gone := !f.HasCgroup && (seen && (f.Stale || f.Terminating) || !f.Stale && !f.Listed)
 		switch {
 		case gone && (o.State == InFlight || o.State == Overdue || !f.Listed || f.Terminating):
+			if o.State == Uncertain {
+				m.coolUntil = o.AskedAt.Add(m.opts.Cooldown)
+			}
 			o.State, o.EndedAt, o.MarginAfter = Released, now, margin
 			o.Measured, o.MeasuredKnown = m.lastUsage[uid], m.lastUsage[uid] > 0
 		case o.State == Uncertain && !f.Stale && f.Terminating:
 			o.State = InFlight
 			o.Deadline = o.AskedAt.Add(o.Victim.Pod.Grace + exitSlack)
 			m.coolUntil = o.AskedAt.Add(m.opts.Cooldown)
-		case o.State == Uncertain && now.After(o.Deadline):
+		case o.State == Uncertain && !f.Stale && now.After(o.Deadline):
 			o.State, o.EndedAt = NotHappened, now
 			m.uncount(o.AnswerAt)
 		case o.State == InFlight && now.After(o.Deadline):
@@ -423,7 +431,7 @@ func (m *Manager) uncount(at time.Time) {
 func (m *Manager) lastReleased() bool {
 	for _, o := range slices.Backward(m.outcomes) {
 		if o.Answer.Verb == policy.Accepted || o.State == InFlight || o.State == Uncertain {
-			return o.State == Released
+			return o.State == Released && o.MeasuredKnown
 		}
 	}
 	return false

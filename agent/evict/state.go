@@ -12,6 +12,9 @@ import (
 	"spillway/agent/policy"
 )
 
+// tempPrefix begins the names of state files that are being written.
+const tempPrefix = ".evictions-"
+
 // stateVersion is the format of the state file.
 const stateVersion = 1
 
@@ -75,7 +78,7 @@ func (s state) write(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".evictions-")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix)
 	if err != nil {
 		return err
 	}
@@ -106,6 +109,10 @@ func (m *Manager) load(now time.Time) error {
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make folder of eviction state: %w", err)
+	}
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), tempPrefix+"*")) // the pattern is constant but for the folder
+	for _, name := range left {
+		os.Remove(name) // half written by an agent that died: of no use, and no harm when it stays
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {

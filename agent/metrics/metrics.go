@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,7 +60,7 @@ func New(version string, get func() *status.Status) *Metrics {
 
 // OOMKill counts one kill. Only one goroutine may call it.
 func (m *Metrics) OOMKill(namespace, pod, container string, latency time.Duration) {
-	key := [3]string{namespace, pod, container}
+	key := [3]string{strings.ToValidUTF8(namespace, "\uFFFD"), strings.ToValidUTF8(pod, "\uFFFD"), strings.ToValidUTF8(container, "\uFFFD")}
 	if !m.killed[key] {
 		if len(m.killed) >= maxKilled {
 			key = [3]string{"(other)", "(other)", "(other)"}

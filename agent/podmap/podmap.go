@@ -76,6 +76,7 @@ func (m *Map) Lookup(id uint64) (Owner, bool) {
 
 // limits remembers a cgroup's memory limit, so that it is not read at every walk.
 type limit struct {
+	path   string
 	amount cgroup.Amount
 	at     time.Duration
 }
@@ -122,7 +123,9 @@ func (j *joiner) join(now time.Duration, kubepods string, groups []cgroup.PodGro
 		if c.PodUID != "" && byRuntime[c.PodUID] == nil {
 			byRuntime[c.PodUID] = c
 		}
-		names[c.ID] = c.Name
+		if c.Name != "" { // a runtime that does not know it takes nothing away
+			names[c.ID] = c.Name
+		}
 		sandboxes[c.SandboxID] = true
 	}
 	seen := make(map[uint64]bool, 4*len(groups))
@@ -170,10 +173,10 @@ func (j *joiner) join(now time.Duration, kubepods string, groups []cgroup.PodGro
 // limit returns the memory limit of a cgroup, from memory while it is young enough.
 func (j *joiner) limit(now time.Duration, path string, id uint64, seen map[uint64]bool) cgroup.Amount {
 	seen[id] = true
-	if l, ok := j.limits[id]; ok && now-l.at < limitAge && l.amount != cgroup.Absent {
+	if l, ok := j.limits[id]; ok && l.path == path && now-l.at < limitAge && l.amount != cgroup.Absent {
 		return l.amount
 	}
-	l := limit{amount: j.readLimit(path, id), at: now}
+	l := limit{path: path, amount: j.readLimit(path, id), at: now}
 	j.limits[id] = l
 	return l.amount
 }
@@ -183,6 +186,9 @@ func (j *joiner) limit(now time.Duration, path string, id uint64, seen map[uint6
 func (j *joiner) bury(now time.Duration, m *Map) {
 	for id, old := range j.last {
 		if cur, ok := m.owners[id]; ok {
+			if cur.Path != old.Path {
+				continue // the number was used again: another cgroup
+			}
 			if cur.Pod == "" && old.Pod != "" {
 				cur.Namespace, cur.Pod = old.Namespace, old.Pod
 			}

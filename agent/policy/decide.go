@@ -130,7 +130,8 @@ func Rank(in Input) []Candidate {
 }
 
 // nodeGrowth returns the growth that shares are taken of, and the growth of the fastest pod. The pods' own sum is
-// used where it is larger than the node's figure, so that shares never exceed 100 %.
+// used where it is larger than the node's figure, so that shares never exceed 100 %. What no pod is seen to have counts
+// as one more pod: a leaker that cannot be read must not pass its blame on.
 func nodeGrowth(in *Input) (node, fastest float64) {
 	sum := 0.0
 	for i := range in.Pods {
@@ -139,7 +140,7 @@ func nodeGrowth(in *Input) (node, fastest float64) {
 			fastest = max(fastest, r.Growth)
 		}
 	}
-	return max(sum, in.NodeGrowth), fastest
+	return max(sum, in.NodeGrowth), max(fastest, in.NodeGrowth-sum)
 }
 
 // order puts candidates first, best victim first, then protected pods by name.
@@ -208,6 +209,8 @@ func Decide(in Input) Decision {
 		case c.Rank == 0:
 		case !c.Covers && !c.Grower:
 			c.Excluded = "its memory would not end the shortage and it has no part in the growth"
+		case !in.Need.ByETA && in.NodeGrowth > 0 && !c.Grower:
+			c.Excluded = "it has no part in the growth, which would fill its memory again"
 		case bigEnough && !c.Leader && !releases(&in, c):
 			c.Excluded = "its release is under a tenth of the target"
 		case c.Refused != "":

@@ -243,10 +243,11 @@ func (v *Verdict) steepest(g growth) {
 		v.Cause = CauseCache
 		// What is left must stand out of the noise of both series to count as a leak of its own.
 		v.EvictSlope = max(0, v.Slope-v.CacheSlope)
-		if v.EvictSlope <= 2*(total.Error+cache.Error) {
+		if v.EvictSlope <= max(2*(total.Error+cache.Error), v.Slope/10) {
 			v.EvictSlope = 0
+			return
 		}
-		return
+		v.Cause = CausePods
 	}
 	if v.Nearest.Signal != AllocatableAvailable && pods.Known && pods.Slope < (v.Slope-v.CacheSlope)/2 {
 		v.Cause = CauseOutside
@@ -268,9 +269,9 @@ func (m *Memory) trackRise(at time.Duration, short, long bool) {
 }
 
 // causeSinceCalm tells what filled the memory when nothing rises any more.
-func (m *Memory) causeSinceCalm(s *Sample, sig Signal) Cause {
+func (m *Memory) causeSinceCalm(s *Sample, sig Signal, present Cause) Cause {
 	if !m.hasCalm {
-		return CausePods
+		return present
 	}
 	var now, then Bytes
 	switch sig {
@@ -305,14 +306,17 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	soft := v.softMet()
 	alert := v.UsedPercent >= cfg.AlertPercent || v.ETA < alertETA || soft != ""
 
-	bothRise := v.Short.Rising() && v.Long.Rising() && v.EvictSlope > 0
-	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (bothRise && evictETA < 10*time.Minute))
-	byETA := v.ETALower < lead+2*time.Second && v.Lasted >= evictETA/4
+	bothRise := v.Short.Clear() && v.Long.Clear() && v.EvictSlope > 0
+	// A shortage by percentage has time: growth must have filled half of the long window and lasted as it must for an ETA.
+	sustained := bothRise && v.Long.Span >= LongWindow/2 && v.Lasted >= min(evictETA/4, time.Minute)
+	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < 10*time.Minute))
+	// The last second must rise too: what was allocated in one step and then stands still is not on its way anywhere.
+	byETA := v.ETALower < lead+2*time.Second && v.Lasted >= evictETA/4 && v.Short.Clear()
 	criticalMargin := margin < 0 && !v.Short.Falling()
 	criticalETA := evictETA < time.Second && v.EvictSlope > 0
 	critical := criticalMargin || criticalETA
-	if criticalMargin && v.Slope <= 0 {
-		v.Cause = mem.causeSinceCalm(last, v.Nearest.Signal)
+	if margin < 0 {
+		v.Cause = mem.causeSinceCalm(last, v.Nearest.Signal, v.Cause)
 	}
 
 	switch {

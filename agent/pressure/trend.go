@@ -32,6 +32,10 @@ func (t Trend) Rising() bool { return t.Known && t.Slope > 0 && t.Slope > t.Erro
 // Falling reports whether the slope is below zero by more than its own uncertainty.
 func (t Trend) Falling() bool { return t.Known && t.Slope < 0 && -t.Slope > t.Error }
 
+// Clear reports whether the slope is above zero by three times its own uncertainty. A series without any trend looks
+// like rising in one window of six, and like clearly rising in one of some 700.
+func (t Trend) Clear() bool { return t.Known && t.Slope > 0 && t.Slope > 3*t.Error }
+
 // Upper is the upper bound of the slope: one standard error above it.
 func (t Trend) Upper() float64 { return t.Slope + t.Error }
 

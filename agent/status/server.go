@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 )
 
@@ -30,6 +32,8 @@ type Views struct {
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples.
 type Server struct {
 	path     string
+	file     os.FileInfo // of the socket: another agent's is not removed
+	removed  sync.Once
 	listener net.Listener
 	http     *http.Server
 }
@@ -40,9 +44,16 @@ func Listen(path string, views Views) (*Server, error) {
 	if path == "" {
 		path = DefaultSocket
 	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("listen on %s: it exists and is no socket", path)
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		conn.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, ErrInUse)
+	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED): // such as a full backlog: nobody is known to be dead
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -58,7 +69,11 @@ func Listen(path string, views Views) (*Server, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(made, 0o600); err == nil {
+	var file os.FileInfo
+	if err = os.Chmod(made, 0o600); err == nil {
+		file, err = os.Lstat(made)
+	}
+	if err == nil {
 		err = os.Rename(made, path)
 	}
 	if err != nil {
@@ -75,7 +90,7 @@ func Listen(path string, views Views) (*Server, error) {
 		writeJSON(w, s)
 	})
 	mux.HandleFunc("GET /v1/samples", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, views.Samples()) })
-	return &Server{path: path, listener: l, http: &http.Server{
+	return &Server{path: path, file: file, listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}}, nil
 }
@@ -86,17 +101,27 @@ func (s *Server) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.http.Close() })
 	defer stop()
 	err := s.http.Serve(s.listener)
-	os.Remove(s.path)
+	s.remove()
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve on %s: %w", s.path, err)
 }
 
-// Close gives the socket up when Run was never called.
+// Close gives the socket up, also when Run was never called. It may be called more than once.
 func (s *Server) Close() error {
-	os.Remove(s.path)
+	s.remove()
+	s.listener.Close() // http.Close closes it only after Serve has seen it
 	return s.http.Close()
+}
+
+// remove removes the socket once, unless it is that of an agent that came after this one.
+func (s *Server) remove() {
+	s.removed.Do(func() {
+		if fi, err := os.Lstat(s.path); err == nil && os.SameFile(fi, s.file) {
+			os.Remove(s.path)
+		}
+	})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
@@ -109,13 +134,17 @@ func writeJSON(w http.ResponseWriter, v any) {
 // Get asks the agent that listens on the socket for its Status.
 func Get(ctx context.Context, path string) (*Status, error) {
 	s := new(Status)
-	return s, get(ctx, path, "/v1/status", s)
+	if err := get(ctx, path, "/v1/status", s); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // GetSamples asks the agent that listens on the socket for its newest Samples.
 func GetSamples(ctx context.Context, path string) (Samples, error) {
 	var s Samples
-	return s, get(ctx, path, "/v1/samples", &s)
+	err := get(ctx, path, "/v1/samples", &s)
+	return s, err
 }
 
 func get(ctx context.Context, path, what string, into any) error {

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // WriteTable prints s for people. Text that comes from pods is quoted where it holds control characters.
@@ -113,7 +114,7 @@ func protection(p Pod) string {
 
 // Clean quotes text that would disturb a terminal or a line-oriented log: names and messages come from outside.
 func Clean(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
 	}
 	return s

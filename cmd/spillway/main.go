@@ -36,9 +36,9 @@ for a graceful exit.`,
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	usage := false
+	usage := true // until a command begins: its flags and arguments are right then
+	root.PersistentPreRun = func(*cobra.Command, []string) { usage = false }
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		usage = true
 		return fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())
 	})
 	root.AddCommand(agentCommand(stderr), statusCommand(stdout), versionCommand(stdout))

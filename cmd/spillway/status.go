@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"time"
 
@@ -13,7 +13,8 @@ import (
 )
 
 func statusCommand(stdout io.Writer) *cobra.Command {
-	var socket, output string
+	output := format("table")
+	var socket string
 	var samples bool
 	c := &cobra.Command{
 		Use:   "status",
@@ -23,9 +24,6 @@ func statusCommand(stdout io.Writer) *cobra.Command {
   kubectl -n spillway-system exec ds/spillway -- /spillway status`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("--output %q, want table or json", output)
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
 			defer cancel()
 			if samples {
@@ -48,10 +46,25 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 			return status.WriteTable(stdout, s)
 		},
 	}
-	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	c.Flags().VarP(&output, "output", "o", "table or json")
 	c.Flags().BoolVar(&samples, "samples", false, "show the newest readings of the node instead, oldest first")
 	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
 	return c
+}
+
+// format is how a command prints.
+type format string
+
+func (f *format) String() string { return string(*f) }
+func (f *format) Type() string   { return "format" }
+
+// Set accepts what can be printed.
+func (f *format) Set(v string) error {
+	if v != "table" && v != "json" {
+		return errors.New("want table or json")
+	}
+	*f = format(v)
+	return nil
 }
 
 func writeJSON(w io.Writer, v any) error {
