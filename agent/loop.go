@@ -545,7 +545,8 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 	}
 }
 
-func optional(v *float64) any {
+// optional is what a pointer points to, for the log: nil stays nil.
+func optional[T any](v *T) any {
 	if v == nil {
 		return nil
 	}

@@ -18,13 +18,9 @@ func (a *Agent) traceKills(ctx context.Context) error {
 	return a.tracer.Run(ctx, func(ev *oomkill.Event) {
 		k := a.oomKill(ctx, ev)
 		a.metrics.OOMKill(k.Namespace, k.Pod, k.Container, time.Duration(k.LatencySeconds*float64(time.Second)))
-		limit := any(nil)
-		if k.LimitBytes != nil {
-			limit = *k.LimitBytes
-		}
 		a.log.Warn("oom kill", "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
-			"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", k.AnonBytes, "file_bytes", k.FileBytes, "shmem_bytes", k.ShmemBytes,
-			"limit_bytes", limit, "limit_of", k.LimitOf, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", k.LatencySeconds)
+			"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", optional(k.AnonBytes), "file_bytes", optional(k.FileBytes), "shmem_bytes", optional(k.ShmemBytes),
+			"limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", k.LatencySeconds)
 		select {
 		case a.kills <- k:
 		default:
@@ -38,8 +34,13 @@ func (a *Agent) oomKill(ctx context.Context, ev *oomkill.Event) status.OOMKill {
 	latency := max(0, a.samples.Now()-ev.Time)
 	k := status.OOMKill{
 		At: time.Now().Add(-latency), Process: ev.Comm, PID: ev.PID, UID: ev.UID,
-		AnonBytes: ev.AnonRSS, FileBytes: ev.FileRSS, ShmemBytes: ev.ShmemRSS,
 		TriggerProcess: ev.TriggerComm, TriggerPID: ev.TriggerPID, LimitOf: "unknown",
+	}
+	if !ev.KnownVictim {
+		k.PID = ev.TID
+	}
+	if ev.KnownMemory {
+		k.AnonBytes, k.FileBytes, k.ShmemBytes = &ev.AnonRSS, &ev.FileRSS, &ev.ShmemRSS
 	}
 	k.CgroupID = ev.CgroupV2
 	if a.tree.MemoryVersion() == 1 {

@@ -54,7 +54,7 @@ func WriteTable(w io.Writer, s *Status) error {
 	if len(s.OOMKills) > 0 {
 		fmt.Fprintln(t, "\nOOM KILL\tPOD\tCONTAINER\tPROCESS\tANON\tLIMIT\tOF")
 		for _, k := range s.OOMKills {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s (%d)\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(k.Process), k.PID, size(float64(k.AnonBytes)), bytesOf(k.LimitBytes), k.LimitOf)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s (%d)\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(orNone(k.Process)), k.PID, bytesOf(k.AnonBytes), bytesOf(k.LimitBytes), k.LimitOf)
 		}
 	}
 	if len(s.Decisions) > 0 {

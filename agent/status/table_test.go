@@ -45,7 +45,7 @@ func hostile() *Status {
 			{Namespace: lines, Name: "c", UID: "3", Fresh: true, WorkingSetBytes: ptr(uint64(0)), Rank: 2, Reason: "its memory would not end the shortage"},
 		},
 		Groups:   []Group{{Path: "/system.slice/a\x1b]0;title\x07.service", UsageBytes: ptr(uint64(10 << 20))}},
-		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: 1 << 30, LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none"}},
+		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none"}},
 		Decisions: []Decision{{ID: "0301-1", At: at, Level: "evict", State: "victim", Victim: "shop/" + ansi, Reason: lines, Score: ptr(78.25)},
 			{ID: "0301-0", At: at, Level: "critical", State: "held", Reason: "paused"}},
 	}

@@ -192,12 +192,12 @@ type OOMKill struct {
 	ContainerID    string    `json:"containerId,omitempty"`
 	Cgroup         string    `json:"cgroup,omitempty"`
 	CgroupID       uint64    `json:"cgroupId"`
-	Process        string    `json:"process"`
+	Process        string    `json:"process"` // empty: the kernel named the victim by number only, and it was not found
 	PID            uint32    `json:"pid"`
 	UID            uint32    `json:"uid"`
-	AnonBytes      uint64    `json:"anonBytes"`
-	FileBytes      uint64    `json:"fileBytes"`
-	ShmemBytes     uint64    `json:"shmemBytes"`
+	AnonBytes      *uint64   `json:"anonBytes"` // null: the kernel's layout is not known
+	FileBytes      *uint64   `json:"fileBytes"`
+	ShmemBytes     *uint64   `json:"shmemBytes"`
 	LimitBytes     *uint64   `json:"limitBytes"` // of the container, else of the pod; null: none, or not known
 	LimitOf        string    `json:"limitOf"`    // container, pod, none, unknown
 	TriggerProcess string    `json:"triggerProcess"`

@@ -167,8 +167,8 @@ spec:
 			if kill.Namespace != "default" || kill.Container != "heap" || kill.Process != "workload" || kill.LimitBytes == nil || *kill.LimitBytes != 64<<20 || kill.LimitOf != "container" {
 				t.Errorf("kill %+v, want default/%s, container heap, process workload, limit 64 MiB of the container", kill, pod)
 			}
-			if kill.AnonBytes < 48<<20 {
-				t.Errorf("anonymous memory %d MiB of a process at a limit of 64", kill.AnonBytes>>20)
+			if kill.AnonBytes == nil || *kill.AnonBytes < 48<<20 {
+				t.Errorf("anonymous memory of %v bytes in %+v, of a process at a limit of 64 MiB", kill.AnonBytes, kill)
 			}
 			metric := fmt.Sprintf(`spillway_oom_kills_total{container="heap",namespace="default",pod=%q} 1`, pod)
 			if text := metrics(t, ctx); !strings.Contains(text, metric) {
