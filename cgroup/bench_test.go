@@ -138,7 +138,7 @@ func containerdMemory(t *testing.T, tree *Tree, cg testGroup) func(ours Memory) 
 				Usage: Amount(w.Usage), WorkingSet: Amount(w.Usage - w.InactiveFile), Anon: Amount(w.Anon), File: Amount(w.File),
 				ActiveFile: Amount(w.ActiveFile), InactiveFile: Amount(w.InactiveFile), Shmem: Amount(w.Shmem),
 				MappedFile: Amount(w.FileMapped), Dirty: Amount(w.FileDirty), SlabReclaimable: Amount(w.SlabReclaimable),
-				Swap: Amount(w.SwapUsage), Kernel: ours.Kernel,
+				Swap: Amount(w.SwapUsage), Sock: Amount(w.Sock), Kernel: ours.Kernel,
 			}
 		}
 	}
@@ -158,7 +158,7 @@ func containerdMemory(t *testing.T, tree *Tree, cg testGroup) func(ours Memory) 
 			Usage: Amount(w.Usage.Usage), WorkingSet: Amount(w.Usage.Usage - w.TotalInactiveFile), Anon: Amount(w.TotalRSS),
 			File: Amount(w.TotalCache), ActiveFile: Amount(w.TotalActiveFile), InactiveFile: Amount(w.TotalInactiveFile),
 			MappedFile: Amount(w.TotalMappedFile), Dirty: Amount(w.TotalDirty), Kernel: Amount(w.Kernel.Usage),
-			SlabReclaimable: Absent, Shmem: ours.Shmem, Swap: ours.Swap,
+			SlabReclaimable: Absent, Sock: Absent, Shmem: ours.Shmem, Swap: ours.Swap,
 		}
 	}
 }

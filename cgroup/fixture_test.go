@@ -80,7 +80,7 @@ func (o oracle) memory(version int, root bool) Memory {
 			Usage: usage, WorkingSet: usage - inactive, Anon: o.stat("total_rss"), File: o.stat("total_cache"),
 			ActiveFile: o.stat("total_active_file"), InactiveFile: inactive, Shmem: o.stat("total_shmem"),
 			MappedFile: o.stat("total_mapped_file"), Dirty: o.stat("total_dirty"), Kernel: o.value("memory.kmem.usage_in_bytes", ""),
-			SlabReclaimable: Absent, Swap: o.stat("total_swap"),
+			SlabReclaimable: Absent, Sock: Absent, Swap: o.stat("total_swap"),
 		}
 	}
 	usage := o.value("memory.current", "")
@@ -91,7 +91,7 @@ func (o oracle) memory(version int, root bool) Memory {
 		Usage: usage, WorkingSet: usage - o.stat("inactive_file"), Anon: o.stat("anon"), File: o.stat("file"),
 		ActiveFile: o.stat("active_file"), InactiveFile: o.stat("inactive_file"), Shmem: o.stat("shmem"),
 		MappedFile: o.stat("file_mapped"), Dirty: o.stat("file_dirty"), Kernel: o.stat("kernel"),
-		SlabReclaimable: o.stat("slab_reclaimable"), Swap: o.value("memory.swap.current", ""),
+		SlabReclaimable: o.stat("slab_reclaimable"), Sock: o.stat("sock"), Swap: o.value("memory.swap.current", ""),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,6 +120,16 @@ func TestKernelReadsBackWhatAChildAllocates(t *testing.T) {
 		c.do("anon %d", mib)
 		after := read(t, g)
 		grew(t, "Usage", before.Usage, after.Usage, n)
+		// The sum over the children may lag by seconds (see the package comment), but then it says by how much.
+		if was, ok := g.StatLag(&before); ok {
+			is, _ := g.StatLag(&after)
+			grew(t, "Anon + StatLag", before.Anon+Amount(was+n), after.Anon+Amount(is+n), n)
+		} else if kernelAtLeast(t, 5, 18) {
+			t.Error("no StatLag")
+		}
+		for deadline := time.Now().Add(patience); after.Anon < before.Anon+n-Amount(tolerance()) && time.Now().Before(deadline); {
+			after = read(t, g)
+		}
 		grew(t, "Anon", before.Anon, after.Anon, n)
 	})
 }

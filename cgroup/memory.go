@@ -19,13 +19,35 @@ type Memory struct {
 
 	Kernel          Amount // v2 from kernel 5.18; v1 memory.kmem.usage_in_bytes
 	SlabReclaimable Amount // v2 only
+	Sock            Amount // network buffers; v2 only
 	Swap            Amount // memory.swap.current; v1 total_swap where swap is accounted
+}
+
+// StatLag returns the Usage of a reading less the parts that memory.stat accounts for: anon, file, kernel and network
+// buffers. Usage is a plain counter and right at once; what it is ahead by is what the fields from memory.stat, and with
+// InactiveFile the working set, do not know yet. It is small and may be negative as long as memory.stat is up to date
+// (see the package comment). ok is false where Usage itself comes from memory.stat (the v2 root) or Kernel is Absent (v2
+// before 5.18).
+func (g *Group) StatLag(m *Memory) (bytes int64, ok bool) {
+	if g.root {
+		return 0, false
+	}
+	for _, a := range [...]Amount{m.Usage, m.Anon, m.File, m.Kernel} {
+		if a > 1<<60 { // also Absent; the sums below cannot overflow
+			return 0, false
+		}
+	}
+	lag := int64(m.Usage) - int64(m.Anon) - int64(m.File) - int64(m.Kernel)
+	if m.Sock <= 1<<60 { // v1 charges them elsewhere
+		lag -= int64(m.Sock)
+	}
+	return lag, true
 }
 
 func (m *Memory) clear() {
 	*m = Memory{
 		Usage: Absent, WorkingSet: Absent, Anon: Absent, File: Absent, ActiveFile: Absent, InactiveFile: Absent,
-		Shmem: Absent, MappedFile: Absent, Dirty: Absent, Kernel: Absent, SlabReclaimable: Absent, Swap: Absent,
+		Shmem: Absent, MappedFile: Absent, Dirty: Absent, Kernel: Absent, SlabReclaimable: Absent, Sock: Absent, Swap: Absent,
 	}
 }
 
@@ -198,6 +220,8 @@ func parseStatV2(data []byte, m *Memory) *ParseError {
 			s.set(&m.ActiveFile)
 		case "slab_reclaimable":
 			s.set(&m.SlabReclaimable)
+		case "sock":
+			s.set(&m.Sock)
 		}
 	}
 	s.need(m.Anon, "anon")
