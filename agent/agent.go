@@ -37,6 +37,7 @@ type Options struct {
 	NodeName      string // name of the Node object; required unless Config.Mode is Standalone
 	SelfUID       string // UID of the agent's own pod, never evicted; empty outside a pod
 	Kubeconfig    string // empty: the pod's service account
+	EvictAs       string // kubeconfig file for Eviction calls only; empty: the agent's own credentials
 	PauseSwitch   string // "namespace/name" of the ConfigMap with the pause switch; empty: none
 	CgroupRoot    string // default /sys/fs/cgroup
 	ProcRoot      string // default /proc
@@ -167,7 +168,7 @@ func (a *Agent) openCluster() error {
 		return nil
 	}
 	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway/" + a.opts.Version,
-		PauseConfigMap: a.opts.PauseSwitch, Logger: a.log})
+		PauseConfigMap: a.opts.PauseSwitch, EvictKubeconfig: a.opts.EvictAs, Logger: a.log})
 	if err != nil {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}

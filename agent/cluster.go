@@ -173,6 +173,12 @@ func (c *cluster) refresh(ctx context.Context) bool {
 		c.sources.set("kubelet-config", status.OK, source)
 	}
 	c.node.Store(&view)
+	switch scope, serr := c.client.OwnNodeScope(ctx); {
+	case serr == nil:
+		c.sources.set("own-node-scope", status.OK, scope)
+	case ctx.Err() == nil:
+		c.sources.set("own-node-scope", status.Degraded, "not enforced: "+serr.Error())
+	}
 	return err == nil && kerr == nil
 }
 

@@ -36,6 +36,9 @@ type Options struct {
 	// ServiceAccountDir holds token and ca.crt when Kubeconfig is empty.
 	// Empty means /var/run/secrets/kubernetes.io/serviceaccount.
 	ServiceAccountDir string
+	// EvictKubeconfig is a file whose current context is used for Eviction calls only, such as the kubelet's own: then
+	// NodeRestriction holds the agent to its own node. Empty: the credentials of everything else.
+	EvictKubeconfig string
 	// PauseConfigMap is "namespace/name" of the ConfigMap whose key PauseKey stops all evictions. Empty: no switch.
 	PauseConfigMap string
 	// Logger takes watch and Event faults, on change and once a minute. Nil discards them.
@@ -54,6 +57,10 @@ type Client struct {
 	evicts *rest.RESTClient // Eviction and Warm only: own connection, no limiter
 	posts  *rest.RESTClient // Events: the connection of reads, a limiter of its own
 	http   []*http.Client
+
+	tokenDir string // of the service account; empty with a kubeconfig
+	evictAs  string // Options.EvictKubeconfig
+	evictCfg *rest.Config
 
 	pods      *podStore
 	pause     *pauseStore // nil: no switch
@@ -108,6 +115,16 @@ func New(o Options) (*Client, error) {
 		backoff:    wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second},
 		eventRetry: time.Second,
 	}
+	c.evictCfg, c.evictAs = cfg, o.EvictKubeconfig
+	if o.Kubeconfig == "" {
+		c.tokenDir = o.ServiceAccountDir
+	}
+	if o.EvictKubeconfig != "" {
+		if c.evictCfg, err = kubeconfigFile(o.EvictKubeconfig); err != nil {
+			return nil, fmt.Errorf("credentials for evictions: %w", err)
+		}
+		c.evictCfg.UserAgent = o.UserAgent
+	}
 	if o.PauseConfigMap != "" {
 		c.pause = &pauseStore{name: o.PauseConfigMap}
 	}
@@ -141,7 +158,7 @@ func (c *Client) connect() error {
 		return err
 	}
 
-	ev := rest.CopyConfig(c.cfg)
+	ev := rest.CopyConfig(c.evictCfg)
 	ev.NegotiatedSerializer = c.wire.codecs
 	ev.WarningHandler = rest.NoWarnings{}
 	ev.GroupVersion = &corev1.SchemeGroupVersion // pods/eviction is a subresource of core/v1; its body is policy/v1

@@ -61,6 +61,7 @@ Settings that change how it decides are in the config file; the flags say where 
 	f.BoolVar(&standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
 	f.StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node's Node object (default: $NODE_NAME)")
 	f.StringVar(&opts.Kubeconfig, "kubeconfig", "", "kubeconfig file; without it the pod's service account is used")
+	f.StringVar(&opts.EvictAs, "evict-kubeconfig", "", "kubeconfig file used for Eviction calls only, such as the kubelet's own; empty: the agent's own credentials")
 	f.StringVar(&opts.PauseSwitch, "pause-configmap", "", `ConfigMap, as namespace/name, whose key "pause" stops all evictions while it is "true"; empty: none`)
 	f.StringVar(&opts.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroup file systems are mounted")
 	f.StringVar(&opts.ProcRoot, "proc-root", "/proc", "where proc is mounted")

@@ -4,6 +4,7 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -51,6 +52,12 @@ type Case struct {
 	Longest   time.Duration // give up waiting for a culprit to leave after this long; default 2 min
 	Settle    time.Duration // keep measuring after the culprit has gone; default 12 s: the kubelet looks every 10 s
 	Rate      int64         // of the leak in bytes per second, for the table; 0: none
+
+	// Config changes the shipped manifests, which hold config.yaml as it is, before they are applied; nil leaves them.
+	Config func(manifests string) string
+	// Installed runs when the agent is ready, before the load starts; Meanwhile runs beside the load.
+	Installed func(ctx context.Context) error
+	Meanwhile func(ctx context.Context, since func() time.Duration) error
 }
 
 // Neighbours are the innocent workloads of every case: two Burstable ones of equal size, and younger BestEffort pods.

@@ -154,8 +154,13 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 		return nil, err
 	}
 	if mode != KubeletAlone {
-		if err := r.Install(ctx, mode); err != nil {
+		if err := r.install(ctx, mode, c.Config); err != nil {
 			return nil, err
+		}
+		if c.Installed != nil {
+			if err := c.Installed(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := r.Cluster.Cordon(ctx); err != nil { // a replacement must not come straight back
@@ -226,14 +231,56 @@ func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
 }
 
 // Install applies the shipped manifests in the given mode and waits until the agent sees all it needs.
-func (r *Runner) Install(ctx context.Context, mode Mode) error {
-	args := []string{"apply", "-f", filepath.Join(r.Repo, "deploy", "spillway.yaml")}
-	if mode == Enforce {
-		args = []string{"apply", "-k", filepath.Join(r.Repo, "deploy", "overlays", "enforce")}
-	}
-	if _, err := r.Cluster.Kubectl(ctx, args...); err != nil {
+func (r *Runner) Install(ctx context.Context, mode Mode) error { return r.install(ctx, mode, nil) }
+
+func (r *Runner) install(ctx context.Context, mode Mode, config func(string) string) error {
+	if err := r.forget(ctx); err != nil {
 		return err
 	}
+	manifests, err := r.manifests(ctx, mode)
+	if err != nil {
+		return err
+	}
+	if config != nil {
+		was := manifests
+		if manifests = config(was); manifests == was {
+			return errors.New("the case's config is the shipped one")
+		}
+	}
+	if err := r.Cluster.Apply(ctx, manifests); err != nil {
+		return err
+	}
+	_, err = r.Ready(ctx)
+	return err
+}
+
+// manifests returns what is shipped for a mode.
+func (r *Runner) manifests(ctx context.Context, mode Mode) (string, error) {
+	if mode == Enforce {
+		return r.Cluster.Kubectl(ctx, "kustomize", filepath.Join(r.Repo, "deploy", "overlays", "enforce"))
+	}
+	text, err := os.ReadFile(filepath.Join(r.Repo, "deploy", "spillway.yaml"))
+	return string(text), err
+}
+
+// forget removes the state of agents before, whose cooldown and cap belong to other cases.
+func (r *Runner) forget(ctx context.Context) error {
+	if _, err := output(r.Cluster.Command(ctx, "rm", "-rf", "/var/lib/spillway/evictions.json")); err != nil {
+		return fmt.Errorf("remove the state of the agent before: %w", err)
+	}
+	return nil
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+// Ready waits until the agent on the node sees all it needs, and returns its status.
+func (r *Runner) Ready(ctx context.Context) (*status.Status, error) {
 	deadline, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var last string
@@ -241,14 +288,14 @@ func (r *Runner) Install(ctx context.Context, mode Mode) error {
 		s, err := r.Status(deadline)
 		if err == nil {
 			if last = notReady(s); last == "" {
-				return nil
+				return s, nil
 			}
 		} else {
 			last = err.Error()
 		}
 		if sleep(deadline, 200*time.Millisecond) != nil {
 			logs, _ := r.AgentLog(ctx)
-			return fmt.Errorf("the agent is not ready: %s\n%s", last, logs)
+			return nil, fmt.Errorf("the agent is not ready: %s\n%s", last, logs)
 		}
 	}
 }
@@ -337,6 +384,10 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { meter.run(wctx) })
+	var meanwhile error
+	if c.Meanwhile != nil {
+		wg.Go(func() { meanwhile = c.Meanwhile(wctx, since) })
+	}
 	wg.Go(func() {
 		for sleep(wctx, kubeletEvery) == nil {
 			if list, err := r.Cluster.KubeletEvictions(wctx); err == nil {
@@ -368,6 +419,9 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	}
 	cancel()
 	wg.Wait()
+	if meanwhile != nil {
+		return res, meanwhile
+	}
 	evictions, err := r.Cluster.KubeletEvictions(ctx)
 	if err != nil {
 		return res, err
