@@ -221,6 +221,8 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 		"<nil> /pods [list watch] <nil>",
 		"<nil> /pods/eviction [create] <nil>",
 		"<nil> /replicationcontrollers [get] <nil>",
+		"<nil> admissionregistration.k8s.io/validatingadmissionpolicies [get] [spillway-own-node]",
+		"<nil> admissionregistration.k8s.io/validatingadmissionpolicybindings [get] [spillway-own-node]",
 		"<nil> apps/replicasets [get] <nil>",
 		"<nil> apps/statefulsets [get] <nil>",
 		"<nil> batch/jobs [get] <nil>",
