@@ -125,7 +125,7 @@ func TestRestart(t *testing.T) {
 	if o.State != "released" {
 		t.Errorf("the agent that came after says %+v, want the victim released", o)
 	}
-	checkAudit(t, o)
+	checkAudit(t, o, agentUser)
 }
 
 // TestOwnNode: the API server refuses the agent's own token for a pod of another node, as a dry run too, and takes it
@@ -232,6 +232,35 @@ func TestOwnNode(t *testing.T) {
 			t.Errorf("own-node scope %+v, want degraded: the policy does not exist", src)
 		}
 	})
+}
+
+// TestNodeIdentity: with the overlay the Eviction is the kubelet's own request, and NodeRestriction refuses it for a pod of
+// another node; the service account cannot evict at all.
+func TestNodeIdentity(t *testing.T) {
+	c := scenario.Leak(200, false)
+	c.Name = "identity"
+	res := runCase(t, c, scenario.NodeIdentity)
+	if got := res.API(); len(got) != 1 || got[0] != "recommendation" {
+		t.Errorf("evicted through the API: %v, want recommendation alone", got)
+	}
+	checkAudit(t, onlyOutcome(t, res.Status), "system:node:"+runner.Cluster.NodeName())
+	if src := source(res.Status, "own-node-scope"); src.State != status.OK || !strings.Contains(src.Detail, "NodeRestriction") {
+		t.Errorf("own-node scope %+v, want ok by NodeRestriction", src)
+	}
+	if out, err := runner.Cluster.Kubectl(t.Context(), "auth", "can-i", "create", "pods", "--subresource=eviction", "--as="+agentUser, "-A"); strings.TrimSpace(out) != "no" {
+		t.Errorf("the service account may evict: %q, %v", out, err)
+	}
+	t.Cleanup(func() {
+		runner.Cluster.Kubectl(context.Background(), "delete", "pod/there", "node/elsewhere", "--grace-period=0", "--force", "--ignore-not-found")
+	})
+	if err := runner.Cluster.Apply(t.Context(), fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata: {name: elsewhere}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: there, namespace: default}\nspec:\n  nodeName: elsewhere\n  automountServiceAccountToken: false\n  containers: [{name: main, image: %q}]\n", cluster.WorkloadImage)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := runner.Cluster.Command(t.Context(), "kubectl", "--kubeconfig", "/etc/kubernetes/kubelet.conf", "create", "--raw", "/api/v1/namespaces/default/pods/there/eviction?dryRun=All", "-f", "-")
+	cmd.Stdin = strings.NewReader(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"there","namespace":"default"}}`)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "orbidden") {
+		t.Errorf("the kubelet's credentials for a pod of another node: %v %s, want forbidden", err, out)
+	}
 }
 
 // startAgentPod makes the DaemonSet again without the rest of the manifest and returns the agent's status.

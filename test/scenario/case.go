@@ -20,6 +20,7 @@ const (
 	KubeletAlone Mode = "kubelet alone"
 	Enforce      Mode = "spillway"
 	Observe      Mode = "spillway, observe"
+	NodeIdentity Mode = "spillway, node identity"
 )
 
 // Part is what a workload is in its case.

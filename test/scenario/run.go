@@ -256,8 +256,8 @@ func (r *Runner) install(ctx context.Context, mode Mode, config func(string) str
 
 // manifests returns what is shipped for a mode.
 func (r *Runner) manifests(ctx context.Context, mode Mode) (string, error) {
-	if mode == Enforce {
-		return r.Cluster.Kubectl(ctx, "kustomize", filepath.Join(r.Repo, "deploy", "overlays", "enforce"))
+	if overlay := map[Mode]string{Enforce: "enforce", NodeIdentity: "node-identity"}[mode]; overlay != "" {
+		return r.Cluster.Kubectl(ctx, "kustomize", filepath.Join(r.Repo, "deploy", "overlays", overlay))
 	}
 	text, err := os.ReadFile(filepath.Join(r.Repo, "deploy", "spillway.yaml"))
 	return string(text), err
