@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"spillway/test/cluster/cache"
 )
 
 // Defaults of Options.
@@ -90,16 +92,7 @@ func (o *Options) complete() error {
 }
 
 // CacheDir is where built programs are kept: $SPILLWAY_CACHE, or spillway in the user's cache folder.
-func CacheDir() (string, error) {
-	if dir := os.Getenv("SPILLWAY_CACHE"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("find cache folder: %w", err)
-	}
-	return filepath.Join(dir, "spillway"), nil
-}
+func CacheDir() (string, error) { return cache.Dir() }
 
 // Run is the folder that holds everything of one cluster on the machine's own disk; it outlives the cluster until the
 // next one of the same name starts.

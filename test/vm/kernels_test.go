@@ -1,0 +1,110 @@
+//go:build vm
+
+package vm
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cell is one package's tests on one hierarchy.
+type cell struct {
+	pkg    string
+	cgroup Cgroup
+	// skips are the only reasons for which a test may be skipped there.
+	skips []string
+	// must have run and passed there.
+	must []string
+}
+
+var cells = []cell{
+	{"cgroup", CgroupV2, []string{"needs v1", "writes fixtures"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelMemoryPressureOfThrashing", "TestKernelWatcherChurn"}},
+	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
+	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
+	{"ebpf/oomkill", CgroupV2, []string{"needs clang"},
+		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestExternalBTF", "TestBurst"}},
+	{"ebpf/oomkill", CgroupV1, []string{"needs clang", "memory.oom.group is of cgroup v2"},
+		[]string{"TestSingleKill", "TestHooks", "TestExternalBTF", "TestBurst"}},
+}
+
+// TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
+func TestKernels(t *testing.T) {
+	binaries := map[string]string{}
+	for _, c := range cells {
+		if binaries[c.pkg] != "" {
+			continue
+		}
+		bin := filepath.Join(t.TempDir(), "test")
+		if err := goTool(t.Context(), "test", "-c", "-o", bin, "spillway/"+c.pkg); err != nil {
+			t.Fatal(err)
+		}
+		binaries[c.pkg] = bin
+	}
+	for _, k := range Kernels() {
+		for _, c := range cells {
+			t.Run(fmt.Sprintf("%s on %s/%s", c.pkg, k, c.cgroup), func(t *testing.T) {
+				s := Spec{
+					Kernel: k, Cgroup: c.cgroup, Binary: binaries[c.pkg], Args: []string{"-test.v", "-test.timeout=8m"},
+					MemoryMiB: 1536, DiskMiB: 600, SwapMiB: 256, Timeout: 10 * time.Minute, Progress: t.Output(),
+				}
+				if data := filepath.Join("..", "..", c.pkg, "testdata"); exists(data) {
+					s.Files = map[string]string{"testdata": data}
+				}
+				res, err := Run(t.Context(), s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				passed, skipped := verdicts(res.Output)
+				t.Logf("exit code %d, %d tests passed, %d skipped, %.1f s", res.ExitCode, len(passed), len(skipped), res.Took.Seconds())
+				if res.ExitCode != 0 {
+					t.Errorf("exit code %d:\n%s", res.ExitCode, res.Output)
+				}
+				for name, reason := range skipped {
+					if !slices.ContainsFunc(c.skips, func(s string) bool { return strings.Contains(reason, s) }) {
+						t.Errorf("%s was skipped: %s", name, reason)
+					}
+				}
+				for _, name := range c.must {
+					if !passed[name] {
+						t.Errorf("%s did not pass", name)
+					}
+				}
+			})
+		}
+	}
+}
+
+var (
+	passLine = regexp.MustCompile(`^ *--- PASS: (\S+) `)
+	skipLine = regexp.MustCompile(`^ *--- SKIP: (\S+) `)
+)
+
+// verdicts reads what a test binary prints with -test.v. The reason of a skip stands before its verdict, or after it
+// for subtests.
+func verdicts(output string) (passed map[string]bool, skipped map[string]string) {
+	passed, skipped = map[string]bool{}, map[string]string{}
+	lines := strings.Split(output, "\n")
+	for i, l := range lines {
+		if m := passLine.FindStringSubmatch(l); m != nil {
+			passed[m[1]] = true
+		}
+		if m := skipLine.FindStringSubmatch(l); m != nil {
+			skipped[m[1]] = strings.Join(lines[max(0, i-1):min(len(lines), i+2)], "\n")
+		}
+	}
+	return passed, skipped
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
