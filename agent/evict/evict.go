@@ -142,7 +142,8 @@ type refusal struct {
 	why   string
 }
 
-// New checks the options and takes over what an agent before this one left in the state file. It starts nothing.
+// New checks the options and takes over what an agent before this one left in the state file; see Fault for when that
+// could not be read. It starts nothing.
 func New(opts Options) (*Manager, error) {
 	if opts.Call == nil {
 		return nil, errors.New("evict: no caller")
@@ -163,7 +164,13 @@ func New(opts Options) (*Manager, error) {
 		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1),
 		refusals: map[string]refusal{}, lastUsage: map[string]uint64{},
 	}
-	return m, m.load(opts.Now)
+	if err := m.load(opts.Now); err != nil {
+		// No state can be kept there: every call will be refused for that, and the rest of the agent is of use.
+		text := err.Error()
+		m.fault.Store(&text)
+		m.coolUntil = opts.Now.Add(opts.Cooldown)
+	}
+	return m, nil
 }
 
 // SetAside names the file that a state file which could not be used was renamed to, "" when there was none.
