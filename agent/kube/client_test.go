@@ -183,7 +183,7 @@ func TestNode(t *testing.T) {
 			s, _ := startTLS(t, "", object(t, path, tc.object))
 			got, err := clientOf(t, s).Node(context.Background())
 			if tc.err != "" {
-				if err == nil || !strings.HasPrefix(err.Error(), tc.err) {
+				if err == nil || !strings.HasPrefix(err.Error(), tc.err) || IsForbidden(err) != (tc.name == "forbidden") {
 					t.Errorf("error %v, want %q", err, tc.err)
 				}
 				return

@@ -132,14 +132,8 @@ func parseConfigz(body []byte) (KubeletConfig, error) {
 	if top.Config == nil {
 		return KubeletConfig{}, errors.New("kubeletconfig: missing")
 	}
-	k, err := kubeletConfigOf(top.Config)
+	k, err := effectiveConfig(top.Config)
 	if err != nil {
-		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
-	}
-	if _, err := k.MemoryThresholds(); err != nil {
-		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
-	}
-	if _, _, err := k.Reserved(); err != nil {
 		return KubeletConfig{}, fmt.Errorf("kubeletconfig: %w", err)
 	}
 	k.Source = "configz"

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -57,19 +58,22 @@ const (
 //   - sets enforceNodeAllocatable to ["pods"] where it is absent.
 //
 // Command-line flags of the kubelet win over its files and are not seen here. A folder that does not exist, another
-// apiVersion or kind, and a malformed value are errors that name file and field.
+// apiVersion or kind, and a malformed value are errors that name file and field. A malformed value that a later file
+// replaces is none: it never takes effect.
 func ReadKubeletConfigFile(path, dropInDir string) (KubeletConfig, error) {
 	base, err := readKubeletDocument(path)
 	if err != nil {
 		return KubeletConfig{}, err
 	}
-	if err := refuseNulls(base); err != nil {
-		return KubeletConfig{}, fmt.Errorf("read kubelet config %s: %w", path, err)
+	files := []kubeletDocument{base}
+	// The kubelet reads the main file by itself first: a wrong type in it is not mended by a drop-in.
+	if _, err := kubeletConfigOf(base.fields); err != nil {
+		return KubeletConfig{}, blame(files, path, err)
 	}
-	applyBaseDefaults(base)
-	dropIns := 0
+	doc := maps.Clone(base.fields)
+	applyBaseDefaults(doc)
 	if dropInDir != "" {
-		dropEmpty(base)
+		dropEmpty(doc)
 		err := filepath.WalkDir(dropInDir, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -81,40 +85,80 @@ func ReadKubeletConfigFile(path, dropInDir string) (KubeletConfig, error) {
 			if err != nil {
 				return err
 			}
-			mergePatch(base, patch)
-			dropIns++
+			files = append(files, patch)
+			mergePatch(doc, patch.fields)
 			return nil
 		})
 		if err != nil {
 			return KubeletConfig{}, fmt.Errorf("read kubelet drop-in folder %s: %w", dropInDir, err)
 		}
-		applyFinalDefaults(base)
+		applyFinalDefaults(doc)
 	}
-	source := fmt.Sprintf("file %s + %d drop-ins", path, dropIns)
-	k, err := kubeletConfigOf(base)
-	if err == nil {
-		_, err = k.MemoryThresholds()
-	}
+	source := fmt.Sprintf("file %s + %d drop-ins", path, len(files)-1)
+	k, err := effectiveConfig(doc)
 	if err != nil {
-		return KubeletConfig{}, fmt.Errorf("read kubelet config %s: %w", source, err)
+		return KubeletConfig{}, blame(files, source, err)
 	}
 	k.Source = source
 	return k, nil
 }
 
-func readKubeletDocument(path string) (map[string]any, error) {
-	data, err := os.ReadFile(path)
+// effectiveConfig reads a complete configuration and refuses values that the kubelet would not start with.
+func effectiveConfig(doc map[string]any) (KubeletConfig, error) {
+	k, err := kubeletConfigOf(doc)
 	if err != nil {
-		return nil, fmt.Errorf("read kubelet config: %w", err)
+		return KubeletConfig{}, err
 	}
-	doc, err := parseKubeletDocument(data)
-	if err != nil {
-		return nil, fmt.Errorf("read kubelet config %s: %w", path, err)
+	if _, err := k.MemoryThresholds(); err != nil {
+		return KubeletConfig{}, err
 	}
-	return doc, nil
+	if _, _, err := k.Reserved(); err != nil {
+		return KubeletConfig{}, err
+	}
+	return k, nil
 }
 
-// parseKubeletDocument parses one file and checks each field that we use, so that an error can name the file at fault.
+// blame names the last file that has a fault by itself; a soft threshold without its grace period is one of the whole.
+func blame(files []kubeletDocument, source string, err error) error {
+	for i, f := range slices.Backward(files) {
+		fields := f.fields
+		if i > 0 { // in a drop-in a null removes, it is no value
+			fields = map[string]any{}
+			mergePatch(fields, f.fields)
+		}
+		k, own := kubeletConfigOf(fields)
+		if own == nil {
+			k.EvictionSoftGracePeriod = map[string]time.Duration{SignalMemory: 0, SignalAllocatableMemory: 0}
+			_, own = k.MemoryThresholds()
+		}
+		if own == nil {
+			_, _, own = k.Reserved()
+		}
+		if own != nil {
+			return fmt.Errorf("read kubelet config %s: %w", f.path, own)
+		}
+	}
+	return fmt.Errorf("read kubelet config %s: %w", source, err)
+}
+
+// kubeletDocument is one file.
+type kubeletDocument struct {
+	path   string
+	fields map[string]any
+}
+
+func readKubeletDocument(path string) (kubeletDocument, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return kubeletDocument{}, fmt.Errorf("read kubelet config: %w", err)
+	}
+	fields, err := parseKubeletDocument(data)
+	if err != nil {
+		return kubeletDocument{}, fmt.Errorf("read kubelet config %s: %w", path, err)
+	}
+	return kubeletDocument{path, fields}, nil
+}
+
 func parseKubeletDocument(data []byte) (map[string]any, error) {
 	if len(data) == 0 {
 		return nil, errors.New("empty")
@@ -126,33 +170,7 @@ func parseKubeletDocument(data []byte) (map[string]any, error) {
 	if doc["apiVersion"] != kubeletAPIVersion || doc["kind"] != kubeletKind {
 		return nil, fmt.Errorf("apiVersion %v, kind %v: want %s, %s", doc["apiVersion"], doc["kind"], kubeletAPIVersion, kubeletKind)
 	}
-	k, err := kubeletConfigOf(doc)
-	if err != nil {
-		return nil, err
-	}
-	// The grace period of a soft threshold may come from another file: checked once all are merged.
-	k.EvictionSoftGracePeriod = map[string]time.Duration{SignalMemory: 0, SignalAllocatableMemory: 0}
-	if _, err := k.MemoryThresholds(); err != nil {
-		return nil, err
-	}
-	if _, _, err := k.Reserved(); err != nil {
-		return nil, err
-	}
 	return doc, nil
-}
-
-// refuseNulls: in a main file a null value of a key is the empty string to the kubelet, which is no threshold and no
-// quantity. Only in a drop-in has it a meaning.
-func refuseNulls(doc map[string]any) error {
-	for _, field := range [...]string{"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "systemReserved", "kubeReserved"} {
-		obj, _ := doc[field].(map[string]any)
-		for k, v := range obj {
-			if v == nil {
-				return fmt.Errorf("%s %s: null, want a string", field, k)
-			}
-		}
-	}
-	return nil
 }
 
 func applyBaseDefaults(doc map[string]any) {
@@ -211,10 +229,12 @@ func mergePatch(doc, patch map[string]any) {
 			continue
 		}
 		target, ok := doc[k].(map[string]any)
-		if !ok {
+		if ok {
+			target = maps.Clone(target) // the files stay as they were read
+		} else {
 			target = make(map[string]any)
-			doc[k] = target
 		}
+		doc[k] = target
 		mergePatch(target, obj)
 	}
 }
@@ -293,13 +313,11 @@ func stringMap(doc map[string]any, field string) (map[string]string, error) {
 	case map[string]any:
 		out := make(map[string]string, len(obj))
 		for k, v := range obj {
-			switch v := v.(type) {
-			case nil: // in a drop-in it removes the key
-			case string:
-				out[k] = v
-			default:
+			s, ok := v.(string)
+			if !ok { // null, too: to the kubelet it is the empty string, which is no threshold and no quantity
 				return nil, fmt.Errorf("%s %s: %s, want a string", field, k, jsonKind(v))
 			}
+			out[k] = s
 		}
 		return out, nil
 	default:

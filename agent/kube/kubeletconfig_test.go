@@ -238,6 +238,13 @@ func TestReadKubeletConfigFileErrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a malformed value that a later file replaces", func(t *testing.T) {
+		path, dir := kubeletFiles(t, kubeletHead+"evictionHard: {memory.available: x}\n", map[string]string{
+			"1.conf": kubeletHead + "evictionHard: {memory.available: y}\n", "2.conf": kubeletHead + "evictionHard: {memory.available: 1Gi}\n"})
+		if k, err := ReadKubeletConfigFile(path, dir); err != nil || k.EvictionHard["memory.available"] != "1Gi" {
+			t.Errorf("%+v, %v", k, err)
+		}
+	})
 	path, _ := kubeletFiles(t, kubeletHead, nil)
 	for _, tc := range [][2]string{{path + ".none", ""}, {path, path + ".d"}, {"", ""}} {
 		if _, err := ReadKubeletConfigFile(tc[0], tc[1]); err == nil || !strings.Contains(err.Error(), "no such file") {
@@ -273,24 +280,26 @@ func TestMergePatch(t *testing.T) {
 	}
 }
 
-func FuzzParseKubeletDocument(f *testing.F) {
-	f.Add([]byte(kubeletHead))
-	f.Add([]byte(kubeletHead + "evictionHard: {memory.available: 5%}\nevictionSoft: {memory.available: null}\nsystemReserved: {memory: 1Gi}\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		doc, err := parseKubeletDocument(data)
-		if err != nil {
-			return
-		}
-		applyBaseDefaults(doc)
-		dropEmpty(doc)
-		mergePatch(doc, map[string]any{"evictionHard": map[string]any{"memory.available": "1Gi"}})
-		applyFinalDefaults(doc)
-		k, err := kubeletConfigOf(doc)
-		if err != nil {
-			t.Fatalf("accepted by itself, refused after the merge: %v", err)
-		}
-		if k.EvictionHard["memory.available"] != "1Gi" || k.CgroupDriver == "" {
-			t.Fatalf("config %+v", k)
+func FuzzReadKubeletConfigFile(f *testing.F) {
+	f.Add([]byte(kubeletHead), []byte(kubeletHead+"evictionHard: {memory.available: 5%}\n"))
+	f.Add([]byte(kubeletHead+"evictionHard: {memory.available: 5%}\nevictionSoft: {memory.available: 1Gi}\nsystemReserved: {memory: 1Gi}\n"),
+		[]byte(kubeletHead+"evictionHard: null\nevictionSoftGracePeriod: {memory.available: 1s}\nmergeDefaultEvictionSettings: true\n"))
+	f.Fuzz(func(t *testing.T, main, dropIn []byte) {
+		path, dir := kubeletFiles(t, string(main), map[string]string{"1.conf": string(dropIn)})
+		for _, d := range []string{"", dir} {
+			k, err := ReadKubeletConfigFile(path, d)
+			if err != nil {
+				if !strings.Contains(err.Error(), "read kubelet") {
+					t.Fatalf("error %v names no file", err)
+				}
+				continue
+			}
+			if _, err := k.Thresholds(1<<40, 1<<39); err != nil {
+				t.Fatalf("read, but %v", err)
+			}
+			if k.CgroupDriver == "" {
+				t.Fatalf("config %+v", k)
+			}
 		}
 	})
 }
