@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ type podStore struct {
 	changed chan struct{} // capacity 1
 
 	mu      sync.Mutex // guards all below
-	pods    map[string]policy.Pod
+	pods    map[string]*policy.Pod
 	sorted  []policy.Pod // nil when it has to be made again; readers share it
 	synced  bool
 	contact time.Time
@@ -46,7 +48,7 @@ var (
 )
 
 func newPodStore() *podStore {
-	return &podStore{changed: make(chan struct{}, 1), pods: map[string]policy.Pod{}}
+	return &podStore{changed: make(chan struct{}, 1), pods: map[string]*policy.Pod{}}
 }
 
 // Pods returns the current view. It neither blocks on the API server nor copies pods unless they changed.
@@ -59,16 +61,13 @@ func (s *podStore) view() PodView {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sorted == nil {
-		s.sorted = make([]policy.Pod, 0, len(s.pods))
-		for _, p := range s.pods {
-			s.sorted = append(s.sorted, p)
-		}
-		slices.SortFunc(s.sorted, func(a, b policy.Pod) int {
-			if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
-				return c
-			}
-			return strings.Compare(a.Name, b.Name)
+		order := slices.SortedFunc(maps.Values(s.pods), func(a, b *policy.Pod) int {
+			return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 		})
+		s.sorted = make([]policy.Pod, 0, len(order))
+		for _, p := range order {
+			s.sorted = append(s.sorted, *p)
+		}
 	}
 	return PodView{Pods: slices.Clip(s.sorted), Synced: s.synced, LastContact: s.contact, Err: s.err}
 }
@@ -123,7 +122,7 @@ func (s *podStore) Delete(obj any) error {
 
 // Replace takes a complete set.
 func (s *podStore) Replace(list []any, _ string) error {
-	pods := make(map[string]policy.Pod, len(list))
+	pods := make(map[string]*policy.Pod, len(list))
 	for _, obj := range list {
 		p, err := toPod(obj)
 		if err != nil {
@@ -184,10 +183,11 @@ func (s *podStore) failed(err error) {
 	}
 }
 
-func toPod(obj any) (policy.Pod, error) {
+func toPod(obj any) (*policy.Pod, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
-		return policy.Pod{}, fmt.Errorf("pod store: unexpected %T", obj)
+		return nil, fmt.Errorf("pod store: unexpected %T", obj)
 	}
-	return convertPod(pod), nil
+	p := convertPod(pod)
+	return &p, nil
 }
