@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,7 +170,7 @@ func TestDegraded(t *testing.T) {
 						return false
 					}
 				}
-				mapped := tc.also == nil || len(s.Pods) > 0
+				mapped := tc.also == nil || slices.ContainsFunc(s.Pods, func(p status.Pod) bool { return p.Name != "" && p.Fresh })
 				return src.State == status.Degraded && s.Pressure.MarginBytes != nil && mapped
 			})
 			if len(s.Evictions.Outcomes) != 0 {
