@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +17,6 @@ import (
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -102,6 +101,9 @@ func (c *Cluster) Down(ctx context.Context) error {
 	return err
 }
 
+// SetProgress says where lines about long steps go from now on; an attached cluster starts without.
+func (c *Cluster) SetProgress(w io.Writer) { c.progress = w }
+
 // Run returns the cluster's folder on the machine.
 func (c *Cluster) Run() Run { return c.run }
 
@@ -151,17 +153,68 @@ func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 	return err
 }
 
-// LoadImage imports an OCI or Docker archive into the node's image store.
+// LoadImage imports an OCI or Docker archive into the image store of every node. It is kept for nodes that join later.
 func (c *Cluster) LoadImage(ctx context.Context, archive string) error {
-	f, err := os.Open(archive)
+	kept := c.run.path("images", filepath.Base(archive))
+	if err := copyFile(kept, archive); err != nil {
+		return fmt.Errorf("load image: %w", err)
+	}
+	f, err := os.Open(kept)
 	if err != nil {
 		return fmt.Errorf("load image: %w", err)
 	}
 	defer f.Close()
 	cmd := c.Command(ctx, "ctr", "-n", "k8s.io", "images", "import", "-")
 	cmd.Stdin = f
-	_, err = output(cmd, "load image "+archive)
-	return err
+	if _, err = output(cmd, "load image "+archive); err != nil {
+		return err
+	}
+	vms, err := c.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vms {
+		if err := v.LoadImage(ctx, kept); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// images lists the archives that every node has: those that the cluster was started with and those loaded since.
+func (r Run) images() ([]string, error) {
+	b, err := os.ReadFile(r.Options())
+	if err != nil {
+		return nil, fmt.Errorf("read options: %w", err)
+	}
+	var o Options
+	if err := json.Unmarshal(b, &o); err != nil {
+		return nil, fmt.Errorf("parse options %s: %w", r.Options(), err)
+	}
+	loaded, err := filepath.Glob(r.path("images", "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range loaded {
+		if !slices.Contains(o.Images, l) {
+			o.Images = append(o.Images, l)
+		}
+	}
+	return o.Images, nil
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // SetMargin sets the kubelet's hard threshold (and its soft one, when there is one) to the given number of bytes under
@@ -187,22 +240,24 @@ func (c *Cluster) StartKubelet(ctx context.Context) error {
 func (c *Cluster) Memory() (node.Memory, error) { return node.ReadMemory("/proc", cgroupMount) }
 
 // Cordon keeps new pods off the node; Uncordon ends that.
-func (c *Cluster) Cordon(ctx context.Context) error   { return c.schedulable(ctx, false) }
-func (c *Cluster) Uncordon(ctx context.Context) error { return c.schedulable(ctx, true) }
-
-func (c *Cluster) schedulable(ctx context.Context, yes bool) error {
-	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, !yes)
-	_, err := c.client.CoreV1().Nodes().Patch(ctx, c.node, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		return fmt.Errorf("cordon node %s: %w", c.node, err)
-	}
-	return nil
-}
+func (c *Cluster) Cordon(ctx context.Context) error   { return c.schedulable(ctx, c.node, false) }
+func (c *Cluster) Uncordon(ctx context.Context) error { return c.schedulable(ctx, c.node, true) }
 
 // DumpLogs writes the last lines of every component's log; tests call it when they fail.
 func (c *Cluster) DumpLogs(w io.Writer, lines int) {
 	for _, name := range c.run.Components() {
 		fmt.Fprintf(w, "--- last lines of %s ---\n%s", name, Tail(c.run.Log(name), lines))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	vms, err := c.VMs(ctx)
+	if err != nil {
+		fmt.Fprintln(w, err)
+	}
+	for _, v := range vms {
+		for _, service := range VMServices() {
+			fmt.Fprintf(w, "--- last lines of %s on %s ---\n%s", service, v.NodeName(), v.Log(ctx, service, lines))
+		}
 	}
 }
 
@@ -240,6 +295,10 @@ func Tail(name string, lines int) string {
 	if err != nil {
 		return err.Error() + "\n"
 	}
+	return lastLines(b, lines)
+}
+
+func lastLines(b []byte, lines int) string {
 	all := slices.Collect(bytes.Lines(b))
 	return string(bytes.Join(all[max(0, len(all)-lines):], nil))
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"spillway/test/vm"
 )
 
 // Facts are what a running cluster says about itself.
@@ -28,6 +30,16 @@ type Facts struct {
 	Kubelet bool `json:"kubelet"`
 	// Failed names a component that ended by itself; empty when all is well.
 	Failed string `json:"failed,omitempty"`
+	// VMs are the virtual machines that were started and not taken down.
+	VMs []VMFacts `json:"vms,omitempty"`
+}
+
+// VMFacts are what the supervisor knows of a virtual machine.
+type VMFacts struct {
+	Name string `json:"name"`
+	IP   string `json:"ip"`
+	// Ended says how QEMU ended by itself; empty while it runs.
+	Ended string `json:"ended,omitempty"`
 }
 
 // Requests to the supervisor, by path.
@@ -36,7 +48,18 @@ const (
 	ControlStopKubelet  = "/kubelet/stop"
 	ControlStartKubelet = "/kubelet/start"
 	ControlMargin       = "/margin"
+	ControlVMUp         = "/vm/up"
+	ControlVMDown       = "/vm/down"
 )
+
+// VMRequest is the body of ControlVMUp; ControlVMDown takes the name alone. The answer comes when the machine has its
+// memory; it boots afterwards.
+type VMRequest struct {
+	Name      string     `json:"name"`
+	IP        string     `json:"ip,omitempty"`
+	PodSubnet string     `json:"podSubnet,omitempty"`
+	Machine   vm.Machine `json:"machine"`
+}
 
 // MarginRequest is the body of ControlMargin.
 type MarginRequest struct {

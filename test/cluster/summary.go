@@ -42,15 +42,16 @@ type SummaryMemory struct {
 
 // Summary asks the kubelet for its present figures, by way of the API server. The kubelet measures anew when what it
 // has is more than a few seconds old; each figure carries its time.
-func (c *Cluster) Summary(ctx context.Context) (Summary, error) {
+func (c *Cluster) Summary(ctx context.Context) (Summary, error) { return c.summary(ctx, c.node) }
+
+func (c *Cluster) summary(ctx context.Context, name string) (Summary, error) {
 	var s Summary
-	b, err := c.client.CoreV1().RESTClient().Get().
-		AbsPath("/api/v1/nodes/" + c.node + "/proxy/stats/summary").DoRaw(ctx)
+	b, err := c.client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + name + "/proxy/stats/summary").DoRaw(ctx)
 	if err != nil {
-		return s, fmt.Errorf("get summary of node %s: %w", c.node, err)
+		return s, fmt.Errorf("get summary of node %s: %w", name, err)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("parse summary of node %s: %w", c.node, err)
+		return s, fmt.Errorf("parse summary of node %s: %w", name, err)
 	}
 	return s, nil
 }
@@ -61,9 +62,13 @@ func (c *Cluster) Available(ctx context.Context) (int64, time.Time, error) {
 	if err != nil {
 		return 0, time.Time{}, err
 	}
+	return s.available(c.node)
+}
+
+func (s Summary) available(name string) (int64, time.Time, error) {
 	m := s.Node.Memory
 	if m.AvailableBytes == nil {
-		return 0, time.Time{}, fmt.Errorf("summary of node %s: no memory.availableBytes", c.node)
+		return 0, time.Time{}, fmt.Errorf("summary of node %s: no memory.availableBytes", name)
 	}
 	return *m.AvailableBytes, m.Time, nil
 }

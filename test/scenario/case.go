@@ -89,8 +89,8 @@ func (c Case) namespace(mode Mode) string {
 	return "case-" + c.Name + "-" + strings.ReplaceAll(strings.ReplaceAll(string(mode), ", ", "-"), " ", "-")
 }
 
-// manifest renders one workload.
-func (w Workload) manifest(namespace string, goFile, disk string) string {
+// manifest renders one workload for one node.
+func (w Workload) manifest(namespace, node, goFile, disk string) string {
 	if w.Namespace != "" {
 		namespace = w.Namespace
 	}
@@ -120,6 +120,7 @@ spec:
     spec:
       terminationGracePeriodSeconds: %[4]d
       automountServiceAccountToken: false
+      nodeSelector: {kubernetes.io/hostname: %[9]s}
       containers:
       - name: main
         image: %[5]s
@@ -128,5 +129,5 @@ spec:
         resources: {%[7]s}
         volumeMounts: [{name: disk, mountPath: %[8]s}]
       volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk)
+`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, node)
 }

@@ -2,15 +2,12 @@ package scenario
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +25,11 @@ const Image = "localhost/spillway:dev"
 // systemNamespace is where deploy/base puts the agent.
 const systemNamespace = "spillway-system"
 
-// measureEvery is how often the margin is read.
-const measureEvery = 20 * time.Millisecond
+// How often the margin is read. In a virtual machine a reading costs more.
+const (
+	measureEvery   = 20 * time.Millisecond
+	measureVMEvery = 50 * time.Millisecond
+)
 
 // kubeletEvery is how often the kubelet's Events are listed while a load runs.
 const kubeletEvery = 500 * time.Millisecond
@@ -44,10 +44,11 @@ type Point struct {
 type Result struct {
 	Case         Case
 	Mode         Mode
+	Node         string
 	Start        int64 // margin at the start of the load
 	Lowest       int64
 	Under        time.Duration // how long the margin was below 0
-	OOMKills     int64         // of the whole machine during the run, from /proc/vmstat
+	OOMKills     int64         // of the whole node during the run, from /proc/vmstat
 	Fates        []Fate        // of the pods that went, in order
 	Points       []Point
 	Status       *status.Status // the agent's own account at the end; nil with the kubelet alone
@@ -84,11 +85,12 @@ func (r *Result) pods(keep func(Fate) bool) []string {
 // Runner runs cases on one cluster.
 type Runner struct {
 	Cluster *cluster.Cluster
-	Repo    string    // root of the repository: manifests come from deploy/
-	Binary  string    // the agent's binary, for its status command
-	Margin  int64     // bytes the loads can fill before the kubelet's threshold; default 2 GiB
-	Log     io.Writer // progress lines
-	Live    io.Writer // a line a second while a load runs, and what happens to pods as it happens; nil: none
+	Node    cluster.Node // the node on which the workloads run; nil: the machine's own
+	Repo    string       // root of the repository: manifests come from deploy/
+	Binary  string       // the agent's binary, for its status command
+	Margin  int64        // bytes the loads can fill before the kubelet's threshold; default 2 GiB
+	Log     io.Writer    // progress lines
+	Live    io.Writer    // a line a second while a load runs, and what happens to pods as it happens; nil: none
 }
 
 // Build builds the agent's binary and image, and loads the image. It returns the binary's path.
@@ -113,6 +115,7 @@ func (r *Runner) Run(ctx context.Context, c Case, mode Mode) (*Result, error) {
 	if r.Margin == 0 {
 		r.Margin = cluster.DefaultMargin
 	}
+	r.useDefaultNode()
 	if c.Longest == 0 {
 		c.Longest = 2 * time.Minute
 	}
@@ -128,28 +131,30 @@ func (r *Runner) Run(ctx context.Context, c Case, mode Mode) (*Result, error) {
 
 func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err error) {
 	ns := c.namespace(mode)
-	disk := r.Cluster.Run().Disk()
+	if r.Node.NodeName() != r.Cluster.NodeName() {
+		ns += "-" + r.Node.NodeName()
+	}
+	disk := r.Node.Disk()
 	goFile := filepath.Join(disk, ns+".go")
-	if err := errors.Join(os.MkdirAll(disk, 0o755), os.RemoveAll(goFile)); err != nil {
+	if err := r.Node.RemoveFile(ctx, goFile); err != nil {
 		return nil, err
 	}
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 		defer cancel()
-		os.Remove(goFile)
-		err = errors.Join(err, r.clean(clean, c, ns))
+		err = errors.Join(err, r.Node.RemoveFile(clean, goFile), r.clean(clean, c, ns))
 	}()
 	r.say("%s, %s: starting the workloads", c.Name, mode)
 	if err := r.Uninstall(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.Cluster.Uncordon(ctx); err != nil {
+	if err := r.Node.Uncordon(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.start(ctx, c, ns, goFile, disk); err != nil {
 		return nil, err
 	}
-	facts, err := r.Cluster.SetMargin(ctx, r.Margin)
+	hard, err := r.Node.SetMargin(ctx, r.Margin)
 	if err != nil {
 		return nil, err
 	}
@@ -163,10 +168,10 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 			}
 		}
 	}
-	if err := r.Cluster.Cordon(ctx); err != nil { // a replacement must not come straight back
+	if err := r.Node.Cordon(ctx); err != nil { // a replacement must not come straight back
 		return nil, err
 	}
-	return r.measure(ctx, c, mode, goFile, facts.HardThreshold)
+	return r.measure(ctx, c, mode, goFile, hard)
 }
 
 // start creates the workloads in order, each running before the next: their ages are part of the case.
@@ -183,7 +188,7 @@ func (r *Runner) start(ctx context.Context, c Case, ns, goFile, disk string) err
 		}
 	}
 	for _, w := range c.Workloads {
-		if err := r.Cluster.Apply(ctx, w.manifest(ns, goFile, disk)); err != nil {
+		if err := r.Cluster.Apply(ctx, w.manifest(ns, r.Node.NodeName(), goFile, disk)); err != nil {
 			return err
 		}
 		in := ns
@@ -230,137 +235,9 @@ func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
 	}
 }
 
-// Install applies the shipped manifests in the given mode and waits until the agent sees all it needs.
-func (r *Runner) Install(ctx context.Context, mode Mode) error { return r.install(ctx, mode, nil) }
-
-func (r *Runner) install(ctx context.Context, mode Mode, config func(string) string) error {
-	if err := r.forget(ctx); err != nil {
-		return err
-	}
-	manifests, err := r.manifests(ctx, mode)
-	if err != nil {
-		return err
-	}
-	if config != nil {
-		was := manifests
-		if manifests = config(was); manifests == was {
-			return errors.New("the case's config is the shipped one")
-		}
-	}
-	if err := r.Cluster.Apply(ctx, manifests); err != nil {
-		return err
-	}
-	_, err = r.Ready(ctx)
-	return err
-}
-
-// manifests returns what is shipped for a mode.
-func (r *Runner) manifests(ctx context.Context, mode Mode) (string, error) {
-	if overlay := map[Mode]string{Enforce: "enforce", NodeIdentity: "node-identity"}[mode]; overlay != "" {
-		return r.Cluster.Kubectl(ctx, "kustomize", filepath.Join(r.Repo, "deploy", "overlays", overlay))
-	}
-	text, err := os.ReadFile(filepath.Join(r.Repo, "deploy", "spillway.yaml"))
-	return string(text), err
-}
-
-// forget removes the state of agents before, whose cooldown and cap belong to other cases.
-func (r *Runner) forget(ctx context.Context) error {
-	if _, err := output(r.Cluster.Command(ctx, "rm", "-rf", "/var/lib/spillway/evictions.json")); err != nil {
-		return fmt.Errorf("remove the state of the agent before: %w", err)
-	}
-	return nil
-}
-
-func output(cmd *exec.Cmd) (string, error) {
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return string(out), nil
-}
-
-// Ready waits until the agent on the node sees all it needs, and returns its status.
-func (r *Runner) Ready(ctx context.Context) (*status.Status, error) {
-	deadline, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	var last string
-	for {
-		s, err := r.Status(deadline)
-		if err == nil {
-			if last = notReady(s); last == "" {
-				return s, nil
-			}
-		} else {
-			last = err.Error()
-		}
-		if sleep(deadline, 200*time.Millisecond) != nil {
-			logs, _ := r.AgentLog(ctx)
-			return nil, fmt.Errorf("the agent is not ready: %s\n%s", last, logs)
-		}
-	}
-}
-
-func notReady(s *status.Status) string {
-	for _, src := range s.Sources {
-		switch src.Name {
-		case "api-server", "cri", "kubelet-config", "node", "pod-map":
-			if src.State != status.OK {
-				return src.Name + ": " + src.Detail
-			}
-		}
-	}
-	if s.Pressure.Level != "calm" && s.Pressure.Level != "alert" {
-		return "level " + s.Pressure.Level + ": " + s.Pressure.Reason
-	}
-	return ""
-}
-
-// Uninstall removes the agent.
-func (r *Runner) Uninstall(ctx context.Context) error {
-	ds := r.Cluster.Client().AppsV1().DaemonSets(systemNamespace)
-	if err := ds.Delete(ctx, "spillway", metav1.DeleteOptions{PropagationPolicy: &foreground}); apierrors.IsNotFound(err) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	for {
-		_, err := ds.Get(ctx, "spillway", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if serr := sleep(ctx, 100*time.Millisecond); serr != nil {
-			return fmt.Errorf("wait for the agent to go: %w", serr)
-		}
-	}
-}
-
-var foreground = metav1.DeletePropagationForeground
-
-// Status asks the agent on the node through its socket, as an operator there would.
-func (r *Runner) Status(ctx context.Context) (*status.Status, error) {
-	out, err := r.Cluster.Command(ctx, r.Binary, "status", "-o", "json").Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			return nil, fmt.Errorf("spillway status: %w: %s", err, strings.TrimSpace(string(exit.Stderr)))
-		}
-		return nil, fmt.Errorf("spillway status: %w", err)
-	}
-	var s status.Status
-	if err := json.Unmarshal(out, &s); err != nil {
-		return nil, fmt.Errorf("spillway status: %w", err)
-	}
-	return &s, nil
-}
-
-// AgentLog returns the agent's log so far.
-func (r *Runner) AgentLog(ctx context.Context) (string, error) {
-	return r.Cluster.Kubectl(ctx, "-n", systemNamespace, "logs", "daemonset/spillway", "--tail=200")
-}
-
 // measure starts the load and follows it to its end.
 func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, hard int64) (*Result, error) {
-	res := &Result{Case: c, Mode: mode}
+	res := &Result{Case: c, Mode: mode, Node: r.Node.NodeName()}
 	var began atomic.Pointer[time.Time]
 	now := time.Now()
 	began.Store(&now)
@@ -372,11 +249,14 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 		return res, err
 	}
 	res.PodsAtStart = len(watch.all())
-	kills, err := oomKills()
+	kills, err := r.Node.OOMKills(ctx)
 	if err != nil {
 		return res, err
 	}
-	meter := &meter{cluster: r.Cluster, hard: hard, since: since}
+	meter := &meter{node: r.Node, every: measureEvery, hard: hard, since: since}
+	if _, virtual := r.Node.(*cluster.VM); virtual {
+		meter.every = measureVMEvery
+	}
 	if r.Live != nil {
 		live := &live{w: r.Live, full: r.Margin}
 		meter.each = live.margin
@@ -401,7 +281,7 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	r.say("%s, %s: load starts (%d pods)", c.Name, mode, res.PodsAtStart)
 	loadAt := time.Now()
 	began.Store(&loadAt)
-	if err := os.WriteFile(goFile, nil, 0o644); err != nil {
+	if err := r.Node.WriteFile(ctx, goFile, nil); err != nil {
 		return res, err
 	}
 	if c.Quiet > 0 {
@@ -427,7 +307,7 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 		return res, err
 	}
 	watch.evicted(evictions)
-	after, err := oomKills()
+	after, err := r.Node.OOMKills(ctx)
 	if err != nil {
 		return res, err
 	}
@@ -471,67 +351,6 @@ func (r *Runner) awaitCulprit(ctx context.Context, c Case, watch *podWatch, sinc
 		}
 	}
 	return sleep(ctx, c.Settle)
-}
-
-// meter reads the margin from the kernel, apart from the product's own readers.
-type meter struct {
-	cluster *cluster.Cluster
-	hard    int64
-	since   func() time.Duration
-	points  []Point
-	each    func(Point) // called for every point; nil: nobody looks
-	err     error
-}
-
-func (m *meter) run(ctx context.Context) {
-	t := time.NewTicker(measureEvery)
-	defer t.Stop()
-	for {
-		mem, err := m.cluster.Memory()
-		if err != nil {
-			m.err = err
-			return
-		}
-		p := Point{m.since(), mem.Available() - m.hard}
-		m.points = append(m.points, p)
-		if m.each != nil {
-			m.each(p)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
-}
-
-func summarize(points []Point) (start, lowest int64, under time.Duration) {
-	if len(points) == 0 {
-		return 0, 0, 0
-	}
-	start, lowest = points[0].Margin, points[0].Margin
-	for i, p := range points {
-		lowest = min(lowest, p.Margin)
-		if i > 0 && points[i-1].Margin < 0 {
-			under += p.At - points[i-1].At
-		}
-	}
-	return start, lowest, under
-}
-
-// oomKills reads how many processes the kernel has killed since boot.
-func oomKills() (int64, error) {
-	data, err := os.ReadFile("/proc/vmstat")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		var n int64
-		if _, err := fmt.Sscanf(line, "oom_kill %d", &n); err == nil {
-			return n, nil
-		}
-	}
-	return 0, errors.New("read /proc/vmstat: no oom_kill")
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,24 @@ type MemorySample struct {
 	node.Memory
 	OOMKills int64     `json:"oomKills"` // processes killed since boot, /proc/vmstat
 	Time     time.Time `json:"time"`     // the machine's clock
+}
+
+// OOMKills reads how many processes this system's kernel has killed since boot, from /proc/vmstat.
+func OOMKills() (int64, error) {
+	stat, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0, fmt.Errorf("read OOM kills: %w", err)
+	}
+	for line := range strings.Lines(string(stat)) {
+		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("parse /proc/vmstat: %w", err)
+			}
+			return n, nil
+		}
+	}
+	return 0, errors.New("read /proc/vmstat: no oom_kill")
 }
 
 // ExecResult is what a program left.
@@ -167,21 +186,4 @@ func (c Client) Stop(ctx context.Context, name string) error {
 func (c Client) Service(ctx context.Context, name string) (Service, error) {
 	var s Service
 	return s, c.call(ctx, http.MethodGet, PathService, url.Values{"name": {name}}, nil, &s)
-}
-
-// Await waits until the machine answers.
-func (c Client) Await(ctx context.Context) error {
-	for {
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		_, err := c.Memory(try)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }

@@ -124,16 +124,8 @@ func (s Spec) prepare(ctx context.Context, dir string) (Machine, error) {
 	}
 	if s.DiskMiB > 0 {
 		b.Disk, b.Env = true, append(b.Env, "TMPDIR="+DiskDir)
-		if err := raw(at("disk"), s.DiskMiB); err != nil {
+		if err := MakeDisk(ctx, at("disk"), s.DiskMiB); err != nil {
 			return m, err
-		}
-		cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", at("disk"))
-		cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-		if cmd.Err != nil {
-			cmd.Path, cmd.Err = "/sbin/mkfs.ext4", nil
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return m, fmt.Errorf("make file system: %w: %s", err, out)
 		}
 		m.Disks = append(m.Disks, at("disk"))
 	}
@@ -160,6 +152,21 @@ func (s Spec) prepare(ctx context.Context, dir string) (Machine, error) {
 		}
 	}
 	return m, a.WriteFile(m.Initrd)
+}
+
+// MakeDisk makes a sparse file with an empty ext4 file system of that size.
+func MakeDisk(ctx context.Context, name string, mib int) error {
+	if err := raw(name, mib); err != nil {
+		return err
+	}
+	tool := "mkfs.ext4"
+	if _, err := exec.LookPath(tool); err != nil {
+		tool = "/sbin/mkfs.ext4" // not in every user's PATH
+	}
+	if out, err := exec.CommandContext(ctx, tool, "-q", "-F", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("make file system: %w: %s", err, out)
+	}
+	return nil
 }
 
 func raw(name string, mib int) error {

@@ -29,6 +29,7 @@ const usage = `clusterctl runs a real single-node Kubernetes on this machine.
   clusterctl exec PROGRAM ARGS... a program in the node's namespaces
   clusterctl load ARCHIVE...      import image archives into the node
   clusterctl margin SIZE          set the hard threshold SIZE under what is available now
+  clusterctl vm COMMAND           a second node with cgroup v2 in a virtual machine: up, down, status, logs, console
   clusterctl build                build the parts into the cache, nothing else
 
 Flag -name NAME, or $SPILLWAY_CLUSTER, before the command selects a cluster other than "dev".
@@ -72,6 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	commands := map[string]func(context.Context, string, []string, io.Writer, io.Writer) error{
 		"up": up, "down": down, "status": status, "logs": logs, "load": load, "margin": margin, "build": build,
+		"vm": virtual,
 	}
 	switch cmd, ok := commands[args[0]]; {
 	case args[0] == "kubectl":
@@ -131,6 +133,7 @@ func up(ctx context.Context, name string, args []string, stdout, stderr io.Write
 		o.Images = append(o.Images, s)
 		return nil
 	})
+	fs.DurationVar(&o.Wait, "wait", 0, "how long to wait for another cluster of this machine to end")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -154,3 +154,10 @@ func BridgeCNI(subnet string) []byte {
 {"type":"portmap","capabilities":{"portMappings":true}}]}
 `, subnet)
 }
+
+// RoutedCNI is the network configuration of a node without host ports, which need iptables.
+func RoutedCNI(subnet string) []byte {
+	return fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"pods","plugins":[
+{"type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":false,"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}
+`, subnet)
+}

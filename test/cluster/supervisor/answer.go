@@ -27,6 +27,7 @@ func (s *Supervisor) answer(ctx context.Context, ln net.Listener) error {
 				return
 			}
 			facts := s.facts
+			facts.VMs = s.vmFacts()
 			if c := s.failedComponent(); c != nil {
 				facts.Failed = c.name
 			}
@@ -52,6 +53,20 @@ func (s *Supervisor) answer(ctx context.Context, ln net.Listener) error {
 			}
 		}
 		return s.startKubelet(ctx)
+	})
+	handle("POST "+cluster.ControlVMUp, func(ctx context.Context, req *http.Request) error {
+		var r cluster.VMRequest
+		if err := json.NewDecoder(req.Body).Decode(&r); err != nil {
+			return fmt.Errorf("parse request: %w", err)
+		}
+		return s.startVM(ctx, r)
+	})
+	handle("POST "+cluster.ControlVMDown, func(ctx context.Context, req *http.Request) error {
+		var r cluster.VMRequest
+		if err := json.NewDecoder(req.Body).Decode(&r); err != nil {
+			return fmt.Errorf("parse request: %w", err)
+		}
+		return s.stopVM(ctx, r.Name)
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { server.Close() })

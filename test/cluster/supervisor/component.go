@@ -22,8 +22,9 @@ type component struct {
 	err      error
 }
 
-// start runs a program from the folder of the parts. When it ends without having been stopped, died is told.
-func start(r cluster.Run, programs, name string, args []string, died func(*component)) (*component, error) {
+// start runs a program, from the folder of the parts unless its path is absolute. When it ends without having been
+// stopped, died is told.
+func start(r cluster.Run, programs, name, program string, args []string, died func(*component)) (*component, error) {
 	c := &component{name: name, log: r.Log(name), done: make(chan struct{})}
 	out, err := os.OpenFile(c.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
@@ -31,7 +32,10 @@ func start(r cluster.Run, programs, name string, args []string, died func(*compo
 	}
 	defer out.Close()
 	fmt.Fprintf(out, "=== %s start of %s %q\n", time.Now().UTC().Format(time.RFC3339Nano), name, args)
-	c.process = exec.Command(filepath.Join(programs, name), args...)
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(programs, program)
+	}
+	c.process = exec.Command(program, args...)
 	c.process.Dir = "/"
 	c.process.Env = cluster.NodeEnv(programs)
 	c.process.Stdout, c.process.Stderr = out, out

@@ -2,14 +2,9 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spillway/test/cluster"
 	"spillway/test/cluster/node"
@@ -76,58 +71,9 @@ func (s *Supervisor) stopKubelet() error {
 
 // nodeReady returns what is still missing of a node that reported after the given time.
 func (s *Supervisor) nodeReady(ctx context.Context, since time.Time) error {
-	n, err := s.client.CoreV1().Nodes().Get(ctx, s.node.Name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	want := map[corev1.NodeConditionType]corev1.ConditionStatus{
-		corev1.NodeReady:          corev1.ConditionTrue,
-		corev1.NodeMemoryPressure: corev1.ConditionFalse,
-	}
-	for _, c := range n.Status.Conditions {
-		w, ok := want[c.Type]
-		if !ok {
-			continue
-		}
-		// The API keeps whole seconds.
-		if c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
-			return fmt.Errorf("condition %s is from %s, before the kubelet's start", c.Type, c.LastHeartbeatTime.UTC().Format(time.TimeOnly))
-		}
-		if c.Status != w {
-			return fmt.Errorf("condition %s is %s: %s", c.Type, c.Status, c.Message)
-		}
-		delete(want, c.Type)
-	}
-	if len(want) > 0 {
-		return errors.New("conditions are not reported yet")
-	}
-	for _, t := range n.Spec.Taints {
-		if t.Key == corev1.TaintNodeMemoryPressure || t.Key == corev1.TaintNodeNotReady {
-			return fmt.Errorf("taint %s is still there", t.Key)
-		}
-	}
-	return s.thresholdInForce(ctx)
-}
-
-// thresholdInForce asks the kubelet which configuration it runs with: an old process may have sent the last report.
-func (s *Supervisor) thresholdInForce(ctx context.Context) error {
+	hard := s.facts.HardThreshold
 	if _, replaced := s.options.KubeletExtra["evictionHard"]; replaced {
-		return nil
+		hard = 0
 	}
-	b, err := s.client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + s.node.Name + "/proxy/configz").DoRaw(ctx)
-	if err != nil {
-		return fmt.Errorf("get kubelet configuration: %w", err)
-	}
-	var c struct {
-		Config struct {
-			EvictionHard map[string]string `json:"evictionHard"`
-		} `json:"kubeletconfig"`
-	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		return fmt.Errorf("parse kubelet configuration: %w", err)
-	}
-	if got, want := c.Config.EvictionHard["memory.available"], strconv.FormatInt(s.facts.HardThreshold, 10); got != want {
-		return fmt.Errorf("kubelet has memory.available %s, not %s", got, want)
-	}
-	return nil
+	return cluster.NodeReady(ctx, s.client, s.node.Name, since, hard)
 }

@@ -27,6 +27,9 @@ func (s *Supervisor) shutdown() {
 			}
 		}
 	}
+	for _, v := range s.vms { // no request is served any more
+		v.component.stop(2 * time.Second)
+	}
 	stop("kubelet", 5*time.Second)
 	s.killContainers()
 	// The API server waits for its open watches, so their owners go first.

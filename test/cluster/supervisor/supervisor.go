@@ -37,10 +37,11 @@ type Supervisor struct {
 	log      *slog.Logger
 	say      io.Writer // what the caller of cluster.Up reads
 
-	// kubeletMu orders requests about the kubelet and guards kubelet and facts.
+	// kubeletMu orders requests about the nodes and guards kubelet, facts and vms.
 	kubeletMu sync.Mutex
 	kubelet   *component
 	facts     cluster.Facts
+	vms       []*virtual
 
 	client *kubernetes.Clientset
 
@@ -237,7 +238,7 @@ func (s *Supervisor) step(what string) {
 }
 
 func (s *Supervisor) start(name string, args []string) (*component, error) {
-	c, err := start(s.run, s.programs, name, args, s.died)
+	c, err := start(s.run, s.programs, name, name, args, s.died)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -73,18 +72,8 @@ func readMemory() (vm.MemorySample, error) {
 	if err != nil {
 		return vm.MemorySample{}, err
 	}
-	s := vm.MemorySample{Memory: m, Time: time.Now()}
-	stat, err := os.ReadFile("/proc/vmstat")
-	if err != nil {
-		return s, err
-	}
-	for line := range strings.Lines(string(stat)) {
-		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			s.OOMKills, err = strconv.ParseInt(strings.TrimSpace(v), 10, 64)
-			return s, err
-		}
-	}
-	return s, errors.New("read /proc/vmstat: no oom_kill")
+	kills, err := vm.OOMKills()
+	return vm.MemorySample{Memory: m, OOMKills: kills, Time: time.Now()}, err
 }
 
 func (s *server) memory(w http.ResponseWriter, req *http.Request) {
