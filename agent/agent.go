@@ -203,7 +203,11 @@ func (a *Agent) track(m *podmap.Map) {
 	targets := make([]sampler.Target, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
-		targets = append(targets, sampler.Target{Path: p.Path, ID: p.CgroupID, Key: p.UID})
+		t := sampler.Target{Path: p.Path, ID: p.CgroupID, Key: p.UID}
+		for _, c := range p.Containers {
+			t.Leaves = append(t.Leaves, sampler.Leaf{Path: c.Path, ID: c.CgroupID})
+		}
+		targets = append(targets, t)
 	}
 	if a.cfg.Mode == Standalone && len(targets) == 0 {
 		targets = a.topGroups()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,12 +31,27 @@ type Options struct {
 	Logger   *slog.Logger         // default: discard
 }
 
+// hotGrowth is how much a cgroup must have grown since the last sweep for its leaves to be read as well.
+const hotGrowth = 1 << 20
+
 // Target is a cgroup to follow: a pod's, or any other below the memory hierarchy.
 type Target struct {
-	Path string // below the memory hierarchy
-	ID   uint64 // inode of the directory: a cgroup that was created again under the same path is another target
-	Key  string // the caller's name for it, such as a pod UID
+	Path   string // below the memory hierarchy
+	ID     uint64 // inode of the directory: a cgroup that was created again under the same path is another target
+	Key    string // the caller's name for it, such as a pod UID
+	Leaves []Leaf // the cgroups below it that hold processes, such as a pod's containers
 }
+
+// Leaf is a cgroup below a target. Its memory.stat is read, and the figures thrown away, when the target grows: the
+// kernel brings the stat of a cgroup with children up to date only as its leaves are read (seen on 6.18: up to 2 s and
+// 469 MiB behind), and page cache that is not counted yet looks like memory of another kind.
+type Leaf struct {
+	Path string
+	ID   uint64
+}
+
+// same reports whether two targets are the same cgroup under the same name; their leaves may differ.
+func (t Target) same(o Target) bool { return t.Path == o.Path && t.ID == o.ID && t.Key == o.Key }
 
 // Series is the ring of one target. It stays readable after the target is gone.
 type Series struct {
@@ -43,6 +59,11 @@ type Series struct {
 	ring   *ring.Ring
 	group  *cgroup.Group
 	gone   atomic.Bool
+
+	// Everything below belongs to the goroutine of Run.
+	leaves map[uint64]*cgroup.Group
+	wanted []Leaf // as leaves was made of
+	usage  cgroup.Amount
 }
 
 // Gone reports whether the cgroup was removed.
@@ -228,11 +249,11 @@ func (s *Sampler) sweep(began, late time.Duration) {
 	if began >= s.slowAt {
 		s.slow(began)
 	}
-	s.readNode(began)
 	s.follow(began)
-	for _, t := range *s.series.Load() {
+	for _, t := range *s.series.Load() { // before the node: see Leaf
 		s.readGroup(t)
 	}
+	s.readNode(s.clock())
 	late = max(0, late)
 	s.sweeps.Add(1)
 	if late > s.interval {
@@ -330,6 +351,7 @@ func (s *Sampler) readGroup(t *Series) {
 	if t.gone.Load() {
 		return
 	}
+	s.readLeaves(t)
 	now := s.clock()
 	if err := t.group.Memory(&s.mem); err != nil {
 		if errors.Is(err, cgroup.ErrGone) {
@@ -345,6 +367,59 @@ func (s *Sampler) readGroup(t *Series) {
 	t.ring.Append(s.groupRec[:])
 }
 
+// readLeaves reads the leaves of a target that has grown; see Leaf.
+func (s *Sampler) readLeaves(t *Series) {
+	if len(t.leaves) == 0 {
+		return
+	}
+	usage, err := t.group.Usage()
+	if err != nil {
+		return // the reading of the group itself will say it
+	}
+	was, ok := t.usage.Bytes()
+	now, okNow := usage.Bytes()
+	t.usage = usage
+	if ok && okNow && now < was+hotGrowth {
+		return
+	}
+	for _, leaf := range t.leaves {
+		_ = leaf.Memory(&s.mem) // one that is gone is closed when the targets change
+	}
+}
+
+// openLeaves brings the handles of a target's leaves in line with what is wanted.
+func (s *Sampler) openLeaves(t *Series, wanted []Leaf) {
+	if slices.Equal(t.wanted, wanted) {
+		return
+	}
+	t.wanted = wanted
+	old := t.leaves
+	t.leaves = make(map[uint64]*cgroup.Group, len(wanted))
+	for _, l := range wanted {
+		if have, ok := old[l.ID]; ok {
+			t.leaves[l.ID] = have
+			delete(old, l.ID)
+			continue
+		}
+		if group, err := s.tree.Group(l.Path); err == nil && group.ID() == l.ID {
+			t.leaves[l.ID] = group
+		} else if err == nil {
+			group.Close()
+		}
+	}
+	for _, group := range old {
+		group.Close()
+	}
+}
+
+// close closes the handles of a series.
+func (t *Series) close() {
+	t.group.Close()
+	for _, leaf := range t.leaves {
+		leaf.Close()
+	}
+}
+
 // follow opens and closes handles when the wanted set has changed, or when one could not be opened last time.
 func (s *Sampler) follow(now time.Duration) {
 	wanted := s.wanted.Load()
@@ -358,7 +433,8 @@ func (s *Sampler) follow(now time.Duration) {
 	}
 	next := make([]*Series, 0, len(*wanted))
 	for _, target := range *wanted {
-		if have, ok := old[target.ID]; ok && have.Target == target {
+		if have, ok := old[target.ID]; ok && have.Target.same(target) {
+			s.openLeaves(have, target.Leaves)
 			next = append(next, have)
 			delete(old, target.ID)
 			continue
@@ -375,11 +451,13 @@ func (s *Sampler) follow(now time.Duration) {
 			}
 			continue
 		}
-		next = append(next, &Series{Target: target, group: group, ring: ring.New(s.slots, groupWidth)})
+		made := &Series{Target: Target{Path: target.Path, ID: target.ID, Key: target.Key}, group: group, ring: ring.New(s.slots, groupWidth), usage: cgroup.Absent}
+		s.openLeaves(made, target.Leaves)
+		next = append(next, made)
 	}
 	for _, t := range old {
 		t.gone.Store(true)
-		t.group.Close()
+		t.close()
 	}
 	s.series.Store(&next)
 }
@@ -402,7 +480,7 @@ func (s *Sampler) fault(what string, err error) {
 
 func (s *Sampler) closeAll() {
 	for _, t := range *s.series.Load() {
-		t.group.Close()
+		t.close()
 	}
 	if s.pods != nil {
 		s.pods.Close()

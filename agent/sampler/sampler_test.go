@@ -79,7 +79,7 @@ func TestFollowsACgroup(t *testing.T) {
 		t.Error("followed before the next sweep")
 	}
 	swept(s)
-	if len(s.Series()) != 1 || s.Series()[0].Target != target {
+	if len(s.Series()) != 1 || !s.Series()[0].Target.same(target) {
 		t.Fatalf("series %+v", s.Series())
 	}
 	series := s.Series()[0]
