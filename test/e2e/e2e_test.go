@@ -65,7 +65,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	runner = &scenario.Runner{Cluster: c, Repo: repo, Binary: binary, Log: os.Stderr}
+	runner = &scenario.Runner{Cluster: c, Node: c.Host(), Repo: repo, Binary: binary, Log: os.Stderr}
 	code = m.Run()
 	if err := writeTable(repo); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

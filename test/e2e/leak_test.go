@@ -30,34 +30,37 @@ var leaks = []struct {
 // never goes below 0.
 func TestLeak(t *testing.T) {
 	for _, l := range leaks {
-		t.Run(l.name, func(t *testing.T) {
-			res := runCase(t, scenario.Leak(l.rate, l.deaf), scenario.Enforce)
-			if got := res.API(); len(got) != 1 || got[0] != "recommendation" {
-				t.Errorf("evicted through the API: %v, want recommendation alone", got)
-			}
-			if got := res.Kubelet(); len(got) != 0 {
-				t.Errorf("evicted by the kubelet: %v, want none", got)
-			}
-			if got := res.Innocents(); len(got) != 0 {
-				t.Errorf("innocents hit: %v", got)
-			}
-			if res.OOMKills != 0 {
-				t.Errorf("%d OOM kills, want 0", res.OOMKills)
-			}
-			if res.Lowest < 0 {
-				t.Errorf("lowest margin %d MiB, want at least 0", res.Lowest>>20)
-			}
-			if res.CulpritLeft == 0 {
-				t.Error("the leaking pod never left")
-			}
-			o := onlyOutcome(t, res.Status)
-			if o.State != "released" || o.DryRun || o.MeasuredBytes == nil || *o.MeasuredBytes < 200<<20 {
-				t.Errorf("outcome %+v, want a measured release of at least 200 MiB", o)
-			}
-			checkEvent(t, o, "SpillwayEvicted")
-			checkAudit(t, o, agentUser)
-		})
+		t.Run(l.name, func(t *testing.T) { leak(t, l.rate, l.deaf) })
 	}
+}
+
+func leak(t *testing.T, rate int, deaf bool) {
+	t.Helper()
+	res := runCase(t, scenario.Leak(rate, deaf), scenario.Enforce)
+	if got := res.API(); len(got) != 1 || got[0] != "recommendation" {
+		t.Errorf("evicted through the API: %v, want recommendation alone", got)
+	}
+	if got := res.Kubelet(); len(got) != 0 {
+		t.Errorf("evicted by the kubelet: %v, want none", got)
+	}
+	if got := res.Innocents(); len(got) != 0 {
+		t.Errorf("innocents hit: %v", got)
+	}
+	if res.OOMKills != 0 {
+		t.Errorf("%d OOM kills, want 0", res.OOMKills)
+	}
+	if res.Lowest < 0 {
+		t.Errorf("lowest margin %d MiB, want at least 0", res.Lowest>>20)
+	}
+	if res.CulpritLeft == 0 {
+		t.Error("the leaking pod never left")
+	}
+	o := onlyOutcome(t, res.Status)
+	if o.State != "released" || o.DryRun || o.MeasuredBytes == nil || *o.MeasuredBytes < 200<<20 {
+		t.Errorf("outcome %+v, want a measured release of at least 200 MiB", o)
+	}
+	checkEvent(t, o, "SpillwayEvicted")
+	checkAudit(t, o, agentUser)
 }
 
 // TestKubeletAlone is the other side of the table: what happens to the same pods without Spillway. It asserts only that

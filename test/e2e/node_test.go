@@ -51,7 +51,7 @@ func TestMargins(t *testing.T) {
 				if err != nil {
 					continue // the agent is not there before the case has installed it
 				}
-				available, at, err := runner.Cluster.Available(ctx)
+				available, at, err := runner.Node.Available(ctx)
 				if err != nil {
 					return err
 				}
@@ -93,7 +93,7 @@ func TestMargins(t *testing.T) {
 
 func samples(ctx context.Context) (status.Samples, error) {
 	var s status.Samples
-	out, err := runner.Cluster.Command(ctx, runner.Binary, "status", "--samples", "-o", "json").Output()
+	out, err := runner.Agent(ctx, "status", "--samples", "-o", "json")
 	if err != nil {
 		return s, err
 	}
@@ -138,10 +138,10 @@ func TestOOMKill(t *testing.T) {
 			if err := runner.Uninstall(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := runner.Cluster.SetMargin(ctx, cluster.DefaultMargin); err != nil {
+			if _, err := runner.Node.SetMargin(ctx, cluster.DefaultMargin); err != nil {
 				t.Fatal(err)
 			}
-			if err := runner.Cluster.Uncordon(ctx); err != nil {
+			if err := runner.Node.Uncordon(ctx); err != nil {
 				t.Fatal(err)
 			}
 			if err := runner.Install(ctx, scenario.Observe); err != nil {
@@ -158,9 +158,10 @@ metadata: {name: %s, namespace: default}
 spec:
   restartPolicy: Never
   automountServiceAccountToken: false
+  nodeSelector: {kubernetes.io/hostname: %s}
   containers:
   - {name: heap, image: %q, imagePullPolicy: IfNotPresent, args: %s, resources: {limits: {memory: 64Mi}}}
-`, pod, cluster.WorkloadImage, quoted)); err != nil {
+`, pod, runner.Node.NodeName(), cluster.WorkloadImage, quoted)); err != nil {
 				t.Fatal(err)
 			}
 			kill := awaitKill(t, ctx, pod)
@@ -208,19 +209,19 @@ func awaitKill(t *testing.T, ctx context.Context, pod string) status.OOMKill {
 // metrics scrapes the agent on its pod's address.
 func metrics(t *testing.T, ctx context.Context) string {
 	t.Helper()
-	ip, err := runner.Cluster.Kubectl(ctx, "-n", "spillway-system", "get", "pods", "-o", "jsonpath={.items[0].status.podIP}")
+	agent, err := runner.AgentPod(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: runner.Cluster.RESTConfig().Dial, DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + net.JoinHostPort(ip, "9464") + "/metrics")
+	resp, err := client.Get("http://" + net.JoinHostPort(agent.Status.PodIP, "9464") + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	out, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("scrape %s: %s, %v", ip, resp.Status, err)
+		t.Fatalf("scrape %s: %s, %v", agent.Status.PodIP, resp.Status, err)
 	}
 	return string(out)
 }

@@ -43,11 +43,7 @@ func TestKernels(t *testing.T) {
 		if binaries[c.pkg] != "" {
 			continue
 		}
-		bin := filepath.Join(t.TempDir(), "test")
-		if err := goTool(t.Context(), "test", "-c", "-o", bin, "spillway/"+c.pkg); err != nil {
-			t.Fatal(err)
-		}
-		binaries[c.pkg] = bin
+		binaries[c.pkg] = testBinary(t, c.pkg)
 	}
 	for _, k := range Kernels() {
 		for _, c := range cells {
