@@ -71,6 +71,7 @@ func pause(ctx context.Context, value string) error {
 
 // TestHourlyCap: two pods leak, the cap is one: the second stays, and the cap is named as the reason.
 func TestHourlyCap(t *testing.T) {
+	long(t)
 	c := scenario.Leak(100, false)
 	c.Name, c.Note = "cap", "two leaks, hourly cap 1"
 	second := c.Workloads[0]
@@ -93,6 +94,7 @@ func TestHourlyCap(t *testing.T) {
 // TestRestart: the agent dies right after an accepted eviction, while the victim uses its grace period; the next agent
 // evicts nobody else for the same decision.
 func TestRestart(t *testing.T) {
+	long(t)
 	c := scenario.Leak(100, true)
 	c.Name, c.Note = "restart", "leak of 100 MiB/s to 1.8 GiB, ignores SIGTERM; the agent is killed after the eviction"
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
@@ -237,6 +239,7 @@ func TestOwnNode(t *testing.T) {
 // TestNodeIdentity: with the overlay the Eviction is the kubelet's own request, and NodeRestriction refuses it for a pod of
 // another node; the service account cannot evict at all.
 func TestNodeIdentity(t *testing.T) {
+	long(t)
 	c := scenario.Leak(200, false)
 	c.Name = "identity"
 	res := runCase(t, c, scenario.NodeIdentity)

@@ -93,6 +93,14 @@ func writeTable(repo string) error {
 	return scenario.WriteTable(os.Stdout, table.all)
 }
 
+// long skips what CI has no time for; make verify runs it.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SPILLWAY_E2E") != "all" {
+		t.Skip("a longer case: runs with SPILLWAY_E2E=all, which make verify sets")
+	}
+}
+
 // runCase runs a case and books it; the agent's log is shown when the test fails.
 func runCase(t *testing.T, c scenario.Case, mode scenario.Mode) *scenario.Result {
 	t.Helper()
