@@ -1,4 +1,4 @@
-// Package cluster runs a real single-node Kubernetes on this machine for tests: etcd, API server, controller manager,
+// Package cluster runs a real Kubernetes on this machine for tests: etcd, API server, controller manager,
 // scheduler, containerd and kubelet, all built from their Go modules, and takes it away without a trace.
 //
 // # Isolation
@@ -16,6 +16,14 @@
 //
 // The API server listens on 10.96.0.1:443, the address of the kubernetes Service, which lies on the namespace's
 // loopback: pods reach it without kube-proxy. Nothing leads out of the namespace.
+//
+// # Virtual nodes
+//
+// [Cluster.AddVM] adds a node with pure cgroup v2 and a Debian kernel in a virtual machine, by QEMU's software emulation.
+// QEMU is a child of the first process and ends with it. Its network device lies in a bridge with this machine's node:
+// the API server reaches the kubelet there, and pods of all nodes reach each other and 10.96.0.1. What it takes of this
+// machine's memory it takes before it boots, and the kubelet here gets a new threshold then. Inside, process 1 serves
+// the harness's requests without authentication, because nothing leads into the namespace; pods could ask it too.
 //
 // # Lifetime
 //

@@ -128,17 +128,25 @@ func (c *Cluster) AddVM(ctx context.Context, o VMOptions) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("virtual machine %s: %w", o.Name, err)
 	}
-	begin := time.Now()
-	boot, cancel := context.WithTimeoutCause(ctx, o.ReadyTimeout, fmt.Errorf("not ready after %s", o.ReadyTimeout))
+	if err := v.boot(ctx, request); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// boot lets the machine join, and takes it down when it does not.
+func (v *VM) boot(ctx context.Context, request VMRequest) error {
+	begin, o := time.Now(), v.info.Options
+	limited, cancel := context.WithTimeoutCause(ctx, o.ReadyTimeout, fmt.Errorf("not ready after %s", o.ReadyTimeout))
 	defer cancel()
-	if err := v.join(boot, request, begin); err != nil {
+	if err := v.join(limited, request, begin); err != nil {
 		err = fmt.Errorf("virtual machine %s: %w; last lines of its console:\n%s", o.Name, err, v.Console(25))
 		down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return nil, errors.Join(err, v.Down(down))
+		return errors.Join(err, v.Down(down))
 	}
-	fmt.Fprintf(c.progress, "node %s (kernel %s, cgroup v2) is ready after %.1f s\n", o.Name, o.Kernel, time.Since(begin).Seconds())
-	return v, nil
+	fmt.Fprintf(v.cluster.progress, "node %s (kernel %s, cgroup v2) is ready after %.1f s\n", o.Name, o.Kernel, time.Since(begin).Seconds())
+	return nil
 }
 
 // place chooses the first free address.

@@ -105,10 +105,12 @@ func identity(hostname string) error {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	for name, content := range map[string]string{
-		"/etc/hosts":      "127.0.0.1 localhost " + hostname + "\n",
-		"/etc/os-release": "ID=debian\nNAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian kernel, test machine\"\n",
-		"/etc/passwd":     "root:x:0:0:root:/root:/bin/sh\n",
-		"/etc/group":      "root:x:0:\n",
+		"/etc/hosts":       "127.0.0.1 localhost " + hostname + "\n",
+		"/etc/os-release":  "ID=debian\nNAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian kernel, test machine\"\n",
+		"/etc/passwd":      "root:x:0:0:root:/root:/bin/sh\n",
+		"/etc/group":       "root:x:0:\n",
+		"/etc/resolv.conf": "", // containerd copies it
+
 		"/etc/machine-id": "5b1177a9000000000000000000000001\n",
 	} {
 		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
