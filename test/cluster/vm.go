@@ -402,10 +402,16 @@ func (v *VM) Down(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("delete node %s: %w", name, err))
 	}
 	// Nobody is left to confirm their end.
+	list, err := c.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
+	if err != nil {
+		return errors.Join(append(errs, fmt.Errorf("list pods of node %s: %w", name, err))...)
+	}
 	now := int64(0)
-	err = c.client.CoreV1().Pods(metav1.NamespaceAll).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{FieldSelector: "spec.nodeName=" + name})
-	if ignoreNotFound(err) != nil {
-		errs = append(errs, fmt.Errorf("delete pods of node %s: %w", name, err))
+	for _, p := range list.Items {
+		err := c.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+		if ignoreNotFound(err) != nil {
+			errs = append(errs, fmt.Errorf("delete pod of node %s: %w", name, err))
+		}
 	}
 	return errors.Join(errs...)
 }
