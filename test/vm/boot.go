@@ -47,36 +47,9 @@ type Boot struct {
 	// Test is the command line of a program to run; the machine ends with it.
 	Test []string `json:"test,omitempty"`
 	Env  []string `json:"env,omitempty"`
-
-	modules []string // in the order of loading
+	// Modules are files in the order of loading; Prepare fills it.
+	Modules []string `json:"modules,omitempty"`
 }
-
-// MarshalJSON adds what is not public.
-func (b Boot) MarshalJSON() ([]byte, error) {
-	type plain Boot
-	return json.Marshal(struct {
-		plain
-		Modules []string `json:"modules"`
-	}{plain(b), b.modules})
-}
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (b *Boot) UnmarshalJSON(data []byte) error {
-	type plain Boot
-	var all struct {
-		*plain
-		Modules []string `json:"modules"`
-	}
-	all.plain = (*plain)(b)
-	if err := json.Unmarshal(data, &all); err != nil {
-		return err
-	}
-	b.modules = all.Modules
-	return nil
-}
-
-// Modules lists the files of the kernel modules in the order of loading.
-func (b Boot) Modules() []string { return b.modules }
 
 // ReadBoot is for process 1.
 func ReadBoot() (Boot, error) {
@@ -103,7 +76,7 @@ func (a *Initramfs) Prepare(ctx context.Context, f Files, guest, busybox string,
 	for _, m := range list {
 		name := filepath.Join(moduleDir, m.Name+".ko")
 		a.Bytes(name, m.Content, 0o644)
-		b.modules = append(b.modules, name)
+		b.Modules = append(b.Modules, name)
 	}
 	data, err := json.Marshal(b)
 	if err != nil {

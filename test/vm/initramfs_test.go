@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path"
@@ -98,24 +97,6 @@ func TestInitramfsMissingSource(t *testing.T) {
 	a := NewInitramfs()
 	if err := a.File("/x", filepath.Join(t.TempDir(), "nothing")); err == nil || !strings.Contains(err.Error(), "nothing") {
 		t.Errorf("error %v, want one that names the file", err)
-	}
-}
-
-func TestBootGoesThroughJSON(t *testing.T) {
-	want := Boot{Hostname: "n", Cgroup: CgroupHybrid, Address: "10.0.0.2/24", Gateway: "10.0.0.1", Swap: true, Serve: 1, Test: []string{"a"}, modules: []string{"/m/a.ko", "/m/b.ko"}}
-	b, err := want.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got Boot
-	if err := got.UnmarshalJSON(b); err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(want, got, cmp.AllowUnexported(Boot{})); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
-	}
-	if !bytes.Contains(b, []byte(`"hostname":"n"`)) {
-		t.Errorf("%s", b)
 	}
 }
 

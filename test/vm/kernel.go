@@ -75,8 +75,8 @@ type Module struct {
 	Content []byte // ELF
 }
 
-// Modules returns the named modules in an order in which they can be loaded: what one needs stands before it. Names
-// that have no file are built in, unless builtin files say otherwise.
+// Modules returns the named modules in an order in which they can be loaded: what one needs stands before it. What
+// is built in is left out.
 func (f Files) Modules(ctx context.Context, names ...string) ([]Module, error) {
 	paths := map[string]string{}
 	var builtin []string

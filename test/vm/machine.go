@@ -36,7 +36,7 @@ func (m Machine) Args() []string {
 		"-m", memory,
 		"-kernel", m.Kernel,
 		"-initrd", m.Initrd,
-		// Work around flaws of real processors would only cost time.
+		// Working around the flaws of real processors would only cost time.
 		"-append", "console=ttyS0 psi=1 panic=1 oops=panic quiet mitigations=off swapaccount=1 rdinit=/init",
 		"-display", "none", "-vga", "none", "-monitor", "none", "-no-reboot", "-nodefaults",
 	}

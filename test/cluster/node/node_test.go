@@ -142,6 +142,13 @@ func TestBridgeCNI(t *testing.T) {
 	if len(c.Plugins) != 2 || c.Plugins[0].IPAM.Ranges[0][0].Subnet != "10.88.0.0/24" || c.Plugins[1].Type != "portmap" {
 		t.Errorf("%+v", c)
 	}
+	c.Plugins = nil
+	if err := json.Unmarshal(RoutedCNI("10.88.10.0/24"), &c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Plugins) != 1 || c.Plugins[0].Type != "bridge" || c.Plugins[0].IPAM.Ranges[0][0].Subnet != "10.88.10.0/24" {
+		t.Errorf("without host ports: %+v", c)
+	}
 }
 
 func tree(t *testing.T, files map[string]string) string {

@@ -49,7 +49,7 @@ func run() error {
 	if err := mountAll(b.Cgroup); err != nil {
 		return err
 	}
-	if err := loadModules(b.Modules()); err != nil {
+	if err := loadModules(b.Modules); err != nil {
 		return err
 	}
 	if err := identity(b.Hostname); err != nil {
