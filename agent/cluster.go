@@ -239,6 +239,7 @@ func (c *cluster) misses(want []asked) bool {
 
 // urgent asks what a decision needs: the kubelet's heartbeat, and the owners of the first candidates.
 func (c *cluster) urgent(ctx context.Context, want []asked) {
+	c.client.Warm(ctx) // an idle connection may have been closed; what is wrong shows in the calls that follow
 	renewed, err := c.client.LeaseRenewed(ctx)
 	c.lease.Store(&leaseView{asked: time.Now(), renewed: renewed, err: err, forbidden: kube.IsForbidden(err)})
 	next := make(map[string]policy.Workload, len(want))

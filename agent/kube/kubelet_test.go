@@ -168,7 +168,7 @@ func TestKubeletConfigzFails(t *testing.T) {
 		{"unauthorized", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, "401 Unauthorized: our service account needs the right get on nodes/configz"},
 		{"forbidden", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, "403 Forbidden: our service account needs the right get on nodes/configz"},
 		{"not found", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, "/configz: 404 Not Found"},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, "/configz: 302 Found"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, "/configz: 302 Found"},
 		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }, "invalid character"},
 		{"no kubeletconfig", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"other":{}}`) }, "kubeletconfig: missing"},
 		{"wrong type", func(w http.ResponseWriter, _ *http.Request) {

@@ -101,16 +101,15 @@ func writeStatus(w http.ResponseWriter, code int, reason metav1.StatusReason, me
 type podAPI struct {
 	watchList bool // serves sendInitialEvents
 
-	mu       sync.Mutex // guards all below
-	pods     map[string]*corev1.Pod
-	version  int
-	oldest   int // watches from before it get 410
-	log      []podEvent
-	wake     chan struct{} // closed and replaced when log or refuse changes
-	refuse   map[string]metav1.Status
-	lists    int
-	watches  int
-	selector string
+	mu      sync.Mutex // guards all below
+	pods    map[string]*corev1.Pod
+	version int
+	oldest  int // watches from before it get 410
+	log     []podEvent
+	wake    chan struct{} // closed and replaced when log or refuse changes
+	refuse  map[string]metav1.Status
+	lists   int
+	watches int
 }
 
 type podEvent struct {

@@ -86,22 +86,35 @@ func (m *Mapper) Hint() {
 	}
 }
 
-// Resolve looks a cgroup up, after a new walk when it is not known yet. It waits no longer than ctx allows.
+// resolvePause is the wait between two walks for the name of a container that the runtime has not reported yet.
+const resolvePause = 20 * time.Millisecond
+
+// Resolve looks a cgroup up, after a new walk when it is not known yet. A container that started a moment ago may be
+// known by its id alone: its name is waited for. It waits no longer than ctx allows, and returns what is known then.
 func (m *Mapper) Resolve(ctx context.Context, id uint64) (Owner, bool) {
-	if o, ok := m.Map().Lookup(id); ok {
-		return o, true
+	for walked := false; ; walked = true {
+		o, ok := m.Map().Lookup(id)
+		if ok && o.Pod != "" && (o.Container != "" || o.ContainerID == "") || walked && !ok {
+			return o, ok
+		}
+		done := make(chan struct{})
+		select {
+		case m.hints <- done:
+		case <-ctx.Done():
+			return o, ok
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+		if o, ok = m.Map().Lookup(id); ok && (o.Pod == "" || o.Container == "" && o.ContainerID != "") {
+			select {
+			case <-time.After(resolvePause):
+			case <-ctx.Done():
+				return o, ok
+			}
+		}
 	}
-	done := make(chan struct{})
-	select {
-	case m.hints <- done:
-	case <-ctx.Done():
-		return Owner{}, false
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	return m.Map().Lookup(id)
 }
 
 // Run walks until ctx ends, and returns nil then.
