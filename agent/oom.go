@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"path"
 	"time"
 
 	"spillway/agent/podmap"
 	"spillway/agent/status"
+	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
 )
 
@@ -57,10 +59,34 @@ func (a *Agent) oomKill(ctx context.Context, ev *oomkill.Event) status.OOMKill {
 		}
 	} else {
 		k.Namespace, k.Pod, k.PodUID, k.Container, k.ContainerID, k.Cgroup = owner.Namespace, owner.Pod, owner.PodUID, owner.Container, owner.ContainerID, owner.Path
-		k.LimitBytes, k.LimitOf = limitFrom(owner)
+		k.LimitBytes, k.LimitOf = limitFrom(refreshLimits(a.tree, owner))
 	}
 	k.LatencySeconds = max(0, a.samples.Now()-ev.Time).Seconds()
 	return k
+}
+
+// refreshLimits reads the limits anew: what the map has may be from the moment when the runtime had made the cgroup and
+// not set its limit. A cgroup that is gone keeps what the map knew.
+func refreshLimits(tree *cgroup.Tree, o podmap.Owner) podmap.Owner {
+	read := func(at string, known cgroup.Amount) cgroup.Amount {
+		g, err := tree.Group(at)
+		if err != nil {
+			return known
+		}
+		defer g.Close()
+		limit, err := g.Limit()
+		if err != nil {
+			return known
+		}
+		return limit
+	}
+	pod := o.Path
+	if o.ContainerID != "" {
+		o.ContainerLimit = read(o.Path, o.ContainerLimit)
+		pod = path.Dir(o.Path)
+	}
+	o.PodLimit = read(pod, o.PodLimit)
+	return o
 }
 
 // limitFrom names the nearest memory limit above the victim.

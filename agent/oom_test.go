@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"testing"
+
+	"spillway/agent/podmap"
+	"spillway/cgroup"
+)
+
+// TestLimitOfAnOOMKill: the limit that counts is the present one, not what the map saw when the cgroup was new.
+func TestLimitOfAnOOMKill(t *testing.T) {
+	tree, err := cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	const (
+		pod = "/kubepods/burstable/pod0b3c0c5e-8c4e-4a25-9f0e-1f2d3c4b5a69"
+		id  = "1111111111111111111111111111111111111111111111111111111111111111"
+	)
+	for name, tc := range map[string]struct {
+		owner podmap.Owner
+		bytes uint64
+		of    string
+	}{
+		"seen before the runtime had set it": {podmap.Owner{Path: pod + "/" + id, ContainerID: id, ContainerLimit: cgroup.Unlimited, PodLimit: cgroup.Unlimited}, 64 << 20, "container"},
+		"changed since":                      {podmap.Owner{Path: pod + "/" + id, ContainerID: id, ContainerLimit: 1 << 20, PodLimit: 2 << 20}, 64 << 20, "container"},
+		"cgroup gone, known":                 {podmap.Owner{Path: pod + "/gone", ContainerID: "gone", ContainerLimit: 1 << 20, PodLimit: cgroup.Unlimited}, 1 << 20, "container"},
+		"cgroup gone, never known":           {podmap.Owner{Path: "/kubepods/podgone/gone", ContainerID: "gone", ContainerLimit: cgroup.Absent, PodLimit: 2 << 20}, 2 << 20, "pod"},
+		"in the pod's own cgroup":            {podmap.Owner{Path: pod, ContainerLimit: cgroup.Absent, PodLimit: 2 << 20}, 0, "none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, of := limitFrom(refreshLimits(tree, tc.owner))
+			if of != tc.of || (n == nil) != (tc.bytes == 0) || n != nil && *n != tc.bytes {
+				t.Errorf("limit %v of %s, want %d of %s", n, of, tc.bytes, tc.of)
+			}
+		})
+	}
+}
