@@ -42,6 +42,10 @@ func TestKernelOtherRoot(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	// Where mounts are shared, as systemd has them, the detached copies would take the host's mounts along.
+	if err := unix.Mount("", target, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
 	other, err := Open(Options{Root: target})
 	if err != nil {
 		t.Fatal(err)
