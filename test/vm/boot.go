@@ -17,7 +17,7 @@ type Cgroup string
 // The hierarchies of a machine.
 const (
 	CgroupV2     Cgroup = "v2"     // all of it at /sys/fs/cgroup
-	CgroupV1     Cgroup = "v1"     // memory, cpu and cpuacct below /sys/fs/cgroup, no v2
+	CgroupV1     Cgroup = "v1"     // memory, cpu and cpuacct below /sys/fs/cgroup, no v2; kernel 6.12 has no v1 memory
 	CgroupHybrid Cgroup = "hybrid" // the same with an empty v2 at /sys/fs/cgroup/unified
 )
 
