@@ -26,7 +26,7 @@ type cell struct {
 var cells = []cell{
 	{"cgroup", CgroupV2, []string{"needs v1", "writes fixtures"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelMemoryPressureOfThrashing", "TestKernelWatcherChurn"}},
-	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
+	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "needs cgroup v2", "writes fixtures"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
 	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
@@ -83,24 +83,39 @@ func TestKernels(t *testing.T) {
 }
 
 var (
-	passLine = regexp.MustCompile(`^ *--- PASS: (\S+) `)
-	skipLine = regexp.MustCompile(`^ *--- SKIP: (\S+) `)
+	verdictLine = regexp.MustCompile(`^ *--- (PASS|SKIP): (\S+) `)
+	testLine    = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`)
 )
 
-// verdicts reads what a test binary prints with -test.v. The reason of a skip stands before its verdict, or after it
-// for subtests.
+// verdicts reads what a test binary prints with -test.v: each line belongs to the test that was named last.
 func verdicts(output string) (passed map[string]bool, skipped map[string]string) {
 	passed, skipped = map[string]bool{}, map[string]string{}
-	lines := strings.Split(output, "\n")
-	for i, l := range lines {
-		if m := passLine.FindStringSubmatch(l); m != nil {
-			passed[m[1]] = true
-		}
-		if m := skipLine.FindStringSubmatch(l); m != nil {
-			skipped[m[1]] = strings.Join(lines[max(0, i-1):min(len(lines), i+2)], "\n")
+	said, current := map[string]string{}, ""
+	for line := range strings.Lines(output) {
+		if m := testLine.FindStringSubmatch(line); m != nil {
+			current = m[1]
+		} else if m := verdictLine.FindStringSubmatch(line); m != nil {
+			current = m[2]
+			if m[1] == "PASS" {
+				passed[current] = true
+			} else {
+				skipped[current] = said[current]
+			}
+		} else {
+			said[current] += line
 		}
 	}
 	return passed, skipped
+}
+
+func TestVerdicts(t *testing.T) {
+	passed, skipped := verdicts("=== RUN   A\n=== RUN   A/x\n    a_test.go:1: needs v2\n=== RUN   A/y\n--- PASS: A (0.00s)\n    --- SKIP: A/x (0.00s)\n    --- PASS: A/y (0.00s)\n=== RUN   B\n    b_test.go:2: needs clang\n--- SKIP: B (0.00s)\nPASS\n")
+	if len(passed) != 2 || !passed["A"] || !passed["A/y"] {
+		t.Errorf("passed %v", passed)
+	}
+	if len(skipped) != 2 || !strings.Contains(skipped["A/x"], "needs v2") || !strings.Contains(skipped["B"], "needs clang") {
+		t.Errorf("skipped %q", skipped)
+	}
 }
 
 func exists(name string) bool {
