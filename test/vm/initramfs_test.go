@@ -105,7 +105,7 @@ func TestMachineArgs(t *testing.T) {
 		Kernel: "/k", Initrd: "/i", MemoryMiB: 512, CPUs: 2, Preallocated: true, Serial: []string{"/log,1"}, Tap: "tap10", MAC: "52:54:00:00:77:0a", Disks: []string{"/d"},
 	}.Args(), " ")
 	for _, want := range []string{
-		"-accel tcg,thread=multi", "-m 512M", "memory-backend-ram,id=memory,prealloc=on,size=512M", "-serial file:/log,,1", "psi=1",
+		"-accel tcg,thread=multi,", "-m 512M", "memory-backend-ram,id=memory,prealloc=on,size=512M", "-serial file:/log,,1", "psi=1",
 		"ifname=tap10", "mac=52:54:00:00:77:0a", "if=virtio,format=raw,cache=unsafe,file=/d",
 	} {
 		if !strings.Contains(args, want) {

@@ -30,7 +30,8 @@ type Machine struct {
 func (m Machine) Args() []string {
 	memory := strconv.Itoa(m.MemoryMiB) + "M"
 	args := []string{
-		"-accel", "tcg,thread=multi",
+		// The cache of translated code grows after the start and is this machine's memory too; 1 GiB would be usual.
+		"-accel", "tcg,thread=multi,tb-size=256",
 		"-cpu", "max", // with random numbers: nobody waits for entropy
 		"-smp", strconv.Itoa(m.CPUs),
 		"-m", memory,

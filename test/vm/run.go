@@ -72,11 +72,11 @@ func Run(ctx context.Context, s Spec) (Result, error) {
 	if err := Install(ctx, s.Progress); err != nil {
 		return Result{}, err
 	}
-	dir, err := os.MkdirTemp("", "spillway-vm-*")
+	dir, remove, err := ownFolder()
 	if err != nil {
-		return Result{}, fmt.Errorf("make folder of the machine: %w", err)
+		return Result{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	m, err := s.prepare(ctx, dir)
 	if err != nil {
 		return Result{}, err
