@@ -86,16 +86,29 @@ func (m *Mapper) Hint() {
 	}
 }
 
-// resolvePause is the wait between two walks for the name of a container that the runtime has not reported yet.
-const resolvePause = 20 * time.Millisecond
+// The name of a container that the runtime has not reported yet is waited for nameWait at most, with a walk every
+// namePause.
+const (
+	nameWait  = 250 * time.Millisecond
+	namePause = 20 * time.Millisecond
+)
 
 // Resolve looks a cgroup up, after a new walk when it is not known yet. A container that started a moment ago may be
 // known by its id alone: its name is waited for. It waits no longer than ctx allows, and returns what is known then.
 func (m *Mapper) Resolve(ctx context.Context, id uint64) (Owner, bool) {
+	began := time.Now()
 	for walked := false; ; walked = true {
 		o, ok := m.Map().Lookup(id)
-		if ok && o.Pod != "" && (o.Container != "" || o.ContainerID == "") || walked && !ok {
+		named := ok && o.Pod != "" && (o.Container != "" || o.ContainerID == "")
+		if named || walked && (!ok || time.Since(began) > nameWait) {
 			return o, ok
+		}
+		if walked {
+			select {
+			case <-time.After(namePause):
+			case <-ctx.Done():
+				return o, ok
+			}
 		}
 		done := make(chan struct{})
 		select {
@@ -106,13 +119,7 @@ func (m *Mapper) Resolve(ctx context.Context, id uint64) (Owner, bool) {
 		select {
 		case <-done:
 		case <-ctx.Done():
-		}
-		if o, ok = m.Map().Lookup(id); ok && (o.Pod == "" || o.Container == "" && o.ContainerID != "") {
-			select {
-			case <-time.After(resolvePause):
-			case <-ctx.Done():
-				return o, ok
-			}
+			return m.Map().Lookup(id)
 		}
 	}
 }
