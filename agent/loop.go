@@ -438,6 +438,8 @@ func (l *loop) hold(now time.Time) (name, why string) {
 		return "paused", "all evictions are paused: " + pause.Detail
 	case !pause.Known:
 		return "pause-unknown", "the pause switch is not known: " + pause.Detail
+	case l.a.tree.Namespaced():
+		return "cgroup-namespace", "the readings are those of one container, not of the node"
 	case l.verdict.Cause == pressure.CauseCache:
 		return "cache", "the growth is page cache: evicting a pod would not answer it"
 	case l.verdict.Cause == pressure.CauseOutside:
