@@ -7,6 +7,7 @@ GO      ?= go
 ARCH    ?= $(shell $(GO) env GOARCH)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= localhost/spillway:dev
+NODE    ?= host
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLUSTERCTL  := $(GO) run ./test/cluster/clusterctl
@@ -48,11 +49,15 @@ race: ## the same under the race detector
 e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent from deploy/
 	@.ci/deps cri
 	programs=$$($(CLUSTERCTL) build) && SPILLWAY_CONTAINERD=$$programs $(GO) test -tags=e2e -count=1 -run=Containerd ./cri
-	$(GO) test -tags=e2e -count=1 -v -timeout=60m ./test/e2e
+	$(GO) test -tags=e2e -count=1 -v -timeout=100m ./test/e2e
 
 .PHONY: e2e-parts
 e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes client
-	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':!test/e2e' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
+	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':(exclude,glob)test/e2e/*.go' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
+
+.PHONY: kernels
+kernels: ## the tests that read the kernel, in virtual machines: cgroup v1 and v2 on Debian's kernels (some 10 minutes)
+	$(GO) test -tags=vm -count=1 -v -timeout=60m ./test/vm
 
 .PHONY: verify
 verify: ## the longer set: all of the above, lint, generated files, fuzzers, both images; prints a table
@@ -60,8 +65,8 @@ verify: ## the longer set: all of the above, lint, generated files, fuzzers, bot
 	@.ci/verify $(STEPS)
 
 .PHONY: demo
-demo: ## a pod leaks 400 MiB/s: once with the kubelet alone, once with Spillway, side by side
-	$(GO) run ./test/demo
+demo: ## a pod leaks: once with the kubelet alone, once with Spillway, side by side (NODE=host|v2)
+	$(GO) run ./test/demo --node $(NODE)
 
 .PHONY: lint
 lint: ## gofmt, go vet of all modules, staticcheck
@@ -69,11 +74,11 @@ lint: ## gofmt, go vet of all modules, staticcheck
 		if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
 	@set -e; for mod in $$(git ls-files --cached --others --exclude-standard '*go.mod'); do \
 		dir=$$(dirname $$mod); \
-		if [ -n "$$(cd $$dir && $(GO) list -tags=e2e ./... 2>/dev/null)" ]; then \
-			echo "vet $$dir"; (cd $$dir && $(GO) vet -tags=e2e ./...); \
+		if [ -n "$$(cd $$dir && $(GO) list -tags=e2e,vm ./... 2>/dev/null)" ]; then \
+			echo "vet $$dir"; (cd $$dir && $(GO) vet -tags=e2e,vm ./...); \
 		fi; \
 	done
-	$(GO) run $(STATICCHECK) -tags=e2e ./...
+	$(GO) run $(STATICCHECK) -tags=e2e,vm ./...
 
 .PHONY: manifests
 manifests: ## write deploy/spillway.yaml from deploy/base

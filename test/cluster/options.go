@@ -42,6 +42,8 @@ type Options struct {
 	// KubeletExtra replaces top-level fields of the kubelet's configuration, by their JSON names. A replaced
 	// evictionHard has no threshold that follows Margin.
 	KubeletExtra map[string]any
+	// NoAdmissionPolicies makes an API server that knows no ValidatingAdmissionPolicy, as before Kubernetes 1.30.
+	NoAdmissionPolicies bool
 	// Images are OCI archives to load besides the workload's.
 	Images []string
 	// Detach leaves the cluster running when this process ends. Otherwise its end, by any cause, takes the cluster

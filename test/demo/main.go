@@ -1,25 +1,51 @@
-// Command demo shows the main job on a real cluster that it starts and takes down again: a pod leaks 400 MiB/s among
-// innocent ones, once with the kubelet alone and once with Spillway.
+// Command demo shows the main job on a real cluster that it starts and takes down again: a pod leaks among innocent ones,
+// once with the kubelet alone and once with Spillway.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"spillway/test/cluster"
 	"spillway/test/scenario"
+	"spillway/test/vm"
 )
 
+// Nodes that the demo can run on, and what leaks there by default: the processors of the virtual machine are emulated.
+const (
+	onHost = "host"
+	onV2   = "v2"
+
+	hostRate = 400 // MiB/s
+	v2Rate   = 50
+)
+
+type options struct {
+	node   string
+	rate   int // MiB/s
+	kernel vm.Kernel
+}
+
 func main() {
+	o, err := parse(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, os.Stderr)
+	err = run(ctx, o, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -27,7 +53,43 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out, progress io.Writer) (err error) {
+func parse(args []string, usage io.Writer) (options, error) {
+	o := options{}
+	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
+	fs.SetOutput(usage)
+	fs.StringVar(&o.node, "node", onHost, "where the pods run: host, this machine with its own cgroup layout; or v2, a virtual machine with pure cgroup v2")
+	fs.IntVar(&o.rate, "rate", 0, fmt.Sprintf("what the pod leaks, in MiB a second; 0 is %d on the host and %d on v2", hostRate, v2Rate))
+	fs.Func("kernel", fmt.Sprintf("the kernel of the v2 node, one of %q (default %q)", vm.Kernels(), vm.Kernels()[0]), func(text string) error {
+		if !slices.Contains(vm.Kernels(), vm.Kernel(text)) {
+			return fmt.Errorf("want one of %q", vm.Kernels())
+		}
+		o.kernel = vm.Kernel(text)
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case fs.NArg() > 0:
+		return o, fmt.Errorf("unexpected %q: only flags are taken", fs.Arg(0))
+	case o.node != onHost && o.node != onV2:
+		return o, fmt.Errorf("--node %q: want %s or %s", o.node, onHost, onV2)
+	case o.node == onHost && o.kernel != "":
+		return o, fmt.Errorf("--kernel %s: the host has its own; want --node %s with it", o.kernel, onV2)
+	case o.rate < 0:
+		return o, fmt.Errorf("--rate %d: want MiB a second, or 0", o.rate)
+	}
+	if o.rate == 0 {
+		o.rate = hostRate
+		if o.node == onV2 {
+			o.rate = v2Rate
+		}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
+	began := time.Now()
 	repo, err := os.Getwd()
 	if err != nil {
 		return err
@@ -46,7 +108,14 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 		return err
 	}
 	r := &scenario.Runner{Cluster: c, Repo: repo, Binary: binary, Log: progress, Live: progress}
-	leak := scenario.Leak(400, false)
+	if o.node == onV2 {
+		v, err := c.AddVM(ctx, cluster.VMOptions{Kernel: o.kernel})
+		if err != nil {
+			return err
+		}
+		r.Node = v
+	}
+	leak := scenario.Leak(o.rate, false)
 	var results []*scenario.Result
 	for _, mode := range []scenario.Mode{scenario.KubeletAlone, scenario.Enforce} {
 		res, err := r.Run(ctx, leak, mode)
@@ -69,6 +138,7 @@ func run(ctx context.Context, out, progress io.Writer) (err error) {
 			}
 		}
 	}
+	fmt.Fprintf(out, "From start to picture: %s\n", time.Since(began).Round(time.Second))
 	return nil
 }
 

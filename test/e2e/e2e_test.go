@@ -37,7 +37,7 @@ func (r *results) add(res *scenario.Result) {
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Minute)
 	defer cancel()
 	repo, err := filepath.Abs("../..")
 	if err != nil {

@@ -102,7 +102,7 @@ func etcdArgs() []string {
 }
 
 func (s *Supervisor) apiServerArgs() []string {
-	return []string{
+	args := []string{
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--bind-address=0.0.0.0",
 		"--secure-port=443",
@@ -126,6 +126,12 @@ func (s *Supervisor) apiServerArgs() []string {
 		"--audit-log-mode=blocking", // a test that saw an answer finds its line
 		"--audit-log-maxsize=1000",
 	}
+	if s.options.NoAdmissionPolicies {
+		// The plugins of the group wait for its objects, so they go with it.
+		args = append(args, "--runtime-config=admissionregistration.k8s.io/v1=false",
+			"--disable-admission-plugins=ValidatingAdmissionPolicy,MutatingAdmissionPolicy,ValidatingAdmissionWebhook,MutatingAdmissionWebhook")
+	}
+	return args
 }
 
 func (s *Supervisor) controllerManagerArgs() []string {
