@@ -13,8 +13,17 @@ import (
 	"spillway/cri"
 )
 
-// minWalk keeps a stream of hints from walking the tree without a pause.
-const minWalk = 100 * time.Millisecond
+// The pause between two walks keeps a stream of changes from walking the tree all the time: walks take at most a
+// twentieth of one CPU, and changes wait maxPause at most.
+const (
+	minWalk   = 100 * time.Millisecond
+	maxPause  = time.Second
+	walkShare = 20
+)
+
+// Backstop is how often the tree is walked when the kernel tells of changes, and so the age that a map reaches when all is
+// well.
+const Backstop = 10 * time.Second
 
 // Options configure a Mapper. Tree and Clock are required; a nil source is one that does not exist here.
 type Options struct {
@@ -22,7 +31,7 @@ type Options struct {
 	Clock      func() time.Duration // time since boot
 	Containers func() []cri.Container
 	Pods       func() []policy.Pod
-	Interval   time.Duration // between walks when nothing hints at a change; default 1 s
+	Interval   time.Duration // between walks when the kernel does not tell of changes; default 1 s
 	OnChange   func(*Map)    // called after every join, from the goroutine of Run
 	Logger     *slog.Logger
 }
@@ -34,8 +43,33 @@ type Mapper struct {
 	newest atomic.Pointer[Map]
 	hints  chan chan struct{}
 
-	kubepods string // path; belongs to the goroutine of Run
 	err      atomic.Pointer[string]
+	watching atomic.Pointer[string] // why changes are not told, "" when they are; nil before the first try
+	walks    atomic.Uint64
+	spent    atomic.Int64 // on all walks, ns
+
+	// Everything below belongs to the goroutine of Run.
+	kubepods string // path
+	watched  string // path that the watcher is on, "" when there is none
+	watch    *cgroup.Watcher
+	ended    chan error // the end of the watcher's Run
+	retry    time.Duration
+}
+
+// Stats say how the mapper itself is doing.
+type Stats struct {
+	Walks     uint64
+	WalkTime  time.Duration // of all walks
+	Unwatched string        // why the kernel does not tell of changes, so that the tree is walked every Interval; "" when it does
+}
+
+// Stats may be called at any time. The figures are read one by one.
+func (m *Mapper) Stats() Stats {
+	s := Stats{Walks: m.walks.Load(), WalkTime: time.Duration(m.spent.Load()), Unwatched: "not tried yet"}
+	if w := m.watching.Load(); w != nil {
+		s.Unwatched = *w
+	}
+	return s
 }
 
 // New checks the options. It starts nothing.
@@ -124,29 +158,107 @@ func (m *Mapper) Resolve(ctx context.Context, id uint64) (Owner, bool) {
 	}
 }
 
-// Run walks until ctx ends, and returns nil then.
+// Run walks at each change, and now and then without one, until ctx ends. It returns nil then.
 func (m *Mapper) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var last time.Duration
+	defer m.unwatch()
+	var last, took time.Duration
 	for {
 		var waiting chan struct{}
+		asked := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 		case waiting = <-m.hints:
-			if pause := minWalk - (m.opts.Clock() - last); waiting == nil && pause > 0 {
+			asked = true
+		case <-m.changes():
+			asked = true
+		case err := <-m.ended:
+			m.watch, m.watched, m.ended = nil, "", nil
+			if err != nil && !errors.Is(err, cgroup.ErrGone) {
+				m.unwatched(err.Error())
+				m.retry = m.opts.Clock() + Backstop
+			}
+		}
+		if asked && waiting == nil {
+			if pause := min(max(minWalk, walkShare*took), maxPause) - (m.opts.Clock() - last); pause > 0 {
 				timer.Reset(pause)
 				continue
 			}
 		}
 		last = m.opts.Clock()
 		m.walk(last)
+		took = m.opts.Clock() - last
+		m.walks.Add(1)
+		m.spent.Add(int64(took))
 		if waiting != nil {
 			close(waiting)
 		}
-		timer.Reset(m.opts.Interval)
+		m.follow(ctx, last)
+		timer.Reset(m.next())
+	}
+}
+
+// next is how long to wait for the next walk when nothing changes.
+func (m *Mapper) next() time.Duration {
+	if m.watch == nil || m.watch.Stats().Missed > 0 {
+		return m.opts.Interval
+	}
+	return max(Backstop, m.opts.Interval)
+}
+
+func (m *Mapper) changes() <-chan struct{} {
+	if m.watch == nil {
+		return nil
+	}
+	return m.watch.Changed()
+}
+
+// follow sees that changes below kubepods are told, wherever that is now.
+func (m *Mapper) follow(ctx context.Context, now time.Duration) {
+	if m.watch != nil && m.watched == m.kubepods {
+		if missed := m.watch.Stats().Missed; missed > 0 {
+			m.unwatched(fmt.Sprintf("%d directories have no watch: raise fs.inotify.max_user_watches", missed))
+		}
+		return
+	}
+	m.unwatch()
+	switch {
+	case m.kubepods == "":
+		m.unwatched("no kubepods cgroup")
+		return
+	case now < m.retry:
+		return
+	}
+	w, err := m.opts.Tree.NewWatcher(m.kubepods)
+	if err != nil {
+		m.unwatched(err.Error())
+		m.retry = now + Backstop
+		return
+	}
+	m.watch, m.watched, m.ended = w, m.kubepods, make(chan error, 1)
+	go func(ended chan<- error) { ended <- w.Run(ctx) }(m.ended)
+	m.unwatched("")
+}
+
+// unwatch ends the watcher and waits for it.
+func (m *Mapper) unwatch() {
+	if m.watch == nil {
+		return
+	}
+	m.watch.Close()
+	<-m.ended
+	m.watch, m.watched, m.ended = nil, "", nil
+}
+
+func (m *Mapper) unwatched(why string) {
+	if old := m.watching.Load(); old == nil || *old != why {
+		m.watching.Store(&why)
+		if why != "" && m.kubepods != "" {
+			m.opts.Logger.Warn("changes of pod cgroups are not told by the kernel: walking instead", "interval", m.opts.Interval, "error", why)
+		}
 	}
 }
 

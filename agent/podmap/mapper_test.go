@@ -155,6 +155,51 @@ func TestMapperFollowsTheTree(t *testing.T) {
 	await("another kubelet", func(m *Map) bool { return m.Kubepods == "/kubelet/kubepods" && len(m.Pods) == 1 })
 }
 
+// The kernel tells of pods and containers that come and go: no walk is due for an hour here.
+func TestMapperIsToldOfChanges(t *testing.T) {
+	f := newFixture(t)
+	f.mkdir("kubepods/burstable")
+	changed := make(chan *Map, 1000)
+	m, err := New(Options{Tree: f.tree, Clock: sinceStart(), Interval: time.Hour, OnChange: func(m *Map) { changed <- m }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runMapper(t, m)
+	await := func(what string, pods, containers int) {
+		t.Helper()
+		deadline := time.After(20 * time.Second)
+		for {
+			select {
+			case got := <-changed:
+				n := 0
+				for _, p := range got.Pods {
+					n += len(p.Containers)
+				}
+				if len(got.Pods) == pods && n == containers {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("%s: not seen; map %+v, stats %+v", what, m.Map(), m.Stats())
+			}
+		}
+	}
+	await("nothing", 0, 0)
+	pod, container := "kubepods/burstable/pod"+uidA, strings.Repeat("0123456789abcdef", 4)
+	for range 3 {
+		f.mkdir(pod)
+		await("a pod", 1, 0)
+		f.mkdir(pod + "/" + container)
+		await("its container", 1, 1)
+		f.remove(pod + "/" + container)
+		await("the container is gone", 1, 0)
+		f.remove(pod)
+		await("the pod is gone", 0, 0)
+	}
+	if s := m.Stats(); s.Unwatched != "" || s.Walks < 12 || s.WalkTime <= 0 {
+		t.Errorf("stats %+v, want changes told, and walks counted", s)
+	}
+}
+
 // A walk that fails leaves the last map, which ages, and says why.
 func TestAWalkThatFailsLeavesTheLastMap(t *testing.T) {
 	f := newFixture(t)
