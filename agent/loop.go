@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	snapshotEvery = time.Second     // how often a new Status is published when nothing happens
-	calmPods      = time.Second     // how often pods are judged while the node is calm
-	maxLate       = time.Second     // a loop that is later than this does not evict
-	mapFresh      = 5 * time.Second // age of the join of cgroups and pods
-	askFirst      = 5               // owners of so many first candidates are asked for
-	askRuntime    = 2 * time.Second // how often the runtime is asked for a sign of life, from alert on
+	snapshotEvery = time.Second                     // how often a new Status is published when nothing happens
+	calmPods      = time.Second                     // how often pods are judged while the node is calm
+	maxLate       = time.Second                     // a loop that is later than this does not evict
+	mapFresh      = podmap.Backstop + 5*time.Second // age of the join of cgroups and pods, which changes make anew
+	askFirst      = 5                               // owners of so many first candidates are asked for
+	askRuntime    = 2 * time.Second                 // how often the runtime is asked for a sign of life, from alert on
 	keepKills     = 64
 	keepDecisions = 32
 )

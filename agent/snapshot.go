@@ -58,7 +58,11 @@ func (a *Agent) observeSources() {
 		case m.Unmapped > 0:
 			a.sources.set("pod-map", status.Degraded, "pod cgroups that neither the runtime nor the API server can name")
 		default:
-			a.sources.set("pod-map", status.OK, m.Kubepods)
+			detail := m.Kubepods
+			if why := a.mapper.Stats().Unwatched; why != "" {
+				detail += ", walked every second: " + why
+			}
+			a.sources.set("pod-map", status.OK, detail)
 		}
 	}
 	if a.evicts != nil {
