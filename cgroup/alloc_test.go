@@ -16,6 +16,8 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
+	node := tree.Node()
+	defer node.Close()
 	for name, f := range map[string]func() error{
 		"Memory":         func() error { var m Memory; return g.Memory(&m) },
 		"Memory of /":    func() error { var m Memory; return root.Memory(&m) },
@@ -26,9 +28,11 @@ func TestNothingIsAllocated(t *testing.T) {
 		"Pressure":       func() error { var p Pressure; return g.Pressure(&p) },
 		"PressureOf cpu": func() error { var p Pressure; return g.PressureOf(CPUPressure, &p) },
 		"CPU":            func() error { var c CPU; return g.CPU(&c) },
-		"Meminfo":        func() error { var m Meminfo; return tree.Meminfo(&m) },
-		"Vmstat":         func() error { var v Vmstat; return tree.Vmstat(&v) },
-		"Watermarks":     func() error { var w Watermarks; return tree.Watermarks(&w) },
+		"Meminfo":        func() error { var m Meminfo; return node.Meminfo(&m) },
+		"Vmstat":         func() error { var v Vmstat; return node.Vmstat(&v) },
+		"Watermarks":     func() error { var w Watermarks; return node.Watermarks(&w) },
+		"Node.Pressure":  func() error { var p Pressure; return node.Pressure(&p) },
+		"shared Meminfo": func() error { var m Meminfo; return tree.Meminfo(&m) },
 		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
 	} {
 		t.Run(name, func(t *testing.T) {

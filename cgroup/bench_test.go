@@ -139,6 +139,7 @@ func containerdMemory(t *testing.T, tree *Tree, cg testGroup) func(ours Memory) 
 				ActiveFile: Amount(w.ActiveFile), InactiveFile: Amount(w.InactiveFile), Shmem: Amount(w.Shmem),
 				MappedFile: Amount(w.FileMapped), Dirty: Amount(w.FileDirty), SlabReclaimable: Amount(w.SlabReclaimable),
 				Swap: Amount(w.SwapUsage), Sock: Amount(w.Sock), Kernel: ours.Kernel,
+				Zswap: ours.Zswap, MajorFaults: Amount(w.Pgmajfault), RefaultAnon: ours.RefaultAnon, RefaultFile: ours.RefaultFile,
 			}
 		}
 	}
@@ -159,6 +160,7 @@ func containerdMemory(t *testing.T, tree *Tree, cg testGroup) func(ours Memory) 
 			File: Amount(w.TotalCache), ActiveFile: Amount(w.TotalActiveFile), InactiveFile: Amount(w.TotalInactiveFile),
 			MappedFile: Amount(w.TotalMappedFile), Dirty: Amount(w.TotalDirty), Kernel: Amount(w.Kernel.Usage),
 			SlabReclaimable: Absent, Sock: Absent, Shmem: ours.Shmem, Swap: ours.Swap,
+			Zswap: ours.Zswap, MajorFaults: Amount(w.TotalPgMajFault), RefaultAnon: ours.RefaultAnon, RefaultFile: ours.RefaultFile,
 		}
 	}
 }

@@ -17,7 +17,8 @@ var (
 		statFile, v1Usage, v1Kernel, v1Limit, v1Soft, v1Peak, v1SwLimit, v1OOM, v1Failcnt,
 	}
 	captureMemoryV2 = []string{
-		statFile, v2Usage, v2Swap, v2Limit, v2High, v2Peak, v2SwapMax, v2SwapPeak, v2Events, v2Local, v2OOMGroup, "cpu.stat",
+		statFile, v2Usage, v2Swap, v2Limit, v2High, v2Peak, v2SwapMax, v2SwapPeak, v2Events, v2Local, v2OOMGroup, v2Min, v2Low, v2ZswapMax,
+		v2ZswapWriteback, "cpu.stat",
 		"memory.pressure", "cpu.pressure", "io.pressure",
 	}
 	captureUnified = []string{"memory.pressure", "cpu.pressure", "io.pressure"}

@@ -17,9 +17,11 @@ func (c *CPU) clear() {
 // in the cpu and cpuacct hierarchies. It is an UnsupportedError when the cgroup is in none of them. On an error all of
 // c is Absent. It does not allocate once the files are open.
 func (g *Group) CPU(c *CPU) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	c.clear()
+	if err := g.enter("cpu.stat"); err != nil {
+		return err
+	}
+	defer g.leave()
 	err := g.cpu(c)
 	if err != nil {
 		c.clear()

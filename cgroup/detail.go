@@ -9,6 +9,10 @@ type Detail struct {
 	Peak      Amount // memory.peak (kernel 5.19); v1 memory.max_usage_in_bytes
 	SwapLimit Amount // v2 memory.swap.max; on v1 memory.memsw.limit_in_bytes, which is memory and swap together
 	SwapPeak  Amount // v2 memory.swap.peak (kernel 6.5)
+	Min, Low  Amount // v2 memory.min and memory.low: reclaim from outside spares this much
+
+	ZswapLimit     Amount // v2 memory.zswap.max (kernel 5.19)
+	ZswapWriteback Amount // v2 memory.zswap.writeback (kernel 6.8): 0 when zswap must not write to the swap device
 
 	// EffectiveLimit is the smallest limit of the cgroup and its ancestors. v1 only: hierarchical_memory_limit.
 	EffectiveLimit Amount
@@ -21,13 +25,19 @@ type Detail struct {
 	Zswap, Zswapped          Amount // v2: the compressed size, which still costs memory, and what it holds
 	KernelStack, PageTables  Amount // v2
 	Percpu, Sock, Vmalloc    Amount // v2
+	SecPageTables            Amount // v2 from kernel 6.1: of virtual machines
 	SlabUnreclaimable        Amount // v2
+	Hugetlb                  Amount // v2 where huge pages are charged to memory (mount option, kernel 6.6); a part of no other
+	FileHuge, ShmemHuge      Amount // v2 file_thp, shmem_thp
 
 	Faults, MajorFaults       Amount // counts
 	RefaultAnon, RefaultFile  Amount // pages that came back soon after reclaim
 	ActivateFile, RestoreFile Amount // v2: refaulted pages that were active at once, or had been active before
 	Scan, Steal               Amount // v2: pages that reclaim looked at and took
 	ScanDirect, StealDirect   Amount // v2: of these, by the cgroup's own tasks
+	ScanProactive             Amount // v2 from kernel 6.0: of these, asked for by memory.reclaim
+	StealProactive            Amount
+	ZswapIn, ZswapOut         Amount // v2: pages
 	OOMGroup                  Amount // v2 memory.oom.group: 1 when an OOM kill takes the whole cgroup
 }
 
@@ -38,16 +48,20 @@ func (d *Detail) clear() {
 		SwapCached: Absent, Zswap: Absent, Zswapped: Absent, KernelStack: Absent, PageTables: Absent, Percpu: Absent,
 		Sock: Absent, Vmalloc: Absent, SlabUnreclaimable: Absent, Faults: Absent, MajorFaults: Absent, RefaultAnon: Absent,
 		RefaultFile: Absent, ActivateFile: Absent, RestoreFile: Absent, Scan: Absent, Steal: Absent, ScanDirect: Absent,
-		StealDirect: Absent, OOMGroup: Absent,
+		StealDirect: Absent, OOMGroup: Absent, Min: Absent, Low: Absent, ZswapLimit: Absent, ZswapWriteback: Absent,
+		SecPageTables: Absent, Hugetlb: Absent, FileHuge: Absent, ShmemHuge: Absent, ScanProactive: Absent,
+		StealProactive: Absent, ZswapIn: Absent, ZswapOut: Absent,
 	}
 }
 
 // Detail reads memory.stat and the small files of limits and peaks, which it opens and closes again: for the slow path.
 // On an error all of d is Absent.
 func (g *Group) Detail(d *Detail) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	d.clear()
+	if err := g.enter(statFile); err != nil {
+		return err
+	}
+	defer g.leave()
 	err := g.detail(d)
 	if err != nil {
 		d.clear()
@@ -73,7 +87,8 @@ func (g *Group) detail(d *Detail) error {
 		fault = parseDetailV2(data, d)
 		files = []file{
 			{v2Limit, &d.Limit}, {v2High, &d.High}, {v2Peak, &d.Peak}, {v2SwapMax, &d.SwapLimit},
-			{v2SwapPeak, &d.SwapPeak}, {v2OOMGroup, &d.OOMGroup},
+			{v2SwapPeak, &d.SwapPeak}, {v2OOMGroup, &d.OOMGroup}, {v2Min, &d.Min}, {v2Low, &d.Low},
+			{v2ZswapMax, &d.ZswapLimit}, {v2ZswapWriteback, &d.ZswapWriteback},
 		}
 	}
 	if fault != nil {
@@ -159,6 +174,22 @@ func parseDetailV2(data []byte, d *Detail) *ParseError {
 			s.set(&d.Sock)
 		case "vmalloc":
 			s.set(&d.Vmalloc)
+		case "sec_pagetables":
+			s.set(&d.SecPageTables)
+		case "hugetlb":
+			s.set(&d.Hugetlb)
+		case "file_thp":
+			s.set(&d.FileHuge)
+		case "shmem_thp":
+			s.set(&d.ShmemHuge)
+		case "pgscan_proactive":
+			s.set(&d.ScanProactive)
+		case "pgsteal_proactive":
+			s.set(&d.StealProactive)
+		case "zswpin":
+			s.set(&d.ZswapIn)
+		case "zswpout":
+			s.set(&d.ZswapOut)
 		case "slab_unreclaimable":
 			s.set(&d.SlabUnreclaimable)
 		case "pgfault":

@@ -30,10 +30,12 @@ func (g *Group) EventsLocal(e *Events) error {
 }
 
 func (g *Group) eventsFrom(id laterID, v2File, needs string, e *Events) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	e.clear()
-	var err error
+	err := g.enter(v2File)
+	if err != nil {
+		return err
+	}
+	defer g.leave()
 	if g.tree.at.version == 1 {
 		err = g.eventsV1(e)
 	} else {

@@ -81,6 +81,8 @@ func (o oracle) memory(version int, root bool) Memory {
 			ActiveFile: o.stat("total_active_file"), InactiveFile: inactive, Shmem: o.stat("total_shmem"),
 			MappedFile: o.stat("total_mapped_file"), Dirty: o.stat("total_dirty"), Kernel: o.value("memory.kmem.usage_in_bytes", ""),
 			SlabReclaimable: Absent, Sock: Absent, Swap: o.stat("total_swap"),
+			Zswap: Absent, MajorFaults: o.stat("total_pgmajfault"),
+			RefaultAnon: o.stat("total_workingset_refault_anon"), RefaultFile: o.stat("total_workingset_refault_file"),
 		}
 	}
 	usage := o.value("memory.current", "")
@@ -92,6 +94,8 @@ func (o oracle) memory(version int, root bool) Memory {
 		ActiveFile: o.stat("active_file"), InactiveFile: o.stat("inactive_file"), Shmem: o.stat("shmem"),
 		MappedFile: o.stat("file_mapped"), Dirty: o.stat("file_dirty"), Kernel: o.stat("kernel"),
 		SlabReclaimable: o.stat("slab_reclaimable"), Sock: o.stat("sock"), Swap: o.value("memory.swap.current", ""),
+		Zswap: o.stat("zswap"), MajorFaults: o.stat("pgmajfault"),
+		RefaultAnon: o.stat("workingset_refault_anon"), RefaultFile: o.stat("workingset_refault_file"),
 	}
 }
 
@@ -132,6 +136,11 @@ func (o oracle) detail(version int) Detail {
 	d.Faults, d.MajorFaults = o.stat("pgfault"), o.stat("pgmajfault")
 	d.RefaultAnon, d.RefaultFile = o.stat("workingset_refault_anon"), o.stat("workingset_refault_file")
 	d.ActivateFile, d.RestoreFile = o.stat("workingset_activate_file"), o.stat("workingset_restore_file")
+	d.Min, d.Low = o.value("memory.min", ""), o.value("memory.low", "")
+	d.ZswapLimit, d.ZswapWriteback = o.value("memory.zswap.max", ""), o.value("memory.zswap.writeback", "")
+	d.SecPageTables, d.Hugetlb, d.FileHuge, d.ShmemHuge = o.stat("sec_pagetables"), o.stat("hugetlb"), o.stat("file_thp"), o.stat("shmem_thp")
+	d.ScanProactive, d.StealProactive = o.stat("pgscan_proactive"), o.stat("pgsteal_proactive")
+	d.ZswapIn, d.ZswapOut = o.stat("zswpin"), o.stat("zswpout")
 	d.Scan, d.Steal, d.ScanDirect, d.StealDirect = o.stat("pgscan"), o.stat("pgsteal"), o.stat("pgscan_direct"), o.stat("pgsteal_direct")
 	return d
 }
@@ -302,6 +311,8 @@ func checkNode(t *testing.T, tree *Tree, proc string) {
 	}
 	diff(t, "vmstat", Vmstat{
 		ScanKswapd: o.value("vmstat", "pgscan_kswapd"), ScanDirect: o.value("vmstat", "pgscan_direct"),
+		ScanKhugepaged: o.value("vmstat", "pgscan_khugepaged"), ScanProactive: o.value("vmstat", "pgscan_proactive"),
+		StealKhugepaged: o.value("vmstat", "pgsteal_khugepaged"), StealProactive: o.value("vmstat", "pgsteal_proactive"),
 		StealKswapd: o.value("vmstat", "pgsteal_kswapd"), StealDirect: o.value("vmstat", "pgsteal_direct"), AllocStall: stall,
 		MajorFaults: o.value("vmstat", "pgmajfault"), OOMKill: o.value("vmstat", "oom_kill"),
 		SwapIn: o.value("vmstat", "pswpin"), SwapOut: o.value("vmstat", "pswpout"),

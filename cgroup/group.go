@@ -3,7 +3,6 @@ package cgroup
 import (
 	"errors"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,25 +29,30 @@ const (
 	v2Events   = "memory.events"
 	v2Local    = "memory.events.local"
 	v2OOMGroup = "memory.oom.group"
+	v2Min      = "memory.min"
+	v2Low      = "memory.low"
+	v2ZswapMax = "memory.zswap.max"
+
+	v2ZswapWriteback = "memory.zswap.writeback"
 )
 
 // Group is one cgroup. It holds the directory and its usage and stat files open; the files of other methods are opened at
 // their first use and then kept. Its identity is the directory that was opened: when the cgroup is removed, every method
-// returns an error that matches ErrGone, whatever takes its name later. Methods may be called by several goroutines;
-// they exclude each other.
+// returns an error that matches ErrGone, whatever takes its name later. It belongs to one goroutine at a time: a method
+// takes no lock and waits for nobody, and returns ErrInUse while another goroutine is in one. Only Close may be called at
+// any time.
 type Group struct {
 	tree *Tree
 	path string
 	id   uint64
 	root bool // the root of a v2 hierarchy, which has no memory.current
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	dir    *os.File
-	usage  int
-	stat   int
-	side   int // v1 memory.kmem.usage_in_bytes, v2 memory.swap.current; noFile when the kernel has none
-	buf    []byte
+	guard guard // of what follows
+	dir   *os.File
+	usage int
+	stat  int
+	side  int // v1 memory.kmem.usage_in_bytes, v2 memory.swap.current; noFile when the kernel has none
+	buf   []byte
 
 	later [numLater]laterFile
 	dirs  [numDirs]*os.File // the same cgroup in other hierarchies
@@ -131,14 +135,28 @@ func (g *Group) Path() string { return g.path }
 func (g *Group) ID() uint64 { return g.id }
 
 // Close closes all files. Methods called later return an error that matches os.ErrClosed. It may be called more than
-// once.
+// once, and by any goroutine: a method that runs meanwhile ends first and then closes the files.
 func (g *Group) Close() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
+	if !g.guard.close() {
 		return nil
 	}
-	g.closed = true
+	return g.release()
+}
+
+func (g *Group) enter(file string) error {
+	if err := g.guard.enter(); err != nil {
+		return &FileError{Op: "read", Path: g.path, File: file, Err: err}
+	}
+	return nil
+}
+
+func (g *Group) leave() {
+	if g.guard.leave() {
+		_ = g.release() // nothing was written, so nothing can be lost
+	}
+}
+
+func (g *Group) release() error {
 	for _, fd := range []*int{&g.usage, &g.stat, &g.side} {
 		closeFile(fd)
 	}
@@ -157,9 +175,6 @@ func (g *Group) Close() error {
 
 // read reads one of the files that are always open.
 func (g *Group) read(fd int, file string) ([]byte, error) {
-	if g.closed {
-		return nil, g.closedError(file)
-	}
 	data, err := readWhole(fd, &g.buf)
 	if err != nil {
 		return nil, fileError("read", g.path, file, err, isGone(err))
@@ -170,9 +185,6 @@ func (g *Group) read(fd int, file string) ([]byte, error) {
 // readOnce opens, reads and closes a file that is seldom asked for. found is false when the cgroup lives but has no
 // such file.
 func (g *Group) readOnce(file string) (data []byte, found bool, err error) {
-	if g.closed {
-		return nil, false, g.closedError(file)
-	}
 	fd, err := openAt(g.fd(), file)
 	if err == unix.ENOENT && g.alive() {
 		return nil, false, nil
@@ -213,8 +225,4 @@ func (g *Group) amount(data []byte, file string) (Amount, error) {
 func (g *Group) parseError(fault *ParseError, file string) error {
 	fault.Path, fault.File = g.path, file
 	return fault
-}
-
-func (g *Group) closedError(file string) error {
-	return &FileError{Op: "read", Path: g.path, File: file, Err: os.ErrClosed}
 }

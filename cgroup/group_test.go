@@ -229,12 +229,20 @@ func TestPermissionDenied(t *testing.T) {
 	if err := os.Chmod(dir+"/memory.max", 0); err != nil {
 		t.Fatal(err)
 	}
+	// A handle that is open reads on; a new one names the file.
+	if err := os.Chmod(dir+"/memory.stat", 0); err != nil {
+		t.Fatal(err)
+	}
+	tree := g.tree
 	asNobody(t, func() {
 		if _, err := g.Limit(); !errors.Is(err, unix.EACCES) || errors.Is(err, ErrGone) || err.Error() != "open /g/memory.max: permission denied" {
 			t.Errorf("Limit: %v", err)
 		}
 		if err := g.Memory(new(Memory)); err != nil {
 			t.Errorf("Memory: %v", err)
+		}
+		if _, err := tree.Group("/g"); !errors.Is(err, unix.EACCES) || errors.Is(err, ErrGone) || err.Error() != "open /g/memory.stat: permission denied" {
+			t.Errorf("Group: %v", err)
 		}
 		if err := os.Chmod(dir+"/memory.stat", 0); err == nil {
 			t.Error("the test still has the rights of root")

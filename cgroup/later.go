@@ -35,9 +35,6 @@ type laterFile struct{ fd int }
 // readLater reads a file of the cgroup, in the hierarchy of dir. found is false when the cgroup lives but the file, or
 // the cgroup in that hierarchy, does not exist.
 func (g *Group) readLater(id laterID, dir dirID, file string) (data []byte, found bool, err error) {
-	if g.closed {
-		return nil, false, g.closedError(file)
-	}
 	f := &g.later[id]
 	if f.fd < 0 {
 		if found, err := g.openLater(f, dir, file); !found {

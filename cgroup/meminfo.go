@@ -47,27 +47,6 @@ func (m *Meminfo) clear() {
 	}
 }
 
-// Meminfo reads /proc/meminfo. It does not allocate once the file is open. On an error all of m is Absent.
-func (t *Tree) Meminfo(m *Meminfo) error {
-	m.clear()
-	f := &t.meminfo
-	err := f.lock()
-	defer f.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	data, err := readWhole(f.fd, &f.buf)
-	if err != nil {
-		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
-	}
-	if fault := parseMeminfo(data, m); fault != nil {
-		m.clear()
-		fault.Path, fault.File = f.dir, f.name
-		return fault
-	}
-	return nil
-}
-
 func parseMeminfo(data []byte, m *Meminfo) *ParseError {
 	if len(data) == 0 {
 		return &ParseError{Err: errEmpty}

@@ -21,6 +21,10 @@ type Memory struct {
 	SlabReclaimable Amount // v2 only
 	Sock            Amount // network buffers; v2 only
 	Swap            Amount // memory.swap.current; v1 total_swap where swap is accounted
+	Zswap           Amount // v2: the compressed part of Swap, which still costs this much memory; a part of Usage
+
+	MajorFaults              Amount // count since the cgroup was made
+	RefaultAnon, RefaultFile Amount // pages that came back soon after reclaim, a count; up to kernel 5.8 all are file
 }
 
 // StatLag returns the Usage of a reading less the parts that memory.stat accounts for: anon, file, kernel and network
@@ -48,15 +52,18 @@ func (m *Memory) clear() {
 	*m = Memory{
 		Usage: Absent, WorkingSet: Absent, Anon: Absent, File: Absent, ActiveFile: Absent, InactiveFile: Absent,
 		Shmem: Absent, MappedFile: Absent, Dirty: Absent, Kernel: Absent, SlabReclaimable: Absent, Sock: Absent, Swap: Absent,
+		Zswap: Absent, MajorFaults: Absent, RefaultAnon: Absent, RefaultFile: Absent,
 	}
 }
 
 // Memory reads memory.stat and then, at once, the usage, in the order of the kubelet. It does not allocate. On an
 // error all of m is Absent.
 func (g *Group) Memory(m *Memory) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	m.clear()
+	if err := g.enter(statFile); err != nil {
+		return err
+	}
+	defer g.leave()
 	err := g.memory(m)
 	if err != nil {
 		m.clear()
@@ -130,8 +137,10 @@ func (g *Group) sideNow(file string) (Amount, error) {
 
 // Usage reads Memory.Usage alone. At the v2 root this costs as much as Memory.
 func (g *Group) Usage() (Amount, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.enter(v2Usage); err != nil {
+		return Absent, err
+	}
+	defer g.leave()
 	if !g.root {
 		return g.usageNow(nil)
 	}
@@ -150,8 +159,10 @@ func (g *Group) Usage() (Amount, error) {
 // Limit reads memory.max, or v1 memory.limit_in_bytes: the cgroup's own limit in bytes, not that of its ancestors. It is
 // Absent at the v2 root.
 func (g *Group) Limit() (Amount, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.enter(v2Limit); err != nil {
+		return Absent, err
+	}
+	defer g.leave()
 	if g.tree.at.version == 1 {
 		return g.amountOnce(v1Limit)
 	}
@@ -185,6 +196,12 @@ func parseStatV1(data []byte, m *Memory) *ParseError {
 			s.set(&m.InactiveFile)
 		case "total_active_file":
 			s.set(&m.ActiveFile)
+		case "total_pgmajfault":
+			s.set(&m.MajorFaults)
+		case "total_workingset_refault_anon":
+			s.set(&m.RefaultAnon)
+		case "total_workingset_refault_file", "total_workingset_refault":
+			s.set(&m.RefaultFile)
 		}
 	}
 	s.need(m.Anon, "total_rss")
@@ -222,6 +239,14 @@ func parseStatV2(data []byte, m *Memory) *ParseError {
 			s.set(&m.SlabReclaimable)
 		case "sock":
 			s.set(&m.Sock)
+		case "zswap":
+			s.set(&m.Zswap)
+		case "pgmajfault":
+			s.set(&m.MajorFaults)
+		case "workingset_refault_anon":
+			s.set(&m.RefaultAnon)
+		case "workingset_refault_file", "workingset_refault":
+			s.set(&m.RefaultFile)
 		}
 	}
 	s.need(m.Anon, "anon")

@@ -1,10 +1,6 @@
 package cgroup
 
-import (
-	"bytes"
-
-	"golang.org/x/sys/unix"
-)
+import "bytes"
 
 // Resource is what tasks can wait for in pressure stall information.
 type Resource uint8
@@ -65,8 +61,10 @@ func (g *Group) PressureOf(r Resource, p *Pressure) error {
 	if r >= numResources {
 		return &UnsupportedError{Feature: "pressure of resource " + r.String(), Needs: "memory, cpu or io"}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.enter(r.file()); err != nil {
+		return err
+	}
+	defer g.leave()
 	dir := dirMemory
 	if g.tree.at.version == 1 {
 		if g.tree.unified == nil {
@@ -88,39 +86,6 @@ func (g *Group) PressureOf(r Resource, p *Pressure) error {
 	if fault := parsePressure(data, p); fault != nil {
 		*p = Pressure{}
 		return g.parseError(fault, r.file())
-	}
-	return nil
-}
-
-// NodePressure reads /proc/pressure/memory. It is an UnsupportedError where the kernel has no PSI or has it off.
-func (t *Tree) NodePressure(p *Pressure) error { return t.NodePressureOf(MemoryPressure, p) }
-
-// NodePressureOf is NodePressure for any resource. It does not allocate once the file is open.
-func (t *Tree) NodePressureOf(r Resource, p *Pressure) error {
-	*p = Pressure{}
-	if r >= numResources {
-		return &UnsupportedError{Feature: "pressure of resource " + r.String(), Needs: "memory, cpu or io"}
-	}
-	f := &t.pressures[r]
-	err := f.lock()
-	defer f.mu.Unlock()
-	var data []byte
-	if err == nil {
-		if data, err = readWhole(f.fd, &f.buf); err != nil {
-			err = &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
-		}
-	}
-	if err != nil {
-		if isNotExist(err) || isErrno(err, unix.EOPNOTSUPP) {
-			closeFile(&f.fd)
-			return &UnsupportedError{Feature: join(f.dir, f.name), Needs: "kernel 4.20 with PSI on (CONFIG_PSI, psi=1)"}
-		}
-		return err
-	}
-	if fault := parsePressure(data, p); fault != nil {
-		*p = Pressure{}
-		fault.Path, fault.File = f.dir, f.name
-		return fault
 	}
 	return nil
 }

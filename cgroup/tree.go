@@ -34,10 +34,8 @@ type Tree struct {
 	cpu     *os.Root // v1 only, may be nil
 	cpuacct *os.Root // v1 only, may be nil
 
-	meminfo   procFile
-	vmstat    procFile
-	zoneinfo  procFile
-	pressures [numResources]procFile
+	nodeMu sync.Mutex // of node, which is for callers that share the tree
+	node   Node
 
 	closeOnce sync.Once
 }
@@ -64,12 +62,7 @@ func Open(o Options) (*Tree, error) {
 		return nil, fmt.Errorf("open cgroup tree %s: %w", o.Root, err)
 	}
 	t := &Tree{at: l, proc: o.Proc}
-	t.meminfo.init(o.Proc, "meminfo", 4096)
-	t.vmstat.init(o.Proc, "vmstat", 8192)
-	t.zoneinfo.init(o.Proc, "zoneinfo", 8192)
-	for r := range t.pressures {
-		t.pressures[r].init(path.Join(o.Proc, "pressure"), Resource(r).String(), 512)
-	}
+	t.node.init(o.Proc)
 	if err := t.openRoots(); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("open cgroup tree %s: %w", o.Root, err)
@@ -123,7 +116,7 @@ func (t *Tree) MemoryRoot() string { return t.at.memory }
 // own container (or of the container that a nested node runs in), and "/" is that container.
 func (t *Tree) Namespaced() bool { return t.namespaced }
 
-// Close closes what the tree holds; groups stay open. It may be called more than once.
+// Close closes what the tree holds; groups and nodes stay open. It may be called more than once.
 func (t *Tree) Close() error {
 	var errs []error
 	t.closeOnce.Do(func() {
@@ -135,12 +128,7 @@ func (t *Tree) Close() error {
 		if t.unified != nil && t.unified != t.mem {
 			errs = append(errs, t.unified.Close())
 		}
-		t.meminfo.close()
-		t.vmstat.close()
-		t.zoneinfo.close()
-		for r := range t.pressures {
-			t.pressures[r].close()
-		}
+		errs = append(errs, t.node.Close())
 	})
 	return errors.Join(errs...)
 }
@@ -160,44 +148,4 @@ func openDir(root *os.Root, p string) (*os.File, error) {
 		rel = "."
 	}
 	return root.OpenFile(rel, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
-}
-
-// procFile is a file of /proc that stays open after its first use.
-type procFile struct {
-	dir, name string
-
-	mu     sync.Mutex // guards what follows
-	fd     int
-	buf    []byte
-	closed bool
-}
-
-func (f *procFile) init(dir, name string, size int) {
-	f.dir, f.name, f.fd, f.buf = dir, name, noFile, make([]byte, size)
-}
-
-// lock locks the file and opens it when it is not; the caller unlocks f.mu in any case.
-func (f *procFile) lock() error {
-	f.mu.Lock()
-	if f.closed {
-		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: os.ErrClosed}
-	}
-	if f.fd >= 0 {
-		return nil
-	}
-	fd, err := openProc(join(f.dir, f.name))
-	if err != nil {
-		return &FileError{Op: "open", Path: f.dir, File: f.name, Err: err}
-	}
-	f.fd = fd
-	return nil
-}
-
-func (f *procFile) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.closed {
-		closeFile(&f.fd)
-	}
-	f.closed = true
 }

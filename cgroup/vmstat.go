@@ -5,6 +5,11 @@ package cgroup
 type Vmstat struct {
 	ScanKswapd, ScanDirect   Amount // pages looked at by background and by direct reclaim
 	StealKswapd, StealDirect Amount // pages that these took
+	// ScanKhugepaged and ScanProactive (memory.reclaim, kernel 6.15) do not tell of shortage; they are parts of no other field.
+	ScanKhugepaged, ScanProactive Amount
+	StealKhugepaged               Amount
+	StealProactive                Amount
+
 	AllocStall               Amount // allocations that had to reclaim by themselves, all zones
 	MajorFaults              Amount
 	OOMKill                  Amount // processes killed by any OOM killer of the node; kernel 4.13
@@ -16,30 +21,10 @@ type Vmstat struct {
 func (v *Vmstat) clear() {
 	*v = Vmstat{
 		ScanKswapd: Absent, ScanDirect: Absent, StealKswapd: Absent, StealDirect: Absent, AllocStall: Absent,
+		ScanKhugepaged: Absent, ScanProactive: Absent, StealKhugepaged: Absent, StealProactive: Absent,
 		MajorFaults: Absent, OOMKill: Absent, SwapIn: Absent, SwapOut: Absent, RefaultAnon: Absent, RefaultFile: Absent,
 		SwapInZ: Absent, SwapOutZ: Absent,
 	}
-}
-
-// Vmstat reads /proc/vmstat. It does not allocate once the file is open. On an error all of v is Absent.
-func (t *Tree) Vmstat(v *Vmstat) error {
-	v.clear()
-	f := &t.vmstat
-	err := f.lock()
-	defer f.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	data, err := readToEnd(f.fd, &f.buf)
-	if err != nil {
-		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
-	}
-	if fault := parseVmstat(data, v); fault != nil {
-		v.clear()
-		fault.Path, fault.File = f.dir, f.name
-		return fault
-	}
-	return nil
 }
 
 func parseVmstat(data []byte, v *Vmstat) *ParseError {
@@ -53,6 +38,14 @@ func parseVmstat(data []byte, v *Vmstat) *ParseError {
 			s.set(&v.ScanKswapd)
 		case "pgscan_direct":
 			s.set(&v.ScanDirect)
+		case "pgscan_khugepaged":
+			s.set(&v.ScanKhugepaged)
+		case "pgscan_proactive":
+			s.set(&v.ScanProactive)
+		case "pgsteal_khugepaged":
+			s.set(&v.StealKhugepaged)
+		case "pgsteal_proactive":
+			s.set(&v.StealProactive)
 		case "pgsteal_kswapd":
 			s.set(&v.StealKswapd)
 		case "pgsteal_direct":

@@ -1,9 +1,6 @@
 package cgroup
 
-import (
-	"bytes"
-	"os"
-)
+import "bytes"
 
 // Watermarks are those of all zones together, in bytes, from /proc/zoneinfo. Under Low the kernel reclaims in the
 // background, under Min every allocation reclaims by itself, up to High it goes on. The sums say how far the node is
@@ -14,32 +11,15 @@ type Watermarks struct {
 	Managed        Amount // pages that the allocator hands out
 }
 
-// Watermarks reads /proc/zoneinfo. It does not allocate once the file is open. On an error all of w is Absent.
-func (t *Tree) Watermarks(w *Watermarks) error {
+func (w *Watermarks) clear() {
 	*w = Watermarks{Free: Absent, Min: Absent, Low: Absent, High: Absent, Managed: Absent}
-	f := &t.zoneinfo
-	err := f.lock()
-	defer f.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	data, err := readToEnd(f.fd, &f.buf)
-	if err != nil {
-		return &FileError{Op: "read", Path: f.dir, File: f.name, Err: err}
-	}
-	sum, fault := parseZoneinfo(data, uint64(os.Getpagesize()))
-	if fault != nil {
-		fault.Path, fault.File = f.dir, f.name
-		return fault
-	}
-	*w = sum
-	return nil
 }
 
 // parseZoneinfo sums the zones. A zone begins with "Node 0, zone   Normal"; its lines are indented "word number", the first
 // of them "pages free number". Words with a colon belong to the CPUs' own lists.
 func parseZoneinfo(data []byte, page uint64) (Watermarks, *ParseError) {
-	w := Watermarks{Free: Absent, Min: Absent, Low: Absent, High: Absent, Managed: Absent}
+	var w Watermarks
+	w.clear()
 	if len(data) == 0 {
 		return w, &ParseError{Err: errEmpty}
 	}
