@@ -1,8 +1,14 @@
 package ring
 
 import (
+	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func record(n, width uint64) []uint64 {
@@ -14,6 +20,28 @@ func record(n, width uint64) []uint64 {
 	}
 	rec[width-1] = sum
 	return rec
+}
+
+// The memory of a ring is there when New returns. It is the first test: later the heap has touched memory of its own.
+func TestMemoryIsTouched(t *testing.T) {
+	r := New(1<<20, 3) // 24 MiB, which the heap of a test process has not lying about
+	if r.Bytes() != 24<<20 {
+		t.Errorf("%d bytes", r.Bytes())
+	}
+	page := uintptr(os.Getpagesize())
+	begin := (uintptr(unsafe.Pointer(&r.words[0])) + page - 1) / page * page
+	skip := begin - uintptr(unsafe.Pointer(&r.words[0]))
+	whole := (uintptr(r.Bytes()) - skip) / page * page
+	block := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(&r.words[0]), skip)), whole)
+	resident := make([]byte, whole/page)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&block[0])), whole, uintptr(unsafe.Pointer(&resident[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for i, b := range resident {
+		if b&1 == 0 {
+			t.Fatalf("page %d of %d is not resident", i, len(resident))
+		}
+	}
 }
 
 func TestReadIntoReturnsNewestInOrder(t *testing.T) {
@@ -50,19 +78,41 @@ func TestReadIntoReturnsNewestInOrder(t *testing.T) {
 	}
 }
 
-// TestNoTornRead races one fast writer against readers of a small ring; every record carries a checksum.
+// TestNoTornRead races one fast writer against readers of a small ring; every record carries a checksum. The shapes are
+// those in use, cut in length: a newest record, a history point, a pod, a node.
 func TestNoTornRead(t *testing.T) {
-	const slots, width, records = 8, 6, 200_000
+	for _, tc := range []struct {
+		name         string
+		slots, width int
+		space        int // records that a reader asks for
+	}{
+		{"newest of two", 2, 7, 1},
+		{"history", 16, 3, 16},
+		{"pod", 8, 7, 8},
+		{"node, a part of it", 32, 12, 5},
+		{"one slot", 1, 4, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) { race(t, tc.slots, tc.width, tc.space) })
+	}
+}
+
+func race(t *testing.T, slots, width, space int) {
+	const least, records = 100, 100_000
 	r := New(slots, width)
+	var reads [3]atomic.Int64
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	reads := make([]int, 4)
 	for i := range reads {
 		wg.Go(func() {
-			dst := make([]uint64, slots*width)
+			dst := make([]uint64, space*width)
 			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
 				n := r.ReadInto(dst)
-				reads[i] += n
+				reads[i].Add(int64(n))
 				for k := range n {
 					rec := dst[k*width : (k+1)*width]
 					sum := uint64(0)
@@ -78,23 +128,60 @@ func TestNoTornRead(t *testing.T) {
 						return
 					}
 				}
-				select {
-				case <-done:
-					return
-				default:
-				}
 			}
 		})
 	}
-	for n := range uint64(records) {
-		r.Append(record(n, width))
+	starved := func() bool {
+		for i := range reads {
+			if reads[i].Load() < least {
+				return true
+			}
+		}
+		return false
+	}
+	// Until each reader got some: on a busy machine one may first run when all records are written.
+	for n := uint64(0); n < records || starved() && !t.Failed(); n++ {
+		r.Append(record(n, uint64(width)))
+		if n > records {
+			runtime.Gosched()
+		}
 	}
 	close(done)
 	wg.Wait()
-	for i, n := range reads {
-		if n == 0 {
-			t.Errorf("reader %d never got a record", i)
-		}
+}
+
+// What a reader drops is what the writer has begun to overwrite, and nothing else.
+func TestDropsWhatIsBeingWritten(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		begun uint64 // records begun while the copy was made, beyond the complete ones
+		space int
+		want  []uint64
+	}{
+		{"writer at rest", 0, 4, []uint64{6, 7, 8, 9}},
+		{"one record begun", 1, 4, []uint64{7, 8, 9}},
+		{"one record begun, not asked for", 1, 3, []uint64{7, 8, 9}},
+		{"three begun", 3, 4, []uint64{9}},
+		{"all overwritten", 4, 4, nil},
+		{"more than all", 9, 2, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := New(4, 2)
+			for n := range uint64(10) {
+				r.Append([]uint64{n, n})
+			}
+			r.begun.Add(tc.begun)
+			dst := make([]uint64, tc.space*2)
+			got := r.ReadInto(dst)
+			if got != len(tc.want) {
+				t.Fatalf("%d records, want %d", got, len(tc.want))
+			}
+			for i, n := range tc.want {
+				if dst[i*2] != n || dst[i*2+1] != n {
+					t.Errorf("record %d is %v, want that of %d", i, dst[i*2:i*2+2], n)
+				}
+			}
+		})
 	}
 }
 
