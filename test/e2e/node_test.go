@@ -5,109 +5,194 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"spillway/agent/status"
 	"spillway/test/cluster"
 	"spillway/test/scenario"
 )
 
-// TestMargins holds the agent's samples against the kubelet's own figure, at rest and while a pod grows: within
-// 16 MiB + 50 ms of slope of the sample nearest to the moment of the kubelet's measurement.
+// TestMargins holds the agent's samples against the kubelet's own figures of the node and of kubepods, at rest and while a
+// pod grows: within 16 MiB + 50 ms of slope of the sample nearest to the moment of the kubelet's measurement.
 func TestMargins(t *testing.T) {
 	const rate = 40 << 20
 	c := scenario.Leak(40, false)
 	c.Name, c.Note = "margins", "leak of 40 MiB/s that stops at 1.4 GiB"
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1400Mi")
 	c.Quiet = 45 * time.Second
-	type pair struct {
-		at             time.Duration
-		kubelet, agent int64
-		tolerance      float64
-		off            time.Duration
-	}
-	var pairs []pair
+	compared := map[figure][]pair{}
 	stop := make(chan struct{})
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
 		done <- func() error {
-			var last time.Time
+			last := map[figure]time.Time{}
 			for {
 				select {
 				case <-stop:
 					return nil
 				case <-time.After(300 * time.Millisecond):
 				}
-				s, err := samples(ctx)
-				if err != nil {
+				if _, err := samples(ctx); err != nil {
 					continue // the agent is not there before the case has installed it
 				}
-				used, at, err := nodeWorkingSet(ctx)
-				if err != nil {
-					return err
-				}
-				if at.Equal(last) {
-					continue
-				}
-				after, err := samples(ctx) // a window that surely holds the summary's moment
-				if err != nil {
-					return err
-				}
-				if got, off, slope, ok := nearest(after, at); ok {
-					pairs = append(pairs, pair{s.At.Sub(at), used, got, 16<<20 + 0.05*slope, off})
-					last = at
+				for _, f := range []figure{ofNode, ofPods} {
+					used, at, err := f.kubelet(ctx)
+					if err != nil {
+						return err
+					}
+					if at.Equal(last[f]) {
+						continue
+					}
+					after, err := samples(ctx) // a window that surely holds the kubelet's moment
+					if err != nil {
+						return err
+					}
+					if got, off, slope, ok := nearest(after, at, f.agent); ok {
+						compared[f] = append(compared[f], pair{used, got, 16<<20 + 0.05*slope, off})
+						last[f] = at
+					}
 				}
 			}
 		}()
 	}()
-	runCase(t, c, scenario.Observe) // nobody is to end the growth
+	res := runCase(t, c, scenario.Observe) // nobody is to end the growth
 	close(stop)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if len(pairs) < 3 {
-		t.Fatalf("only %d summaries could be compared, want at least 3", len(pairs))
-	}
-	grew := false
-	for _, p := range pairs {
-		diff := p.agent - p.kubelet
-		t.Logf("kubelet %.1f MiB, agent %+.2f MiB (tolerance %.1f MiB, sample %s away)", float64(p.kubelet)/(1<<20), float64(diff)/(1<<20), p.tolerance/(1<<20), p.off)
-		if math.Abs(float64(diff)) > p.tolerance {
-			t.Errorf("the agent's working set of the node is %d MiB away from the kubelet's", diff>>20)
+	for _, f := range []figure{ofNode, ofPods} {
+		if len(compared[f]) < 3 {
+			t.Fatalf("only %d figures of the kubelet for %s could be compared, want at least 3", len(compared[f]), f)
 		}
-		grew = grew || p.tolerance > 16<<20+0.05*rate/2
+		grew := false
+		for _, p := range compared[f] {
+			diff := p.agent - p.kubelet
+			t.Logf("%s: kubelet %.1f MiB, agent %+.2f MiB (tolerance %.1f MiB, sample %s away)", f, float64(p.kubelet)/(1<<20), float64(diff)/(1<<20), p.tolerance/(1<<20), p.off)
+			if math.Abs(float64(diff)) > p.tolerance {
+				t.Errorf("the agent's working set of %s is %d MiB away from the kubelet's", f, diff>>20)
+			}
+			grew = grew || p.tolerance > 16<<20+0.05*rate/2
+		}
+		if !grew {
+			t.Errorf("no figure of %s was taken while the pod grew", f)
+		}
 	}
-	if !grew {
-		t.Error("no summary was taken while the pod grew")
+	checkThresholds(t, res.Status)
+}
+
+// checkThresholds holds the limits that the agent measures against with those that the kubelet has from its
+// configuration: allocatable is what the Node says, and what the kubelet enforces on kubepods is that and the threshold.
+func checkThresholds(t *testing.T, s *status.Status) {
+	t.Helper()
+	hard, err := hardThreshold(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := runner.Cluster.Client().CoreV1().Nodes().Get(t.Context(), runner.Node.NodeName(), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocatable := node.Status.Allocatable.Memory().Value()
+	seen := map[string]bool{}
+	for _, th := range s.Pressure.Thresholds {
+		if !th.Hard || th.LimitBytes == nil || th.AvailableBytes == nil {
+			continue
+		}
+		seen[th.Signal] = true
+		if (th.Signal == "memory.available" || th.Signal == "allocatableMemory.available") && *th.LimitBytes != hard {
+			t.Errorf("hard threshold of %s is %d bytes, the kubelet's is %d", th.Signal, *th.LimitBytes, hard)
+		}
+	}
+	if !seen["memory.available"] || !seen["allocatableMemory.available"] {
+		t.Errorf("thresholds %+v, want memory.available and allocatableMemory.available", s.Pressure.Thresholds)
+	}
+	window, err := samples(t.Context())
+	if err == nil && len(window.Node) > 0 {
+		if limit := window.Node[len(window.Node)-1].PodsLimit; limit == nil || int64(*limit) != allocatable+hard {
+			t.Errorf("limit of kubepods %v, the Node's allocatable of %d and the hard threshold are %d", limit, allocatable, allocatable+hard)
+		}
 	}
 }
 
-// nodeWorkingSet asks the kubelet for the node's working set and the moment of its measurement. /metrics/resource shows
-// the same figure as /stats/summary, whose time is cut to whole seconds; here it has milliseconds.
-func nodeWorkingSet(ctx context.Context) (bytes int64, at time.Time, err error) {
-	text, err := runner.Cluster.Client().CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + runner.Node.NodeName() + "/proxy/metrics/resource").DoRaw(ctx)
+// hardThreshold asks the kubelet for its evictionHard memory.available in bytes.
+func hardThreshold(ctx context.Context) (int64, error) {
+	text, err := runner.Cluster.Client().CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + runner.Node.NodeName() + "/proxy/configz").DoRaw(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Kubeletconfig struct {
+			EvictionHard map[string]string `json:"evictionHard"`
+		} `json:"kubeletconfig"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return 0, err
+	}
+	q, err := resource.ParseQuantity(answer.Kubeletconfig.EvictionHard["memory.available"])
+	if err != nil {
+		return 0, fmt.Errorf("evictionHard of the kubelet's /configz: %w", err)
+	}
+	return q.Value(), nil
+}
+
+// figure is one of the kubelet's working sets.
+type figure string
+
+const (
+	ofNode figure = "the node"
+	ofPods figure = "kubepods"
+)
+
+// pair is one comparison, in bytes; off is how far the sample is from the kubelet's measurement.
+type pair struct {
+	kubelet, agent int64
+	tolerance      float64
+	off            time.Duration
+}
+
+// agent returns the figure out of a sample.
+func (f figure) agent(s *status.Sample) *uint64 {
+	if f == ofPods {
+		return s.PodsWorkingSet
+	}
+	return s.RootWorkingSet
+}
+
+// kubelet asks the kubelet for its figure and the moment of its measurement. /metrics/resource shows for the node what
+// /stats/summary does, whose time is cut to whole seconds; here it has milliseconds. For kubepods cAdvisor's metrics do.
+func (f figure) kubelet(ctx context.Context) (bytes int64, at time.Time, err error) {
+	page, line := "resource", regexp.MustCompile(`(?m)^node_memory_working_set_bytes (\S+) (\d+)$`)
+	if f == ofPods {
+		page, line = "cadvisor", regexp.MustCompile(`(?m)^container_memory_working_set_bytes\{[^}]*id="/kubepods(?:\.slice)?"[^}]*\} (\S+) (\d+)$`)
+	}
+	text, err := runner.Cluster.Client().CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + runner.Node.NodeName() + "/proxy/metrics/" + page).DoRaw(ctx)
 	if err != nil {
 		return 0, time.Time{}, err
 	}
-	for line := range strings.Lines(string(text)) {
-		var value float64
-		var millis int64
-		if n, _ := fmt.Sscanf(line, "node_memory_working_set_bytes %g %d", &value, &millis); n == 2 {
-			return int64(value), time.UnixMilli(millis), nil
-		}
+	m := line.FindSubmatch(text)
+	if m == nil {
+		return 0, time.Time{}, fmt.Errorf("the kubelet's /metrics/%s has no working set of %s with a time", page, f)
 	}
-	return 0, time.Time{}, errors.New("the kubelet's /metrics/resource has no node_memory_working_set_bytes with a time")
+	value, err := strconv.ParseFloat(string(m[1]), 64)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	millis, err := strconv.ParseInt(string(m[2]), 10, 64)
+	return int64(value), time.UnixMilli(millis), err
 }
 
 func samples(ctx context.Context) (status.Samples, error) {
@@ -119,27 +204,33 @@ func samples(ctx context.Context) (status.Samples, error) {
 	return s, json.Unmarshal(out, &s)
 }
 
-// nearest returns the node's working set of the sample nearest to a moment, how far away it is, and the slope around it.
-func nearest(s status.Samples, at time.Time) (workingSet int64, off time.Duration, slope float64, ok bool) {
+// nearest returns a figure of the sample nearest to a moment, how far away that is, and the slope around it.
+func nearest(s status.Samples, at time.Time, of func(*status.Sample) *uint64) (value int64, off time.Duration, slope float64, ok bool) {
 	boot := s.BootSeconds - s.At.Sub(at).Seconds()
 	best := -1
-	for i, n := range s.Node {
-		if n.RootWorkingSet == nil {
+	for i := range s.Node {
+		if of(&s.Node[i]) == nil {
 			continue
 		}
-		if best < 0 || math.Abs(n.BootSeconds-boot) < math.Abs(s.Node[best].BootSeconds-boot) {
+		if best < 0 || math.Abs(s.Node[i].BootSeconds-boot) < math.Abs(s.Node[best].BootSeconds-boot) {
 			best = i
 		}
 	}
-	if best < 0 || math.Abs(s.Node[best].BootSeconds-boot) > 0.2 {
+	// At rest a sample a second is enough.
+	if best < 0 || math.Abs(s.Node[best].BootSeconds-boot) > 0.6 {
 		return 0, 0, 0, false
 	}
-	value := func(i int) int64 { return int64(*s.Node[i].RootWorkingSet) }
-	lo, hi := max(0, best-5), min(len(s.Node)-1, best+5)
-	if hi > lo && s.Node[lo].RootWorkingSet != nil && s.Node[hi].RootWorkingSet != nil {
-		slope = math.Abs(float64(value(hi)-value(lo))) / (s.Node[hi].BootSeconds - s.Node[lo].BootSeconds)
+	lo, hi := best, best
+	for lo > 0 && s.Node[best].BootSeconds-s.Node[lo].BootSeconds < 0.5 {
+		lo--
 	}
-	return value(best), time.Duration((s.Node[best].BootSeconds - boot) * float64(time.Second)), slope, true
+	for hi < len(s.Node)-1 && s.Node[hi].BootSeconds-s.Node[best].BootSeconds < 0.5 {
+		hi++
+	}
+	if first, last := of(&s.Node[lo]), of(&s.Node[hi]); hi > lo && first != nil && last != nil {
+		slope = math.Abs(float64(int64(*last)-int64(*first))) / (s.Node[hi].BootSeconds - s.Node[lo].BootSeconds)
+	}
+	return int64(*of(&s.Node[best])), time.Duration((s.Node[best].BootSeconds - boot) * float64(time.Second)), slope, true
 }
 
 // TestOOMKill: a container that runs into its own limit is named in status, metrics and log.
