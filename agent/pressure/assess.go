@@ -84,7 +84,9 @@ type Memory struct {
 	rising    bool
 	riseSince time.Duration
 	lastRise  time.Duration
-	calm      Sample // the last sample before the level left calm
+	lastSeen  time.Duration // the sample before
+	riseFrom  Sample        // the sample at riseSince
+	calm      Sample        // the last sample before the level left calm
 	hasCalm   bool
 }
 
@@ -139,6 +141,7 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	}
 	last := &in.Samples[len(in.Samples)-1]
 	v.At = last.At
+	v.Readings = make([]Reading, 0, len(in.Thresholds))
 	for _, t := range in.Thresholds {
 		v.Readings = append(v.Readings, t.Read(last))
 	}
@@ -156,11 +159,11 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 
 	grow := trends(in, v.Nearest.Signal)
 	v.Short, v.Long = grow.short, grow.long
-	mem.trackRise(last.At, v.Short.Rising() || (!v.Short.Known && v.Long.Rising()), v.Long.Rising())
-	if mem.rising {
-		v.Lasted = last.At - mem.riseSince
-	}
+	mem.trackRise(last, v.Short.Rising() || (!v.Short.Known && v.Long.Rising()), v.Long.Rising())
 	v.steepest(grow)
+	if mem.rising {
+		v.Lasted = mem.lasted(last, v.Nearest.Threshold, v.Slope)
+	}
 	v.ETA = Reach(margin, v.Slope, in.Growers)
 	evictETA := v.ETA
 	v.ETALower = Forever
@@ -195,25 +198,44 @@ func (g growth) err(v Verdict) float64 {
 	return g.short.Error
 }
 
+// trends goes through the samples once, newest first.
 func trends(in Input, sig Signal) growth {
 	t, _ := hardThreshold(in.Thresholds, sig)
-	n := len(in.Samples)
-	gone, cache, pods := make([]Point, n), make([]Point, n), make([]Point, n)
-	for i := range in.Samples {
+	last := in.Samples[len(in.Samples)-1].At
+	gone, cache, pods := newLines(last), newLines(last), newLines(last)
+	for i := len(in.Samples) - 1; i >= 0; i-- {
 		s := &in.Samples[i]
-		m := t.Read(s).Margin
+		m := t.margin(s)
 		if m.Known() {
 			m = -m
 		}
-		gone[i] = Point{s.At, m}
-		cache[i] = Point{s.At, s.activeFile(sig)}
-		pods[i] = Point{s.At, s.PodsWorkingSet.minus(s.PodsActiveFile)}
+		more := gone.add(s.At, m)
+		more = cache.add(s.At, s.activeFile(sig)) || more
+		if more = pods.add(s.At, s.PodsWorkingSet.minus(s.PodsActiveFile)) || more; !more {
+			break
+		}
 	}
 	return growth{
-		short: Fit(gone, ShortWindow), long: Fit(gone, LongWindow),
-		cacheShort: Fit(cache, ShortWindow), cacheLong: Fit(cache, LongWindow),
-		podsShort: Fit(pods, ShortWindow), podsLong: Fit(pods, LongWindow),
+		short: gone.short.trend(), long: gone.long.trend(),
+		cacheShort: cache.short.trend(), cacheLong: cache.long.trend(),
+		podsShort: pods.short.trend(), podsLong: pods.long.trend(),
 	}
+}
+
+// lines are both windows of one series.
+type lines struct {
+	short, long         line
+	shortDone, longDone bool
+}
+
+func newLines(last time.Duration) lines {
+	return lines{short: newLine(last, ShortWindow), long: newLine(last, LongWindow)}
+}
+
+func (l *lines) add(at time.Duration, v Bytes) bool {
+	l.shortDone = l.shortDone || !l.short.add(at, v)
+	l.longDone = l.longDone || !l.long.add(at, v)
+	return !l.shortDone || !l.longDone
 }
 
 func hardThreshold(ts []Threshold, sig Signal) (Threshold, bool) {
@@ -255,17 +277,39 @@ func (v *Verdict) steepest(g growth) {
 }
 
 // trackRise keeps since when memory has been growing. Growth in bursts keeps its start while the long window rises.
-func (m *Memory) trackRise(at time.Duration, short, long bool) {
+func (m *Memory) trackRise(s *Sample, short, long bool) {
+	at := s.At
+	if at < m.lastSeen { // another clock: nothing that was remembered can be compared with it
+		m.rising = false
+	}
+	// A node that is read once a second must not lose its growth to a single reading.
+	gap := max(riseGap, (at-m.lastSeen)*3/2)
+	if m.lastSeen == 0 {
+		gap = riseGap
+	}
+	m.lastSeen = at
 	switch {
 	case short:
 		if !m.rising {
-			m.rising, m.riseSince = true, at
+			m.rising, m.riseSince, m.riseFrom = true, at, *s
 		}
 		m.lastRise = at
 	case m.rising && long && at-m.lastRise <= LongWindow/2:
-	case m.rising && at-m.lastRise > riseGap:
+	case m.rising && at-m.lastRise > gap:
 		m.rising = false
 	}
+}
+
+// lasted returns how long memory has been growing. An uneven series looks like rising again and again, the more often
+// the more densely it is read, so what grew since the start has to bear it out: the time is at most twice what the
+// present slope needs for that.
+func (m *Memory) lasted(s *Sample, t Threshold, slope float64) time.Duration {
+	lasted := s.At - m.riseSince
+	grown := t.margin(&m.riseFrom).minus(t.margin(s))
+	if slope <= 0 || !grown.Known() {
+		return lasted
+	}
+	return max(0, min(lasted, seconds(2*float64(grown)/slope)))
 }
 
 // causeSinceCalm tells what filled the memory when nothing rises any more.
@@ -312,7 +356,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < 10*time.Minute))
 	// The last second must rise too: what was allocated in one step and then stands still is not on its way anywhere.
 	byETA := v.ETALower < lead+2*time.Second && v.Lasted >= evictETA/4 && v.Short.Clear()
-	criticalMargin := margin < 0 && !v.Short.Falling()
+	// Just after a wake-up only the long window can tell that the node is on its way out.
+	falling := v.Short.Falling() || (!v.Short.Known && v.Long.Falling())
+	criticalMargin := margin < 0 && !falling
 	criticalETA := evictETA < time.Second && v.EvictSlope > 0
 	critical := criticalMargin || criticalETA
 	if margin < 0 {
@@ -402,7 +448,7 @@ func (m *Memory) hold(at time.Duration, now Level) Level {
 		if l == Alert {
 			keep = holdAlert
 		}
-		if m.wasTrue[l] && at-m.lastTrue[l] <= keep {
+		if m.wasTrue[l] && at >= m.lastTrue[l] && at-m.lastTrue[l] <= keep {
 			return l
 		}
 		m.wasTrue[l] = false

@@ -176,7 +176,7 @@ func TestCreditOfVictimsInFlight(t *testing.T) {
 	}
 	in := input(samples)
 	in.LeadTime = 10 * time.Second
-	mem := Memory{rising: true, lastRise: 9900 * time.Millisecond}
+	mem := Memory{rising: true, riseFrom: samples[0], lastRise: 9900 * time.Millisecond}
 	plain, _ := Assess(in, mem)
 	in.Credit = Credit{Release: 700 * testMiB, Growth: slope * float64(testMiB)}
 	with, _ := Assess(in, mem)

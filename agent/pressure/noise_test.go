@@ -111,9 +111,11 @@ func TestLeakBesideAFasterCacheReader(t *testing.T) {
 // A slow wander of a few MiB at 94 % is not growth either.
 func TestWanderingEvictsNobody(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
-	w := 0.0
+	w, last := 0.0, 0.0
 	tr := trace{lead: 31 * time.Second, load: func(s float64) load {
-		w += 0.3*(2*r.Float64()-1) - w/600
+		dt := s - last
+		last = s
+		w += 0.3*math.Sqrt(dt/0.1)*(2*r.Float64()-1) - w*dt/60
 		return load{pods: leftAt(485) - 1000 + w, outside: 1000}
 	}}
 	tr.run(t, 10*time.Minute, func(s float64, v *Verdict) {

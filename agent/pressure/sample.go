@@ -74,6 +74,16 @@ type Reading struct {
 
 // Read holds t against s.
 func (t Threshold) Read(s *Sample) Reading {
+	available, limit := t.values(s)
+	return Reading{Threshold: t, Available: available, Limit: limit, Margin: available.minus(limit)}
+}
+
+func (t *Threshold) margin(s *Sample) Bytes {
+	available, limit := t.values(s)
+	return available.minus(limit)
+}
+
+func (t *Threshold) values(s *Sample) (available, limit Bytes) {
 	capacity, available := Unknown, Unknown
 	switch t.Signal {
 	case MemoryAvailable:
@@ -86,14 +96,14 @@ func (t Threshold) Read(s *Sample) Reading {
 		capacity = s.Capacity
 		available = s.MemAvailable
 	}
-	limit := t.Bytes
+	limit = t.Bytes
 	if t.Percent != 0 {
 		limit = Unknown
 		if capacity.Known() {
 			limit = Bytes(float64(capacity) * t.Percent / 100)
 		}
 	}
-	return Reading{Threshold: t, Available: available, Limit: limit, Margin: available.minus(limit)}
+	return available, limit
 }
 
 // activeFile returns the page cache that counts as used in the signal; MemAvailable counts none.

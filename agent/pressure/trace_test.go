@@ -23,7 +23,7 @@ var defaults = Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80}
 // and page cache that is active (the kubelet counts it as used).
 type load struct{ pods, podCache, outside, outsideCache float64 }
 
-// trace is a node of 8 GiB whose load is a function of time, read every 100 ms.
+// trace is a node of 8 GiB whose load is a function of time, read every 100 ms unless cadence says otherwise.
 type trace struct {
 	load  func(s float64) load
 	drop  func(s float64) bool // true: no sample at that time
@@ -51,6 +51,9 @@ func (tr *trace) sample(at time.Duration, l load, noise float64) Sample {
 	}
 }
 
+// cadence says when the next sample comes after one at second s that led to v. Tests of it replace it for a while.
+var cadence = func(s float64, v *Verdict) time.Duration { return testInterval }
+
 // run assesses every sample in turn and hands each verdict to see, with the true margin at that moment.
 func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *Verdict)) {
 	t.Helper()
@@ -61,7 +64,8 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 	}
 	var mem Memory
 	var window []Sample
-	for at := time.Duration(0); at <= length; at += testInterval {
+	var v Verdict
+	for at := time.Duration(0); at <= length; at += cadence(at.Seconds(), &v) {
 		s := at.Seconds()
 		noise := tr.noise * (2*rng.Float64() - 1)
 		if tr.drop != nil && tr.drop(s) {
@@ -80,7 +84,6 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 		if tr.grow != nil {
 			in.Growers = tr.grow(s)
 		}
-		var v Verdict
 		v, mem = Assess(in, mem)
 		see(s, &v)
 	}

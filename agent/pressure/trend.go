@@ -11,6 +11,19 @@ const (
 	MinSpan   = 300 * time.Millisecond
 )
 
+// Points are put together in buckets before a line is laid through them: readings that lie closer than minBucket show
+// the same charge batches of the kernel twice and are no independent evidence, and a stretch that was read more often
+// must not weigh more than one that was read less often.
+const (
+	minBucket = 50 * time.Millisecond
+	perWindow = 20 // buckets in a window
+	maxBucket = perWindow + 2
+)
+
+// maxGap is the part of its own span that a trend may bridge without a point. What lies before a longer gap is left
+// out: two heaps of points make a line of any slope, and one that looks exact.
+const maxGap = 0.5
+
 // Point is one value of a series, in bytes.
 type Point struct {
 	At    time.Duration
@@ -20,10 +33,10 @@ type Point struct {
 // Trend is the straight line through a window of a series.
 type Trend struct {
 	Known bool
-	Slope float64 // bytes per second
-	Error float64 // standard error of Slope, bytes per second
-	N     int
-	Span  time.Duration // from the first to the last point
+	Slope float64       // bytes per second
+	Error float64       // standard error of Slope, bytes per second, widened when neighbouring points err in the same direction
+	N     int           // points that count: buckets of max(50 ms, window / 20) that hold at least one reading
+	Span  time.Duration // from the first to the last reading that counts
 }
 
 // Rising reports whether the slope is above its own uncertainty.
@@ -32,63 +45,150 @@ func (t Trend) Rising() bool { return t.Known && t.Slope > 0 && t.Slope > t.Erro
 // Falling reports whether the slope is below zero by more than its own uncertainty.
 func (t Trend) Falling() bool { return t.Known && t.Slope < 0 && -t.Slope > t.Error }
 
-// Clear reports whether the slope is above zero by three times its own uncertainty. A series without any trend looks
-// like rising in one window of six, and like clearly rising in one of some 700.
-func (t Trend) Clear() bool { return t.Known && t.Slope > 0 && t.Slope > 3*t.Error }
+// Clear reports whether the slope is above zero by at least three times its own uncertainty, and by more where few
+// points say how uncertain it is (five times for five of them: Student's distribution has long tails then). A series
+// without any trend looks like rising in one window of six, and like clearly rising in one of a hundred or fewer.
+func (t Trend) Clear() bool {
+	return t.Known && t.Slope > 0 && t.Slope > (3+6/float64(t.N-2))*t.Error
+}
 
 // Upper is the upper bound of the slope: one standard error above it.
 func (t Trend) Upper() float64 { return t.Slope + t.Error }
 
-// Fit lays a least-squares line through the points that are at most window older than the last one. Points whose
-// value is Unknown are left out. Times must not decrease; a window with a step back in time has no trend.
+// Fit lays a least-squares line through the points that are at most window older than the last one, however unevenly
+// they are spaced. Points whose value is Unknown are left out. Times must not decrease; a window with a step back in
+// time has no trend.
 func Fit(points []Point, window time.Duration) Trend {
 	if len(points) == 0 {
 		return Trend{}
 	}
-	last := points[len(points)-1].At
-	var n, sumT, sumV float64
-	var first, prev time.Duration
-	count := 0
-	for _, p := range points {
-		if p.At < last-window || !p.Value.Known() {
-			continue
+	l := newLine(points[len(points)-1].At, window)
+	for i := len(points) - 1; i >= 0; i-- {
+		if !l.add(points[i].At, points[i].Value) {
+			break
 		}
-		if count == 0 {
-			first = p.At
-		} else if p.At < prev {
-			return Trend{}
-		}
-		prev = p.At
-		count++
-		n++
-		sumT += (p.At - last).Seconds()
-		sumV += float64(p.Value)
 	}
-	if count == 0 {
+	return l.trend()
+}
+
+// bucket is the mean of the points in one stretch of time, both relative to the line's last point and first value.
+type bucket struct {
+	key         int64
+	n           float64
+	at, value   float64
+	first, last time.Duration
+}
+
+// line collects one window of a series, newest point first.
+type line struct {
+	last, window, width time.Duration
+	prev                time.Duration // of the point added before
+	base                Bytes         // value that the others are taken relative to, to keep their digits
+	any, broken         bool
+	n                   int
+	buckets             [maxBucket]bucket
+}
+
+func newLine(last, window time.Duration) line {
+	return line{last: last, window: window, width: max(minBucket, window/perWindow)}
+}
+
+// add takes the next older point; false says that no older one is wanted.
+func (l *line) add(at time.Duration, v Bytes) bool {
+	if at < l.last-l.window {
+		return false
+	}
+	if v == Unknown {
+		return true
+	}
+	if !l.any {
+		l.any, l.base = true, v
+	} else if at > l.prev {
+		l.broken = true
+		return false
+	}
+	l.prev = at
+	// Buckets lie on a fixed grid, so that a point keeps its neighbours while the window moves on.
+	key := int64(at / l.width)
+	if l.n == 0 || l.buckets[l.n-1].key != key {
+		if l.n == maxBucket {
+			return false
+		}
+		l.buckets[l.n] = bucket{key: key, last: at}
+		l.n++
+	}
+	b := &l.buckets[l.n-1]
+	b.n++
+	b.at += (at - l.last).Seconds()
+	b.value += float64(v - l.base)
+	b.first = at
+	return true
+}
+
+func (l *line) trend() Trend {
+	if l.broken || l.n == 0 {
 		return Trend{}
 	}
-	tr := Trend{N: count, Span: prev - first}
-	if count < MinPoints || tr.Span < MinSpan {
+	n := l.cut()
+	b := l.buckets[:n]
+	tr := Trend{N: n, Span: b[0].last - b[n-1].first}
+	if n < MinPoints || tr.Span < MinSpan {
 		return tr
 	}
-	meanT, meanV := sumT/n, sumV/n
-	var sxx, sxy, syy float64
-	for _, p := range points {
-		if p.At < last-window || !p.Value.Known() {
-			continue
-		}
-		dt, dv := (p.At-last).Seconds()-meanT, float64(p.Value)-meanV
+	var meanT, meanV float64
+	for i := range b {
+		b[i].at /= b[i].n
+		b[i].value /= b[i].n
+		meanT += b[i].at
+		meanV += b[i].value
+	}
+	meanT /= float64(n)
+	meanV /= float64(n)
+	var sxx, sxy float64
+	for i := range b {
+		dt := b[i].at - meanT
 		sxx += dt * dt
-		sxy += dt * dv
-		syy += dv * dv
+		sxy += dt * (b[i].value - meanV)
 	}
 	if sxx == 0 {
 		return tr
 	}
-	tr.Known = true
-	tr.Slope = sxy / sxx
-	if rest := syy - tr.Slope*sxy; rest > 0 && n > 2 {
-		tr.Error = math.Sqrt(rest / (n - 2) / sxx)
+	tr.Known, tr.Slope = true, sxy/sxx
+	var rest, pairs, before float64
+	for i := range b {
+		e := b[i].value - meanV - tr.Slope*(b[i].at-meanT)
+		rest += e * e
+		pairs += e * before
+		before = e
+	}
+	if rest <= 0 {
+		return tr
+	}
+	tr.Error = math.Sqrt(rest / float64(n-2) / sxx)
+	// Residuals of which each resembles the next are worth fewer points: n (1 − r) / (1 + r) of them for a first-order
+	// process of correlation r. In a window as short as these, r comes out too low by about (1 + 4 r) / n.
+	if r := pairs / rest; r > 0 {
+		r = min(r+(1+4*r)/float64(n), maxCorrelation)
+		tr.Error *= math.Sqrt((1 + r) / (1 - r))
 	}
 	return tr
+}
+
+// maxCorrelation bounds what a few points can say about their own likeness: the error grows at most sixfold.
+const maxCorrelation = 0.95
+
+// cut returns how many of the newest buckets lie after the last gap that is too long to bridge.
+func (l *line) cut() int {
+	n := l.n
+	for again := true; again; {
+		again = false
+		span := l.buckets[0].last - l.buckets[n-1].first
+		for i := 1; i < n; i++ {
+			if gap := l.buckets[i-1].first - l.buckets[i].last; gap > 2*l.width && float64(gap) > maxGap*float64(span) {
+				n, again = i, true
+				break
+			}
+		}
+	}
+	return n
 }

@@ -36,13 +36,16 @@ func TestFit(t *testing.T) {
 		{"unknown points are left out, not read as zero", series(0, Unknown, 20, Unknown, 40, 50, 60), time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 600 * time.Millisecond}},
 		{"unknown at the end", series(0, 10, 20, 30, 40, Unknown), time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 400 * time.Millisecond}},
 		{"points before the window do not count", append([]Point{at(1000, 1<<40)}, series(0, 10, 20, 30, 40)...), time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 400 * time.Millisecond}},
-		{"a point on the edge of the window counts", []Point{at(0, 0), at(700, 70), at(800, 80), at(900, 90), at(1000, 100)}, time.Second, Trend{Known: true, Slope: 100, N: 5, Span: time.Second}},
+		{"a point on the edge of the window counts", []Point{at(0, 0), at(500, 50), at(800, 80), at(900, 90), at(1000, 100)}, time.Second, Trend{Known: true, Slope: 100, N: 5, Span: time.Second}},
 		{"four points are too few", []Point{at(0, 0), at(300, 30), at(600, 60), at(900, 90)}, time.Second, Trend{N: 4, Span: 900 * time.Millisecond}},
 		{"five points too close", []Point{at(0, 0), at(50, 5), at(100, 10), at(150, 15), at(299, 30)}, time.Second, Trend{N: 5, Span: 299 * time.Millisecond}},
 		{"five points just wide enough", []Point{at(0, 0), at(100, 10), at(150, 15), at(200, 20), at(300, 30)}, time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 300 * time.Millisecond}},
 		{"a step back in time", []Point{at(0, 0), at(100, 10), at(50, 5), at(200, 20), at(300, 30), at(400, 40)}, time.Second, Trend{}},
 		{"a step back before the window does not matter", append([]Point{at(5000, 0), at(4000, 9)}, series(0, 10, 20, 30, 40)...), time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 400 * time.Millisecond}},
-		{"all at one time", []Point{at(5, 0), at(5, 1), at(5, 2), at(5, 3), at(5, 4)}, time.Second, Trend{N: 5}},
+		{"all at one time", []Point{at(5, 0), at(5, 1), at(5, 2), at(5, 3), at(5, 4)}, time.Second, Trend{N: 1}},
+		{"points closer than 50 ms count as one", []Point{at(0, 0), at(20, 2), at(40, 4), at(100, 10), at(120, 12), at(200, 20), at(300, 30), at(320, 32)}, time.Second, Trend{N: 4, Span: 320 * time.Millisecond}},
+		{"a gap of half of the span is bridged", []Point{at(0, 0), at(100, 10), at(600, 60), at(700, 70), at(800, 80), at(900, 90), at(1000, 100)}, time.Second, Trend{Known: true, Slope: 100, N: 7, Span: time.Second}},
+		{"what lies before a longer gap does not count", []Point{at(0, 500), at(600, 0), at(700, 10), at(800, 20), at(900, 30), at(1000, 40)}, time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 400 * time.Millisecond}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := Fit(tc.points, tc.window)
