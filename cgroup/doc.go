@@ -1,8 +1,12 @@
 // Package cgroup reads the memory of a node's control groups: on cgroup v1, hybrid and v2, for nodes of the cgroupfs
 // and of the systemd driver. It finds the hierarchies (Open), the pods in them (Tree.Pods), and reads one cgroup through
 // handles that stay open (Tree.Group): usage, the parts of memory.stat, limits, events, pressure, throttling, and the
-// node's /proc/meminfo, /proc/vmstat and /proc/pressure. It never writes to a cgroup and knows nothing of Kubernetes
-// but the names that the kubelet and the container runtimes give to directories.
+// node's /proc/meminfo, /proc/vmstat and /proc/pressure (Tree.Node). A Watcher tells of cgroups that come and go, a Waker of
+// memory that runs short. It changes nothing in a cgroup and knows nothing of Kubernetes but the names that the kubelet
+// and the container runtimes give to directories.
+//
+// Group and Node are made for the one goroutine that samples: they take no lock, allocate nothing once their files are
+// open, and refuse a second goroutine with ErrInUse.
 //
 // Three values are kept apart everywhere: a number, Unlimited and Absent. No error ever becomes a zero: a reader
 // that fails leaves every field of the caller's struct Absent. A cgroup that was removed reads as ErrGone through the

@@ -79,12 +79,20 @@ func (e *ParseError) Unwrap() error { return e.Err }
 type UnsupportedError struct {
 	Feature string // what was asked for
 	Needs   string // what would have to be there
+	Err     error  // the errno that told it, where there was one
 }
 
-// Error returns "unsupported: feature, needs needs".
+// Error returns "unsupported: feature, needs needs", and the errno.
 func (e *UnsupportedError) Error() string {
-	return "unsupported: " + e.Feature + ", needs " + e.Needs
+	s := "unsupported: " + e.Feature + ", needs " + e.Needs
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
 }
+
+// Unwrap returns the errno, or nil.
+func (e *UnsupportedError) Unwrap() error { return e.Err }
 
 func join(dir, file string) string {
 	switch {

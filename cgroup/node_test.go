@@ -138,11 +138,13 @@ func TestNodeWithoutPressureAllocatesNothing(t *testing.T) {
 }
 
 func TestNodePermissionDenied(t *testing.T) {
-	proc := t.TempDir()
+	proc := openDirs(t)
 	writeTo(t, proc+"/meminfo", "MemTotal: 2 kB\nMemFree: 1 kB\n")
-	if err := os.Chmod(proc, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	asNobody(t, func() {
+		if err := openNode(t, proc).Meminfo(new(Meminfo)); err != nil {
+			t.Errorf("Meminfo that all may read: %v", err)
+		}
+	})
 	if err := os.Chmod(proc+"/meminfo", 0); err != nil {
 		t.Fatal(err)
 	}
@@ -238,4 +240,16 @@ func TestKernelPressureNotSupported(t *testing.T) {
 			t.Errorf("%v, want an UnsupportedError", err)
 		}
 	})
+}
+
+// openDirs returns a temporary directory that any user may enter.
+func openDirs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
