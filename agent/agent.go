@@ -113,7 +113,7 @@ func New(opts Options) (*Agent, error) {
 	if a.server, err = status.Listen(opts.Socket, status.Views{Status: a.snapshot.Load, Samples: a.window}); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
-	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Interval: time.Duration(a.cfg.Sampling.Interval), Logger: a.log}); err != nil {
+	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Interval), Slowest: time.Duration(a.cfg.Sampling.Interval), Logger: a.log}); err != nil {
 		return nil, err
 	}
 	a.openTracer()
@@ -205,7 +205,7 @@ func (a *Agent) track(m *podmap.Map) {
 		p := &m.Pods[i]
 		t := sampler.Target{Path: p.Path, ID: p.CgroupID, Key: p.UID}
 		for _, c := range p.Containers {
-			t.Leaves = append(t.Leaves, sampler.Leaf{Path: c.Path, ID: c.CgroupID})
+			t.Leaves = append(t.Leaves, sampler.Leaf{Path: c.Path, ID: c.CgroupID, Key: c.ID})
 		}
 		targets = append(targets, t)
 	}
@@ -242,7 +242,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "interval", a.samples.Interval().String())
+	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "interval", time.Duration(a.cfg.Sampling.Interval).String())
 	start("sampler", a.samples.Run)
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)

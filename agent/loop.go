@@ -149,7 +149,7 @@ func nodeSample(s *sampler.NodeSample) pressure.Sample {
 }
 
 // fresh is how old a pod's newest sample may be.
-func (l *loop) fresh() time.Duration { return max(5*l.a.samples.Interval(), 500*time.Millisecond) }
+func (l *loop) fresh() time.Duration { return l.a.samples.Fresh().Pods }
 
 // readPods makes a reading of every followed cgroup. Growth is taken over as long as the node has been growing,
 // at least the short and at most the long window.

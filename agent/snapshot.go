@@ -24,7 +24,7 @@ func (l *loop) publish(now time.Time) {
 		Pressure: l.pressureStatus(),
 		Sources:  a.sources.list(),
 		Loop: status.Loop{
-			IntervalSeconds: a.samples.Interval().Seconds(), Sweeps: h.Sweeps, LateSweeps: h.Late, LastLateSeconds: h.LastLate.Seconds(),
+			IntervalSeconds: h.Pace.Seconds(), Sweeps: h.Sweeps, LateSweeps: h.Late, LastLateSeconds: h.LastLate.Seconds(),
 			WorstLateSeconds: h.WorstLate.Seconds(), LastSweepSeconds: h.LastSweep.Seconds(), ReadErrors: h.Errors, LastError: h.LastError,
 			LastPass: now, Passes: l.passes,
 		},

@@ -3,6 +3,7 @@ package sampler
 import (
 	"os"
 	"testing"
+	"time"
 
 	"spillway/cgroup"
 )
@@ -33,7 +34,7 @@ func TestLeavesFollowTheirTarget(t *testing.T) {
 			target.Leaves = step.leaves
 			s.Track([]Target{target})
 			swept(s)
-			if got := len(s.Series()[0].leaves); got != step.want {
+			if got := len(s.Series()[0].Containers()); got != step.want {
 				t.Errorf("%d leaves open, want %d", got, step.want)
 			}
 		})
@@ -45,30 +46,52 @@ func TestLeavesFollowTheirTarget(t *testing.T) {
 	}
 }
 
-// TestGrowthReadsTheLeaves: a target that stands still is read alone.
+// TestGrowthReadsTheLeaves: a pod that stands still is read alone, one that grows after its leaves, also in sweeps that
+// read no pods.
 func TestGrowthReadsTheLeaves(t *testing.T) {
 	n := newNode(t)
 	pod := n.mkdir("pod")
 	c := n.mkdir("pod/c")
-	pod.Leaves = []Leaf{{Path: c.Path, ID: c.ID}}
+	pod.Leaves = []Leaf{{Path: c.Path, ID: c.ID, Key: "container"}}
 	s := newSampler(t, n, Options{})
+	defer s.closeAll()
 	s.Track([]Target{pod})
 	swept(s)
-	swept(s)
 	series := s.Series()[0]
-	// Reading a leaf overwrites the scratch.
-	used := func() bool {
-		s.mem = cgroup.Memory{Anon: 12345}
-		s.readLeaves(series)
-		return s.mem.Anon != 12345
+	container := series.Containers()[0]
+	if container.Leaf.Key != "container" {
+		t.Errorf("leaf %+v", container.Leaf)
 	}
-	if used() {
-		t.Error("the leaf of a target that stands still was read")
+	var at time.Duration
+	read := func(pods bool) bool {
+		s.readSeries(series, pods, false, false)
+		was := at
+		x, _ := container.Newest()
+		at = x.At
+		return at != was
 	}
-	child := n.child(t, "pod/c")
-	child.allocate(8)
-	if !used() {
-		t.Error("the leaf of a target that grew by 8 MiB was not read")
+	read(true)
+	for _, step := range []struct {
+		name       string
+		grow       int
+		pods, want bool
+	}{
+		{"stands still", 0, true, false},
+		{"grew by 8 MiB, which is not looked for", 8, false, false},
+		{"grew by 8 MiB", 0, true, true},
+		{"a sweep without pods while it grows", 0, false, true},
+		{"stands still again", 0, true, false},
+		{"a sweep without pods after that", 0, false, false},
+	} {
+		if step.grow > 0 {
+			n.child(t, "pod/c").allocate(step.grow)
+		}
+		if got := read(step.pods); got != step.want {
+			t.Errorf("%s: leaf read %v, want %v", step.name, got, step.want)
+		}
+	}
+	if x, ok := container.Newest(); !ok || x.Anon == cgroup.Absent || x.Anon < 8<<20 {
+		t.Errorf("newest reading of the container: %+v, %v", x, ok)
 	}
 }
 

@@ -42,7 +42,8 @@ func (s *NodeSample) decode(rec []uint64) {
 	}
 }
 
-// GroupSample is one reading of one cgroup.
+// GroupSample is one reading of one cgroup, of a pod or of a container, with all below it. A figure that could not be
+// read is cgroup.Absent.
 type GroupSample struct {
 	At         time.Duration // since boot (CLOCK_BOOTTIME)
 	Usage      cgroup.Amount

@@ -23,8 +23,15 @@ func newSampler(t testing.TB, n *node, opts Options) *Sampler {
 	return s
 }
 
-// swept makes one sweep at the present time; the tests that use it have no Run.
-func swept(s *Sampler) { s.sweep(s.clock(), 0) }
+// swept makes one sweep of all tiers at the present time; the tests that use it have no Run.
+func swept(s *Sampler) { sweptAt(s, s.clock()) }
+
+func sweptAt(s *Sampler, at time.Duration) {
+	for _, t := range []*tier{&s.podTier, &s.childTier, &s.slowTier, &s.secondTier, &s.podSecond} {
+		t.next = 0
+	}
+	s.sweep(at, 0)
+}
 
 func window(s *Series, slots int) []GroupSample {
 	got, _ := s.Window(make([]GroupSample, slots), nil)
@@ -48,8 +55,10 @@ func TestNew(t *testing.T) {
 		want string
 	}{
 		{"no tree", Options{}, "no cgroup tree"},
-		{"too often", Options{Tree: n.tree, Interval: 9 * time.Millisecond}, "interval 9ms"},
-		{"too seldom", Options{Tree: n.tree, Interval: 3 * time.Second}, "interval 3s"},
+		{"too often", Options{Tree: n.tree, Fastest: 9 * time.Millisecond}, "fastest pace 9ms, want 10ms to 1s"},
+		{"never fast", Options{Tree: n.tree, Fastest: 2 * time.Second, Slowest: 2 * time.Second}, "fastest pace 2s"},
+		{"too seldom", Options{Tree: n.tree, Slowest: 3 * time.Second}, "slowest pace 3s, want the fastest pace 20ms to 2s"},
+		{"slowest faster than fastest", Options{Tree: n.tree, Fastest: 200 * time.Millisecond, Slowest: 100 * time.Millisecond}, "slowest pace 100ms, want the fastest pace 200ms"},
 	} {
 		if _, err := New(tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error %v, want %q", tc.name, err, tc.want)
@@ -57,10 +66,10 @@ func TestNew(t *testing.T) {
 	}
 	s := newSampler(t, n, Options{})
 	defer s.closeAll()
-	if s.Interval() != 100*time.Millisecond || time.Duration(s.Slots())*s.Interval() < Keep {
-		t.Errorf("interval %v, %d slots", s.Interval(), s.Slots())
+	if s.fastest != 20*time.Millisecond || s.slowest != time.Second || time.Duration(s.Slots())*s.fastest < Keep {
+		t.Errorf("pace %v to %v, %d slots", s.fastest, s.slowest, s.Slots())
 	}
-	if h := s.Health(); h != (Health{}) || len(s.Series()) != 0 {
+	if h := s.Health(); h != (Health{WorstRate: s.rate.worst, RingBytes: s.ringBytes.Load()}) || h.WorstRate <= 0 || h.RingBytes <= 0 || len(s.Series()) != 0 {
 		t.Errorf("before the first sweep: %+v", h)
 	}
 	if got, _ := s.Window(make([]NodeSample, 5), nil); len(got) != 0 {
@@ -195,17 +204,17 @@ func TestNodeSample(t *testing.T) {
 	}
 	n.mkdir("kubepods")
 	n.limit("kubepods", 1<<30)
-	s.sweep(s.clock()+2*time.Second, 0) // it is looked for every second
+	sweptAt(s, s.clock()+2*time.Second) // it is looked for every second
 	x = read()
 	if _, ok := x.PodsWorkingSet.Bytes(); !ok || x.PodsLimit != 1<<30 {
 		t.Errorf("pods %v of %v, want a number of %d", x.PodsWorkingSet, x.PodsLimit, 1<<30)
 	}
 	n.rmdir("kubepods")
-	s.sweep(s.clock()+3*time.Second, 0)
+	sweptAt(s, s.clock()+3*time.Second)
 	if x = read(); x.PodsWorkingSet != cgroup.Absent {
 		t.Errorf("pods of a cgroup that is gone: %v", x.PodsWorkingSet)
 	}
-	s.sweep(s.clock()+4*time.Second, 0)
+	sweptAt(s, s.clock()+4*time.Second)
 	if x = read(); x.PodsWorkingSet != cgroup.Absent || x.PodsLimit != cgroup.Absent {
 		t.Errorf("limit of a cgroup that is gone: %v", x.PodsLimit)
 	}
@@ -224,7 +233,7 @@ func TestFailedReadings(t *testing.T) {
 	swept(s)
 	s.root.Close()
 	s.Series()[0].group.Close()
-	n.tree.Close()
+	s.node.Close()
 	swept(s)
 	got, _ := s.Window(make([]NodeSample, 1), nil)
 	if x := got[0]; x.RootWorkingSet != cgroup.Absent || x.RootUsage != cgroup.Absent || x.RootActiveFile != cgroup.Absent || x.Capacity != cgroup.Absent || x.MemAvailable != cgroup.Absent {
@@ -238,41 +247,68 @@ func TestFailedReadings(t *testing.T) {
 	}
 }
 
+// A sweep of each tier allocates nothing while the set stands still.
 func TestSweepAllocatesNothing(t *testing.T) {
 	n := newNode(t)
 	var targets []Target
 	n.mkdir("kubepods")
+	n.mkdir("system.slice")
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
-		targets = append(targets, n.mkdir(name))
+		target, leaf := n.mkdir(name), n.mkdir(name+"/c")
+		target.Leaves = []Leaf{{Path: leaf.Path, ID: leaf.ID, Key: "c"}}
+		targets = append(targets, target)
 	}
 	s := newSampler(t, n, Options{})
 	defer s.closeAll()
 	s.Track(targets)
 	at := s.clock()
 	s.sweep(at, 0)
-	if len(s.Series()) != 8 || s.pods == nil {
-		t.Fatalf("%d series, kubepods %v", len(s.Series()), s.pods)
+	if len(s.Series()) != 8 || s.pods == nil || len(s.Series()[0].Containers()) != 1 || len(s.system) != 9 {
+		t.Fatalf("%d series, kubepods %v, %d system cgroups", len(s.Series()), s.pods, len(s.system))
 	}
-	if allocs := testing.AllocsPerRun(200, func() { s.sweep(at, 0) }); allocs != 0 {
-		t.Errorf("%v allocations a sweep", allocs)
+	s.discoverAt = at + time.Hour // it lists directories
+	for _, tc := range []struct {
+		name              string
+		step              time.Duration
+		pods, child, slow uint64 // sweeps of these tiers within 200 s
+	}{
+		{"node", time.Millisecond, 2, 0, 0},
+		{"node and pods", 100 * time.Millisecond, 201, 20, 20},
+		{"all", time.Second, 201, 201, 201},
+	} {
+		before := s.Health()
+		if allocs := testing.AllocsPerRun(200, func() { at += tc.step; s.sweep(at, 0) }); allocs != 0 {
+			t.Errorf("%s: %v allocations a sweep", tc.name, allocs)
+		}
+		after := s.Health()
+		if after.Sweeps-before.Sweeps != 201 || after.PodSweeps-before.PodSweeps != tc.pods || after.ChildSweeps-before.ChildSweeps != tc.child || after.SlowSweeps-before.SlowSweeps != tc.slow {
+			t.Errorf("%s: %+v after %+v", tc.name, after, before)
+		}
 	}
-	if h := s.Health(); h.Errors != 0 || h.Sweeps != 202 {
+	if h := s.Health(); h.Errors != 0 {
 		t.Errorf("health %+v", h)
 	}
 	var got []NodeSample
-	dst, groups := make([]NodeSample, s.Slots()), make([]GroupSample, s.Slots())
-	_, scratch := s.Window(dst, nil)
+	dst, groups, slow, points := make([]NodeSample, s.Slots()), make([]GroupSample, s.Slots()), make([]SlowSample, 1000), make([]HistoryPoint, 1440)
+	_, scratch := s.SlowWindow(slow, nil)
 	if allocs := testing.AllocsPerRun(100, func() {
 		got, scratch = s.Window(dst, scratch)
-		_, scratch = s.Series()[0].Window(groups, scratch)
+		_, scratch = s.Seconds(dst, scratch)
+		_, scratch = s.History(points, scratch)
+		_, scratch = s.SlowWindow(slow, scratch)
+		x := s.Series()[0]
+		_, scratch = x.Window(groups, scratch)
+		_, scratch = x.Seconds(groups, scratch)
+		_, scratch = x.History(points, scratch)
+		_, _ = x.Containers()[0].Newest()
 	}); allocs != 0 || len(got) != s.Slots() {
-		t.Errorf("%v allocations a window of %d", allocs, len(got))
+		t.Errorf("%v allocations a reading of all rings, %d samples", allocs, len(got))
 	}
 }
 
 func TestLateness(t *testing.T) {
 	n := newNode(t)
-	s := newSampler(t, n, Options{Interval: 50 * time.Millisecond})
+	s := newSampler(t, n, Options{})
 	defer s.closeAll()
 	for _, tc := range []struct {
 		late, last, worst time.Duration
@@ -308,7 +344,7 @@ func TestRunAfterAStall(t *testing.T) {
 	n := newNode(t)
 	var offset atomic.Int64
 	begin := time.Now()
-	s := newSampler(t, n, Options{Interval: 20 * time.Millisecond, Clock: func() time.Duration { return time.Hour + time.Since(begin) + time.Duration(offset.Load()) }})
+	s := newSampler(t, n, Options{Slowest: 20 * time.Millisecond, Clock: func() time.Duration { return time.Hour + time.Since(begin) + time.Duration(offset.Load()) }})
 	defer run(t, s)()
 	for range 3 {
 		<-s.Ticks()
@@ -336,7 +372,7 @@ func TestRunAfterAStall(t *testing.T) {
 func TestReadersBesideTheWriter(t *testing.T) {
 	n := newNode(t)
 	a, b := n.mkdir("a"), n.mkdir("b")
-	s := newSampler(t, n, Options{Interval: 10 * time.Millisecond})
+	s := newSampler(t, n, Options{Fastest: 10 * time.Millisecond, Slowest: 10 * time.Millisecond})
 	stop := run(t, s)
 	defer stop()
 	var wg sync.WaitGroup
