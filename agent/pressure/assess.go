@@ -75,19 +75,8 @@ type Input struct {
 	Growers     []Grower
 	Credit      Credit
 	Config      Config
-}
-
-// Memory is what a verdict needs to remember of the ones before. The zero value is right for the first.
-type Memory struct {
-	lastTrue  [Critical + 1]time.Duration // when the level's condition was last true
-	wasTrue   [Critical + 1]bool
-	rising    bool
-	riseSince time.Duration
-	lastRise  time.Duration
-	lastSeen  time.Duration // the sample before
-	riseFrom  Sample        // the sample at riseSince
-	calm      Sample        // the last sample before the level left calm
-	hasCalm   bool
+	Slow        []Slow // oldest first; none leaves the growth unsplit and nothing in the place of a missing PSI
+	Explained   Share  // of the node's stall: by pods at their own limits, see ExplainedByLimits
 }
 
 // Gate is one condition of acting: whether it holds now, and the numbers that say so.
@@ -124,6 +113,11 @@ type Verdict struct {
 	LeadTime    time.Duration
 	Cause       Cause
 	Need        Need
+	Soft        []Soft  // the kubelet's soft thresholds
+	Stall       Stall   // of the node
+	Reclaim     Reclaim // of the node; unknown without slow samples
+	Split       Split   // of the node's growth; unknown without slow samples
+	Part        Part    // where it grows, when Cause is CauseOutside
 	Gates       []Gate
 	Reason      string // the condition that made the level
 }
@@ -156,6 +150,12 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 		allocatable = last.Capacity.minus(v.Nearest.Limit)
 	}
 	v.UsedPercent = usedPercent(margin, allocatable)
+	v.Soft = mem.soften(last.At, v.Readings)
+	v.Stall = stallOf(len(in.Samples), func(i int) StallPoint {
+		s := &in.Samples[i]
+		return StallPoint{s.At, s.StallSome, s.StallFull}
+	})
+	v.Reclaim, v.Split = ReclaimOf(in.Slow), SplitGrowth(in.Slow)
 
 	grow := trends(in, v.Nearest.Signal)
 	v.Short, v.Long = grow.short, grow.long
@@ -276,71 +276,6 @@ func (v *Verdict) steepest(g growth) {
 	}
 }
 
-// trackRise keeps since when memory has been growing. Growth in bursts keeps its start while the long window rises.
-func (m *Memory) trackRise(s *Sample, short, long bool) {
-	at := s.At
-	if at < m.lastSeen { // another clock: nothing that was remembered can be compared with it
-		m.rising = false
-	}
-	// A node that is read once a second must not lose its growth to a single reading.
-	gap := max(riseGap, (at-m.lastSeen)*3/2)
-	if m.lastSeen == 0 {
-		gap = riseGap
-	}
-	m.lastSeen = at
-	switch {
-	case short:
-		if !m.rising {
-			m.rising, m.riseSince, m.riseFrom = true, at, *s
-		}
-		m.lastRise = at
-	case m.rising && long && at-m.lastRise <= LongWindow/2:
-	case m.rising && at-m.lastRise > gap:
-		m.rising = false
-	}
-}
-
-// lasted returns how long memory has been growing. An uneven series looks like rising again and again, the more often
-// the more densely it is read, so what grew since the start has to bear it out: the time is at most twice what the
-// present slope needs for that.
-func (m *Memory) lasted(s *Sample, t Threshold, slope float64) time.Duration {
-	lasted := s.At - m.riseSince
-	grown := t.margin(&m.riseFrom).minus(t.margin(s))
-	if slope <= 0 || !grown.Known() {
-		return lasted
-	}
-	return max(0, min(lasted, seconds(2*float64(grown)/slope)))
-}
-
-// causeSinceCalm tells what filled the memory when nothing rises any more.
-func (m *Memory) causeSinceCalm(s *Sample, sig Signal, present Cause) Cause {
-	if !m.hasCalm {
-		return present
-	}
-	var now, then Bytes
-	switch sig {
-	case MemoryAvailable:
-		now, then = s.RootWorkingSet, m.calm.RootWorkingSet
-	case AllocatableAvailable:
-		now, then = s.PodsWorkingSet, m.calm.PodsWorkingSet
-	default:
-		now, then = m.calm.MemAvailable, s.MemAvailable
-	}
-	grown := now.minus(then)
-	cache := s.activeFile(sig).minus(m.calm.activeFile(sig))
-	pods := s.PodsWorkingSet.minus(s.PodsActiveFile).minus(m.calm.PodsWorkingSet.minus(m.calm.PodsActiveFile))
-	if !grown.Known() || grown <= 0 || !cache.Known() {
-		return CausePods
-	}
-	if cache >= grown/2 {
-		return CauseCache
-	}
-	if sig != AllocatableAvailable && pods.Known() && pods < (grown-max(0, cache))/2 {
-		return CauseOutside
-	}
-	return CausePods
-}
-
 // judge fills level, need, gates and reason.
 func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatable Bytes) {
 	cfg, margin, lead := in.Config, v.Nearest.Margin, v.LeadTime
@@ -348,7 +283,12 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 
 	alertETA := max(time.Minute, 3*lead)
 	soft := v.softMet()
-	alert := v.UsedPercent >= cfg.AlertPercent || v.ETA < alertETA || soft != ""
+	// Waiting for memory raises the level only where memory is short or on its way there, and never to more than this.
+	stalled := ""
+	if v.UsedPercent >= cfg.AlertPercent || v.ETA < stallHorizon {
+		stalled = waits(v.Stall, v.Reclaim, in.Explained)
+	}
+	alert := v.UsedPercent >= cfg.AlertPercent || v.ETA < alertETA || soft != nil || stalled != ""
 
 	bothRise := v.Short.Clear() && v.Long.Clear() && v.EvictSlope > 0
 	// A shortage by percentage has time: growth must have filled half of the long window and lasted as it must for an ETA.
@@ -361,14 +301,19 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	criticalMargin := margin < 0 && !falling
 	criticalETA := evictETA < time.Second && v.EvictSlope > 0
 	critical := criticalMargin || criticalETA
-	if margin < 0 {
-		v.Cause = mem.causeSinceCalm(last, v.Nearest.Signal, v.Cause)
+	// A soft threshold whose grace has run is one on which the kubelet acts at its next look, without asking anybody.
+	bySoft := soft != nil && soft.Run && !falling
+	switch {
+	case margin < 0:
+		v.Cause = mem.causeSinceCalm(last, v.Nearest.Threshold, v.Cause)
+	case bySoft && !v.Short.Rising():
+		v.Cause = mem.causeSinceCalm(last, soft.Threshold, v.Cause)
 	}
 
 	switch {
 	case critical:
 		v.Now = Critical
-	case byUsed || byETA:
+	case byUsed || byETA || bySoft:
 		v.Now = Evict
 	case alert:
 		v.Now = Alert
@@ -378,6 +323,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	v.Level = mem.hold(last.At, v.Now)
 	if v.Level == Calm {
 		mem.calm, mem.hasCalm = *last, true
+		if n := len(in.Slow); n > 0 {
+			mem.calmSlow, mem.hasCalmSlow = in.Slow[n-1], true
+		}
 	}
 
 	v.Need = Need{
@@ -388,6 +336,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 		target := Bytes(float64(allocatable) * (1 - cfg.TargetPercent/100))
 		v.Need.Bytes = target - margin - in.Credit.Release
 	}
+	if bySoft {
+		v.Need.Bytes = max(v.Need.Bytes, -soft.Margin-in.Credit.Release)
+	}
 
 	v.Gates = []Gate{
 		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
@@ -396,7 +347,13 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
 		{"cause", v.Cause == CausePods, string(v.Cause)},
 	}
-	v.Reason = v.reason(byUsed, byETA, criticalMargin, criticalETA, soft)
+	if len(v.Soft) > 0 {
+		v.Gates = append(v.Gates, Gate{"soft", soft != nil && soft.Run, soft.detail()})
+	}
+	v.Reason = v.reason(conditions{byUsed, byETA, bySoft, criticalMargin, criticalETA, soft, stalled})
+	if v.Cause == CauseOutside {
+		v.Reason += "; outside the pods: " + v.outside(mem, in.Slow)
+	}
 	if v.Level > v.Now {
 		v.Reason = fmt.Sprintf("was at %s %.1f s ago; now %s", v.Level, (last.At - mem.lastTrue[v.Level]).Seconds(), v.Reason)
 	}
@@ -409,51 +366,44 @@ func quarter(d time.Duration) time.Duration {
 	return d / 4
 }
 
-func (v *Verdict) reason(byUsed, byETA, criticalMargin, criticalETA bool, soft Signal) string {
+// conditions are what made the level.
+type conditions struct {
+	byUsed, byETA, bySoft, criticalMargin, criticalETA bool
+	soft                                               *Soft
+	stalled                                            string
+}
+
+func (v *Verdict) reason(c conditions) string {
 	switch {
-	case criticalMargin:
+	case c.criticalMargin:
 		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, mib(-float64(v.Nearest.Margin)))
-	case criticalETA:
+	case c.criticalETA:
 		return fmt.Sprintf("ETA %s is under 1 s", eta(v.ETA))
-	case byETA:
+	case c.byETA:
 		return fmt.Sprintf("ETA %s is under the lead time %s + 2 s and the growth has lasted %.1f s", eta(v.ETALower), v.LeadTime, v.Lasted.Seconds())
-	case byUsed:
+	case c.byUsed:
 		return fmt.Sprintf("used %.1f %% and rising, ETA %s", v.UsedPercent, eta(v.ETA))
-	case v.Now == Alert && soft != "":
-		return fmt.Sprintf("soft threshold of %s is met", soft)
-	case v.Now == Alert && v.ETA != Forever && v.ETA < max(time.Minute, 3*v.LeadTime):
-		return fmt.Sprintf("ETA %s", eta(v.ETA))
+	case c.bySoft, v.Now == Alert && c.soft != nil:
+		return c.soft.detail()
+	case v.Now == Alert && v.ETA < max(time.Minute, 3*v.LeadTime):
+		return "ETA " + eta(v.ETA)
+	case v.Now == Alert && c.stalled != "":
+		return fmt.Sprintf("%s, with used %.1f %% and ETA %s", c.stalled, v.UsedPercent, eta(v.ETA))
 	case v.Now == Alert:
 		return fmt.Sprintf("used %.1f %%", v.UsedPercent)
 	}
 	return "margin " + mib(float64(v.Nearest.Margin))
 }
 
-func (v *Verdict) softMet() Signal {
-	for _, r := range v.Readings {
-		if !r.Hard && r.Margin.Known() && r.Margin < 0 {
-			return r.Signal
+// softMet returns the soft threshold that is met and whose grace has the least left, nil when none is met.
+func (v *Verdict) softMet() *Soft {
+	var first *Soft
+	for i := range v.Soft {
+		if s := &v.Soft[i]; s.Met && (first == nil || s.Left < first.Left) {
+			first = s
 		}
 	}
-	return ""
-}
-
-// hold applies the hysteresis: a level is left only after its condition was false for its hold time.
-func (m *Memory) hold(at time.Duration, now Level) Level {
-	for l := Alert; l <= now; l++ {
-		m.lastTrue[l], m.wasTrue[l] = at, true
-	}
-	for l := Critical; l > Calm; l-- {
-		keep := holdEvict
-		if l == Alert {
-			keep = holdAlert
-		}
-		if m.wasTrue[l] && at >= m.lastTrue[l] && at-m.lastTrue[l] <= keep {
-			return l
-		}
-		m.wasTrue[l] = false
-	}
-	return Calm
+	return first
 }
 
 func rate(t Trend) string {

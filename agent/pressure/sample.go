@@ -36,6 +36,11 @@ type Sample struct {
 	PodsActiveFile Bytes
 	PodsLimit      Bytes // kubepods limit; Unknown when unlimited or absent
 	MemAvailable   Bytes // /proc/meminfo
+	// RootMeminfo is what older kubelets take for RootWorkingSet on v2, see FromMeminfo: MemTotal − MemFree of
+	// /proc/meminfo less inactive_file of the root cgroup, 0 at least. Read only where a threshold says so.
+	RootMeminfo Bytes
+
+	StallSome, StallFull Count // total= of /proc/pressure/memory, microseconds; Missing without PSI
 }
 
 // Signal names what a threshold is compared with.
@@ -49,6 +54,15 @@ const (
 	MemAvailable         Signal = "MemAvailable"
 )
 
+// RootFormula says which figure a kubelet takes for the working set of the whole node.
+type RootFormula uint8
+
+// The formulas. On v1 there is only the first.
+const (
+	FromCgroup  RootFormula = iota // v1 usage_in_bytes, v2 anon + file of memory.stat; less inactive_file
+	FromMeminfo                    // v2 up to kubelet 1.28: MemTotal − MemFree; less inactive_file
+)
+
 // Threshold is one line that the signal must stay above.
 type Threshold struct {
 	Signal  Signal
@@ -56,6 +70,7 @@ type Threshold struct {
 	Bytes   Bytes         // absolute; used when Percent is 0
 	Percent float64       // of the signal's capacity: MemTotal, or the limit of kubepods
 	Grace   time.Duration // soft thresholds: how long the kubelet waits
+	Root    RootFormula   // how the kubelet reads the node for memory.available
 	Source  string        // where the number comes from, for status and records
 }
 
@@ -89,6 +104,9 @@ func (t *Threshold) values(s *Sample) (available, limit Bytes) {
 	case MemoryAvailable:
 		capacity = s.Capacity
 		available = s.Capacity.minus(s.RootWorkingSet)
+		if t.Root == FromMeminfo {
+			available = s.Capacity.minus(s.RootMeminfo)
+		}
 	case AllocatableAvailable:
 		capacity = s.PodsLimit
 		available = s.PodsLimit.minus(s.PodsWorkingSet)

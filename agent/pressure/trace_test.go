@@ -34,6 +34,9 @@ type trace struct {
 	cfg   Config
 	more  []Threshold // beside the hard threshold and the guard
 	begin time.Duration
+
+	slow      func(s float64) []Slow
+	explained Share
 }
 
 // leftAt makes a base load that leaves margin MiB over the hard threshold.
@@ -81,6 +84,10 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 		}
 		in := Input{Samples: window, Allocatable: capacity - hard.Bytes, LeadTime: tr.lead, Config: cfg,
 			Thresholds: append([]Threshold{hard, Guard(capacity)}, tr.more...)}
+		if tr.slow != nil {
+			in.Slow = tr.slow(s)
+		}
+		in.Explained = tr.explained
 		if tr.grow != nil {
 			in.Growers = tr.grow(s)
 		}
