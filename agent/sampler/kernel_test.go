@@ -92,10 +92,13 @@ func enableMemory(t testing.TB, dir string) {
 	}
 }
 
-// mkdir makes a cgroup of one level and returns it as a target.
+// mkdir makes a cgroup, whose parent must be there, and returns it as a target.
 func (n *node) mkdir(name string) Target {
 	n.t.Helper()
 	dir := filepath.Join(n.dir, name)
+	if n.tree.MemoryVersion() == 2 && strings.Contains(name, "/") {
+		enableMemory(n.t, filepath.Dir(dir))
+	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		n.t.Fatal(err)
 	}

@@ -35,4 +35,15 @@ func TestRecordsRoundTrip(t *testing.T) {
 	if groupBack != group {
 		t.Errorf("group sample %+v comes back as %+v", group, groupBack)
 	}
+	var slow, slowBack SlowSample
+	fill(&slow)
+	var slowRec [slowWidth]uint64
+	slow.encode(&slowRec)
+	slowBack.decode(slowRec[:])
+	if slowBack != slow {
+		t.Errorf("slow sample %+v comes back as %+v", slow, slowBack)
+	}
+	if n := reflect.TypeFor[SlowSample]().NumField(); n != slowWidth {
+		t.Errorf("%d fields in a record of %d words", n, slowWidth)
+	}
 }
