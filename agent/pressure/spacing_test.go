@@ -141,26 +141,27 @@ func TestWakeUp(t *testing.T) {
 
 // The traces hold at every spacing that the sampler may choose.
 func TestTracesAtOtherSpacings(t *testing.T) {
-	usual := cadence
-	t.Cleanup(func() { cadence = usual })
+	usual, usualRun := cadence, noiseRun
+	t.Cleanup(func() { cadence, noiseRun = usual, usualRun })
 	for _, c := range []struct {
-		name string
-		next func(s float64, v *Verdict) time.Duration
+		name  string
+		noise time.Duration
+		next  func(s float64, v *Verdict) time.Duration
 	}{
-		{"every 20 ms", func(float64, *Verdict) time.Duration { return 20 * time.Millisecond }},
+		{"every 20 ms", 3 * time.Minute, func(float64, *Verdict) time.Duration { return 20 * time.Millisecond }},
 		// What the loads do begins at 12 or 20 s: the wake-up of a node that is read once a second when calm.
-		{"every second, woken to 20 ms", func(s float64, v *Verdict) time.Duration {
+		{"every second, woken to 20 ms", 30 * time.Second, func(s float64, v *Verdict) time.Duration {
 			if v.Level > Calm || (s >= 12 && s < 15) || (s >= 20 && s < 24) {
 				return 20 * time.Millisecond
 			}
 			return min(time.Second, max(20*time.Millisecond, time.Duration((12-s)*float64(time.Second))))
 		}},
-		{"uneven", func(s float64, v *Verdict) time.Duration {
+		{"uneven", 10 * time.Minute, func(s float64, v *Verdict) time.Duration {
 			return 20*time.Millisecond + time.Duration(60*(1+math.Sin(37*s)))*time.Millisecond
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cadence = c.next
+			cadence, noiseRun = c.next, c.noise
 			for _, test := range []struct {
 				name string
 				run  func(*testing.T)

@@ -102,6 +102,9 @@ func perSecond(n int, at func(int) (time.Duration, Count), windows [3]time.Durat
 		}
 		prev, lower = t, c
 		span := end - t
+		if span > windows[1]*6/5 && span < windows[2]*4/5 {
+			continue // between the windows only the order matters
+		}
 		for k, w := range windows {
 			miss := span - w
 			if miss < 0 {

@@ -71,12 +71,14 @@ func Fit(points []Point, window time.Duration) Trend {
 	return l.trend()
 }
 
-// bucket is the mean of the points in one stretch of time, both relative to the line's last point and first value.
+// bucket is what lies in one stretch of time: times relative to the line's last point, values to its first one.
 type bucket struct {
-	key         int64
-	n           float64
-	at, value   float64
+	begin       time.Duration
+	n           int
+	sumAt       time.Duration
+	sum         float64
 	first, last time.Duration
+	at, value   float64 // the mean, in seconds and bytes
 }
 
 // line collects one window of a series, newest point first.
@@ -109,18 +111,17 @@ func (l *line) add(at time.Duration, v Bytes) bool {
 	}
 	l.prev = at
 	// Buckets lie on a fixed grid, so that a point keeps its neighbours while the window moves on.
-	key := int64(at / l.width)
-	if l.n == 0 || l.buckets[l.n-1].key != key {
+	if l.n == 0 || at < l.buckets[l.n-1].begin {
 		if l.n == maxBucket {
 			return false
 		}
-		l.buckets[l.n] = bucket{key: key, last: at}
+		l.buckets[l.n] = bucket{begin: at - at%l.width, last: at}
 		l.n++
 	}
 	b := &l.buckets[l.n-1]
 	b.n++
-	b.at += (at - l.last).Seconds()
-	b.value += float64(v - l.base)
+	b.sumAt += at - l.last
+	b.sum += float64(v - l.base)
 	b.first = at
 	return true
 }
@@ -137,8 +138,8 @@ func (l *line) trend() Trend {
 	}
 	var meanT, meanV float64
 	for i := range b {
-		b[i].at /= b[i].n
-		b[i].value /= b[i].n
+		n := float64(b[i].n)
+		b[i].at, b[i].value = b[i].sumAt.Seconds()/n, b[i].sum/n
 		meanT += b[i].at
 		meanV += b[i].value
 	}
