@@ -131,6 +131,7 @@ func TestLevelComesBackWithinItsHold(t *testing.T) {
 		{10 * time.Second, Calm, Evict}, {10*time.Second + time.Millisecond, Calm, Alert}, {35 * time.Second, Calm, Alert},
 		{35*time.Second + time.Millisecond, Calm, Calm}, {40 * time.Second, Critical, Critical}, {44 * time.Second, Evict, Critical},
 		{46 * time.Second, Calm, Evict}, {50 * time.Second, Alert, Alert}, {79 * time.Second, Calm, Alert}, {81 * time.Second, Calm, Calm},
+		{90 * time.Second, Evict, Evict}, {10 * time.Second, Calm, Calm}, // a clock that went back holds nothing
 	} {
 		if got := m.hold(step.at, step.now); got != step.want {
 			t.Fatalf("at %v with condition %v: level %v, want %v", step.at, step.now, got, step.want)

@@ -193,3 +193,47 @@ func TestTracesAtOtherSpacings(t *testing.T) {
 		})
 	}
 }
+
+// A node that is read once a second has no short window; that it is on its way out shows in the long one.
+func TestRecoveringNodeReadOnceASecond(t *testing.T) {
+	for name, tc := range map[string]struct {
+		slope float64 // MiB/s
+		want  Level
+	}{"recovers": {-40, Alert}, "stands still": {0, Critical}, "grows": {5, Critical}} {
+		t.Run(name, func(t *testing.T) {
+			var samples []Sample
+			var tr trace
+			for i := range 11 {
+				s := float64(i)
+				samples = append(samples, tr.sample(time.Hour+seconds(s), load{pods: leftAt(-500) - 1000 + tc.slope*s, outside: 1000}, 0))
+			}
+			v, _ := Assess(input(samples), Memory{})
+			if v.Short.Known || !v.Long.Known || v.Now != tc.want {
+				t.Errorf("%v, short %+v, long %+v: %s; want %v", v.Now, v.Short, v.Long, v.Reason, tc.want)
+			}
+		})
+	}
+}
+
+// Growth is not forgotten because one of the readings, a second apart, did not show it.
+func TestGrowthReadOnceASecondKeepsItsStart(t *testing.T) {
+	var m Memory
+	at := func(s int) *Sample { return &Sample{At: time.Hour + time.Duration(s)*time.Second} }
+	m.trackRise(at(0), false, false)
+	m.trackRise(at(1), true, true)
+	m.trackRise(at(2), false, false)
+	m.trackRise(at(3), true, true)
+	if !m.rising || m.riseSince != at(1).At {
+		t.Errorf("rising %v since %v, want since %v", m.rising, m.riseSince, at(1).At)
+	}
+	m.trackRise(at(4), false, false)
+	m.trackRise(at(5), false, false)
+	if m.rising {
+		t.Error("still rising after two readings that did not")
+	}
+	m.trackRise(at(6), true, true)
+	m.trackRise(at(2), true, true) // another clock
+	if m.riseSince != at(2).At {
+		t.Errorf("rising since %v on a clock that shows %v", m.riseSince, at(2).At)
+	}
+}
