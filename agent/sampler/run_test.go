@@ -2,6 +2,7 @@ package sampler
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,8 @@ import (
 type clocked struct {
 	t *testing.T
 	*Sampler
-	begin time.Time
+	begin  time.Time
+	offset atomic.Int64 // by which the sampler's clock has jumped: as if the process had hung
 }
 
 // inBubble runs f beside Run.
@@ -23,7 +25,7 @@ func inBubble(t *testing.T, opts Options, f func(c *clocked)) {
 	n := newNode(t)
 	synctest.Test(t, func(t *testing.T) {
 		c := &clocked{t: t, begin: time.Now()}
-		opts.Clock = func() time.Duration { return time.Hour + time.Since(c.begin) }
+		opts.Clock = func() time.Duration { return time.Hour + time.Since(c.begin) + time.Duration(c.offset.Load()) }
 		c.Sampler = newSampler(t, n, opts)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
@@ -34,7 +36,9 @@ func inBubble(t *testing.T, opts Options, f func(c *clocked)) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if h := c.Health(); h.Late != 0 || h.WorstLate != 0 || h.Errors != 0 {
+		if h := c.Health(); c.offset.Load() != 0 {
+			return
+		} else if h.Late != 0 || h.WorstLate != 0 || h.Errors != 0 {
 			t.Errorf("nothing was late: %+v", h)
 		}
 	})
@@ -172,6 +176,49 @@ func TestWakeAfterASweep(t *testing.T) {
 	})
 }
 
+// A hang is measured against the plan at any pace, and is over with the next sweep in time.
+func TestLateAtAnyPace(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		headroom int64
+		pace     time.Duration
+		hang     time.Duration
+		late     uint64
+	}{
+		{"calm", 1 << 50, time.Second, 700 * time.Millisecond, 1},
+		{"calm, not worth counting", 1 << 50, time.Second, 40 * time.Millisecond, 0},
+		{"fast", 0, 20 * time.Millisecond, 60 * time.Millisecond, 1},
+		{"fast, for long", 0, 20 * time.Millisecond, 5 * time.Second, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, Options{}, func(c *clocked) {
+				c.SetHeadroom(tc.headroom)
+				c.pass(1500 * time.Millisecond)
+				c.SetHeadroom(tc.headroom)
+				before := c.Health()
+				if before.Pace != tc.pace || before.Late != 0 {
+					t.Fatalf("%+v", before)
+				}
+				c.offset.Store(int64(tc.hang))
+				for c.Health().Sweeps == before.Sweeps {
+					c.pass(time.Millisecond)
+				}
+				h := c.Health()
+				if h.Late != tc.late || h.LastLate != tc.hang || h.WorstLate != tc.hang {
+					t.Errorf("hung for %v: %+v", tc.hang, h)
+				}
+				c.SetHeadroom(tc.headroom)
+				if got := c.pass(tc.pace); got != 1 {
+					t.Errorf("%d sweeps after it, want 1 in %v", got, tc.pace)
+				}
+				if h = c.Health(); h.Late != tc.late || h.LastLate != 0 || h.WorstLate != tc.hang {
+					t.Errorf("after it: %+v", h)
+				}
+			})
+		})
+	}
+}
+
 func TestTiersFollowThePace(t *testing.T) {
 	inBubble(t, Options{}, func(c *clocked) {
 		count := func(name string, least, most [4]int) {
@@ -188,12 +235,12 @@ func TestTiersFollowThePace(t *testing.T) {
 			}
 		}
 		c.Wake()
-		count("fast", [4]int{100, 18, 2, 2}, [4]int{100, 21, 3, 3})
+		count("fast", [4]int{100, 18, 1, 2}, [4]int{100, 21, 2, 3})
 		c.pass(5 * time.Second)
 		c.SetHeadroom(1 << 50)
 		c.pass(time.Second)
 		c.SetHeadroom(1 << 50)
-		count("calm", [4]int{2, 2, 2, 2}, [4]int{2, 2, 2, 2})
+		count("calm", [4]int{2, 2, 1, 2}, [4]int{2, 2, 1, 2})
 		got, _ := c.Seconds(make([]NodeSample, 100), nil)
 		if len(got) < 9 || len(got) > 11 {
 			t.Errorf("%d samples of seconds after 10 s", len(got))
@@ -213,34 +260,34 @@ func TestTiersFollowThePace(t *testing.T) {
 // The bounds of freshness under Run, and the rule for a wake-up.
 func TestFresh(t *testing.T) {
 	inBubble(t, Options{}, func(c *clocked) {
-		bounds := func(name string, node, pods, slow time.Duration) {
+		bounds := func(name string, node, pods, slow, containers time.Duration) {
 			t.Helper()
 			f := c.Fresh()
-			for _, x := range []struct{ got, want time.Duration }{{f.Node, node}, {f.Pods, pods}, {f.Containers, slow}, {f.Slow, slow}} {
+			for _, x := range []struct{ got, want time.Duration }{{f.Node, node}, {f.Pods, pods}, {f.Containers, containers}, {f.Slow, slow}} {
 				if x.got < x.want-50*time.Millisecond || x.got > x.want+50*time.Millisecond {
-					t.Errorf("%s: %+v, want node %v, pods %v, containers and slow %v", name, f, node, pods, slow)
+					t.Errorf("%s: %+v, want node %v, pods %v, slow %v, containers %v", name, f, node, pods, slow, containers)
 					return
 				}
 			}
 		}
 		const ms = time.Millisecond
-		bounds("100 ms", 500*ms, 520*ms, 1420*ms)
+		bounds("100 ms", 500*ms, 520*ms, 1420*ms, 2420*ms)
 		for range 4 {
 			c.SetHeadroom(1 << 50)
 			c.pass(time.Second)
 		}
-		bounds("calm", 1400*ms, 1400*ms, 1420*ms)
+		bounds("calm", 1400*ms, 1400*ms, 1420*ms, 2420*ms)
 		c.pass(600 * ms) // somewhere within a sleep of 1 s
 		age := c.Now() - c.Health().LastSample
 		// The wake-up is there, and Run hangs: it has not seen it. It must not matter.
 		c.woken.Store(int64(c.Now()) + 1)
-		bounds("woken, not seen", age+400*ms, max(age, 120*ms)+400*ms, max(age, 1020*ms)+400*ms)
+		bounds("woken, not seen", age+400*ms, max(age, 120*ms)+400*ms, max(age, 1020*ms)+400*ms, 2420*ms)
 		if f := c.Fresh(); age > f.Node {
 			t.Errorf("a wake-up makes a reading of %v ago stale at once: %+v", age, f)
 		}
 		c.Wake()
 		c.pass(0)
-		bounds("woken", 420*ms, 520*ms, 1420*ms)
+		bounds("woken", 420*ms, 520*ms, 1420*ms, 2420*ms)
 	})
 }
 

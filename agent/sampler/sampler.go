@@ -2,7 +2,7 @@
 // writer of every ring; it takes no lock and allocates nothing once the set of cgroups stands still.
 //
 // Readings are in tiers by what they cost: the node's own files at the pace, which follows the headroom (see pace),
-// pods at most each 100 ms, containers and what explains the node's figures at most each second.
+// pods at most each 100 ms, what explains the node's figures at most each second, containers at most each 2 s.
 package sampler
 
 import (

@@ -270,11 +270,11 @@ func TestSweepAllocatesNothing(t *testing.T) {
 	for _, tc := range []struct {
 		name              string
 		step              time.Duration
-		pods, child, slow uint64 // sweeps of these tiers within 200 s
+		pods, child, slow uint64 // of 201 sweeps, those with these tiers
 	}{
 		{"node", time.Millisecond, 2, 0, 0},
-		{"node and pods", 100 * time.Millisecond, 201, 20, 20},
-		{"all", time.Second, 201, 201, 201},
+		{"node and pods", 100 * time.Millisecond, 201, 10, 20},
+		{"all", 2 * time.Second, 201, 201, 201},
 	} {
 		before := s.Health()
 		if allocs := testing.AllocsPerRun(200, func() { at += tc.step; s.sweep(at, 0) }); allocs != 0 {

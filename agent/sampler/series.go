@@ -48,6 +48,7 @@ type Series struct {
 	wanted []Leaf // as containers was made of
 	usage  cgroup.Amount
 	hot    bool // grew by hotGrowth between its last two readings
+	met    bool // was read once: a new target is read at once, whatever tier is due
 }
 
 // Container is what is known of one leaf: its newest reading. It stays readable after the leaf is gone.
@@ -105,7 +106,7 @@ func (s *Series) Containers() []*Container { return *s.containers.Load() }
 // Gone reports whether the cgroup was removed.
 func (c *Container) Gone() bool { return c.gone.Load() }
 
-// Newest returns the newest reading; ok is false when there is none yet. It is renewed each second, and in each sweep
+// Newest returns the newest reading; ok is false when there is none yet. It is renewed each 2 s, and in each sweep
 // while its pod grows.
 func (c *Container) Newest() (x GroupSample, ok bool) {
 	var rec [groupWidth]uint64
@@ -223,6 +224,8 @@ func (s *Sampler) readSeries(t *Series, pods, containers, second bool) {
 	if t.gone.Load() {
 		return
 	}
+	pods = pods || !t.met
+	t.met = true
 	if pods {
 		usage, err := t.group.Usage()
 		if err != nil {
