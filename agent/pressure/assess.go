@@ -11,6 +11,14 @@ const (
 	LongWindow  = 10 * time.Second
 )
 
+// A leak that began within the short window bends it, and a bent line is no clear one. Where the newest part alone is
+// clear, steeper, and too much to be charge batches of the kernel (64 pages for each processor, or a few MiB where a
+// counter is flushed late), it stands for the short window.
+const (
+	burstWindow = 450 * time.Millisecond
+	burstGrowth = 16 << 20
+)
+
 // How long a level is kept after its condition was last true.
 const (
 	holdAlert = 30 * time.Second
@@ -215,24 +223,30 @@ func trends(in Input, sig Signal) growth {
 			break
 		}
 	}
-	return growth{
+	g := growth{
 		short: gone.short.trend(), long: gone.long.trend(),
 		cacheShort: cache.short.trend(), cacheLong: cache.long.trend(),
 		podsShort: pods.short.trend(), podsLong: pods.long.trend(),
 	}
+	burst := gone.burst.trend()
+	if !g.short.Clear() && burst.Clear() && burst.Slope > g.short.Slope && burst.Slope*burst.Span.Seconds() >= burstGrowth {
+		g.short, g.cacheShort, g.podsShort = burst, cache.burst.trend(), pods.burst.trend()
+	}
+	return g
 }
 
-// lines are both windows of one series.
+// lines are the windows of one series.
 type lines struct {
-	short, long         line
-	shortDone, longDone bool
+	burst, short, long             line
+	burstDone, shortDone, longDone bool
 }
 
 func newLines(last time.Duration) lines {
-	return lines{short: newLine(last, ShortWindow), long: newLine(last, LongWindow)}
+	return lines{burst: newLine(last, burstWindow), short: newLine(last, ShortWindow), long: newLine(last, LongWindow)}
 }
 
 func (l *lines) add(at time.Duration, v Bytes) bool {
+	l.burstDone = l.burstDone || !l.burst.add(at, v)
 	l.shortDone = l.shortDone || !l.short.add(at, v)
 	l.longDone = l.longDone || !l.long.add(at, v)
 	return !l.shortDone || !l.longDone

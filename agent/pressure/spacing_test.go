@@ -237,3 +237,40 @@ func TestGrowthReadOnceASecondKeepsItsStart(t *testing.T) {
 		t.Errorf("rising since %v on a clock that shows %v", m.riseSince, at(2).At)
 	}
 }
+
+// A fast leak is answered half a second after it began, also where the short window still holds the calm before it.
+func TestFastLeakAtTwentyMilliseconds(t *testing.T) {
+	usual := cadence
+	t.Cleanup(func() { cadence = usual })
+	cadence = func(float64, *Verdict) time.Duration { return 20 * time.Millisecond }
+	for _, slope := range []float64{800, 1200, 2000} {
+		tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+			return load{pods: leftAt(2048) - 1000 + ramp(s, 12, 1e9, slope), outside: 1000}
+		}}
+		if v, at := tr.firstEvict(t, 15*time.Second); v == nil || at < 12 || at > 12.6 {
+			t.Errorf("%v MiB/s: %+v at %.2f s, want before 12.6 s", slope, v, at)
+		}
+	}
+}
+
+// What is taken in one step and then stands still is on its way nowhere.
+func TestStepEvictsNobody(t *testing.T) {
+	usual := cadence
+	t.Cleanup(func() { cadence = usual })
+	for _, every := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
+		for _, step := range []float64{20, 50, 100, 200, 400, 800} {
+			for _, within := range []float64{0.001, 0.02, 0.1} { // s: less than any trend needs
+				name := fmt.Sprintf("%v MiB within %v s, every %v", step, within, every)
+				cadence = func(float64, *Verdict) time.Duration { return every }
+				tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+					return load{pods: leftAt(700+step) - 1500 + ramp(s, 12, 12+within, step/within), outside: 1000}
+				}}
+				tr.run(t, 20*time.Second, func(s float64, v *Verdict) {
+					if v.Now >= Evict {
+						t.Errorf("%s: %v at %.2f s: %s", name, v.Now, s, v.Reason)
+					}
+				})
+			}
+		}
+	}
+}
