@@ -3,6 +3,8 @@ package sampler
 import (
 	"math"
 	"time"
+
+	"spillway/cgroup"
 )
 
 const (
@@ -16,6 +18,11 @@ const (
 	// holdFast is how long the fastest pace is kept after a wake-up: longer than the window of a PSI trigger, so that
 	// pressure that goes on wakes again before the pace falls back.
 	holdFast = 3 * time.Second
+	// A trend takes five samples, at a slow pace so many seconds. So growth that would use up the headroom within
+	// growthHorizon, longer than any ETA that makes an alert, wakes by itself. Only a sample that came at a slow pace can
+	// say so: between near ones the noise is as large as that.
+	growthHorizon = 2 * time.Minute
+	growthSpan    = 150 * time.Millisecond
 )
 
 // UnknownHeadroom is the headroom that nobody can tell. It has the value of pressure.Unknown.
@@ -36,6 +43,21 @@ func pace(headroom int64, worst float64, fastest, slowest time.Duration) time.Du
 		return slowest
 	}
 	return max(time.Duration(seconds*float64(time.Second)), fastest)
+}
+
+// growing reports whether memory went, from one sample to the next, at a rate that uses up the headroom soon.
+func growing(from, to *NodeSample, headroom int64) bool {
+	span := to.At - from.At
+	if span < growthSpan || headroom == UnknownHeadroom {
+		return false
+	}
+	least := float64(max(headroom, 0)) * span.Seconds() / growthHorizon.Seconds()
+	more := func(a, b cgroup.Amount) bool {
+		x, ok1 := a.Bytes()
+		y, ok2 := b.Bytes()
+		return ok1 && ok2 && y > x && float64(y-x) > least
+	}
+	return more(from.RootWorkingSet, to.RootWorkingSet) || more(to.MemAvailable, from.MemAvailable)
 }
 
 // SetHeadroom tells how many bytes are left till the nearest threshold; below 0 when it was crossed, UnknownHeadroom when
@@ -71,17 +93,22 @@ func (s *Sampler) awake(now time.Duration) bool {
 	return woken != 0 && now-time.Duration(woken-1) < holdFast
 }
 
+// knownHeadroom is what was told, as long as it counts.
+func (s *Sampler) knownHeadroom(now time.Duration) int64 {
+	at := time.Duration(s.headroomAt.Load())
+	headroom := s.headroom.Load()
+	if now-at >= headroomAge {
+		return UnknownHeadroom
+	}
+	return headroom
+}
+
 // choose returns the sleep that is right now. It stores nothing: any goroutine may ask.
 func (s *Sampler) choose(now time.Duration) time.Duration {
 	if s.awake(now) {
 		return s.fastest
 	}
-	at := time.Duration(s.headroomAt.Load())
-	headroom := s.headroom.Load()
-	if now-at >= headroomAge {
-		headroom = UnknownHeadroom
-	}
-	return pace(headroom, math.Float64frombits(s.worst.Load()), s.fastest, s.slowest)
+	return pace(s.knownHeadroom(now), math.Float64frombits(s.worst.Load()), s.fastest, s.slowest)
 }
 
 // plan chooses the sleep and publishes it.

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"spillway/cgroup"
 )
 
 const (
@@ -116,6 +118,38 @@ func TestSamplesBeforeFull(t *testing.T) {
 				t.Errorf("%.2f GiB at %.2f GiB/s: %d samples, want %d", start/gib, rate/gib, samples, least)
 			}
 		}
+	}
+}
+
+func TestGrowing(t *testing.T) {
+	const absent = cgroup.Absent
+	base := nodeAt(0, 50*gib, 10*gib)
+	for _, tc := range []struct {
+		name     string
+		to       *NodeSample
+		headroom int64
+		want     bool
+	}{
+		{"nothing changed", nodeAt(time.Second, 50*gib, 10*gib), 12 * gib, false},
+		{"working set, 200 MiB/s of 12 GiB", nodeAt(time.Second, 50*gib, 10*gib+200<<20), 12 * gib, true},
+		{"working set, 50 MiB/s of 12 GiB", nodeAt(time.Second, 50*gib, 10*gib+50<<20), 12 * gib, false},
+		{"available, 200 MiB/s of 12 GiB", nodeAt(time.Second, 50*gib-200<<20, 10*gib), 12 * gib, true},
+		{"available, 50 MiB/s of 12 GiB", nodeAt(time.Second, 50*gib-50<<20, 10*gib), 12 * gib, false},
+		{"50 MiB/s of 5 GiB", nodeAt(time.Second, 50*gib, 10*gib+50<<20), 5 * gib, true},
+		{"within 200 ms", nodeAt(200*time.Millisecond, 50*gib, 10*gib+30<<20), 12 * gib, true},
+		{"memory comes free", nodeAt(time.Second, 60*gib, gib), 12 * gib, false},
+		{"at a fast pace", nodeAt(100*time.Millisecond, 40*gib, 20*gib), 12 * gib, false},
+		{"unknown headroom", nodeAt(time.Second, 40*gib, 20*gib), UnknownHeadroom, false},
+		{"no headroom, and it grows", nodeAt(time.Second, 50*gib, 10*gib+1), -gib, true},
+		{"no headroom, and it does not", nodeAt(time.Second, 50*gib, 10*gib), -gib, false},
+		{"absent", nodeAt(time.Second, absent, absent), 12 * gib, false},
+	} {
+		if got := growing(base, tc.to, tc.headroom); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+	if growing(nodeAt(0, absent, absent), nodeAt(time.Second, gib, 99*gib), gib) {
+		t.Error("growth from a reading that is absent")
 	}
 }
 

@@ -69,7 +69,7 @@ func TestPaceFollowsTheHeadroom(t *testing.T) {
 			sweeps int // within 2 s
 		}{
 			{"much", rate * 100, 2},
-			{"for 200 ms", rate * 2, 10},
+			{"for 100 ms", rate, 20},
 			{"for 50 ms", rate / 2, 40},
 			{"none", 0, 100},
 			{"crossed", -1e9, 100},
@@ -159,6 +159,32 @@ func TestWake(t *testing.T) {
 			t.Errorf("%d wake-ups, want 2", h.Wakes)
 		}
 	})
+}
+
+// Real growth of the root between two slow samples wakes by itself.
+func TestGrowthWakes(t *testing.T) {
+	n := newNode(t)
+	n.mkdir("pod")
+	child := n.child(t, "pod")
+	now := time.Hour
+	s := newSampler(t, n, Options{Clock: func() time.Duration { return now }})
+	defer s.closeAll()
+	sweep := func() time.Duration {
+		now += time.Second
+		s.SetHeadroom(4 << 30)
+		s.rate = fillRate{top: 1, available: reading{value: cgroup.Absent}, workingSet: reading{value: cgroup.Absent}} // calm by its headroom
+		swept(s)
+		return s.plan(now)
+	}
+	for range 3 {
+		if got, h := sweep(), s.Health(); got != slow || h.Wakes != 0 {
+			t.Errorf("before: pace %v, %+v", got, h)
+		}
+	}
+	child.allocate(48)
+	if got, h := sweep(), s.Health(); got != fast || h.Wakes != 1 {
+		t.Errorf("48 MiB of 4 GiB within 1 s: pace %v, %+v", got, h)
+	}
 }
 
 // A wake-up right after a sweep waits for the fastest pace: the node is not read twice at once.

@@ -70,7 +70,7 @@ type Health struct {
 	LastSample time.Duration // time since boot of the newest sample; 0 before the first
 
 	Pace        time.Duration // present sleep between two samples
-	Wakes       uint64        // how often wake-ups began to hold the fastest pace; those that kept it up are not counted
+	Wakes       uint64        // how often Wake, or growth that was seen, began to hold the fastest pace; those that kept it up are not counted
 	WorstRate   float64       // fastest filling of the node's memory that is reckoned with, bytes per second
 	PodSweeps   uint64        // how often pods were read
 	ChildSweeps uint64        // how often containers were read

@@ -24,7 +24,11 @@ func (s *Sampler) sweep(began, late time.Duration) {
 	for _, t := range *s.series.Load() { // before the node: see Leaf
 		s.readSeries(t, pods, containers, second)
 	}
+	before := s.sample
 	s.readNode(s.clock())
+	if before.At != 0 && growing(&before, &s.sample, s.knownHeadroom(began)) {
+		s.woken.Store(int64(began) + 1)
+	}
 	if s.secondTier.due(began, slack) {
 		s.seconds.Append(s.nodeRec[:])
 	}
