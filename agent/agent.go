@@ -58,6 +58,7 @@ type Agent struct {
 
 	tree    *cgroup.Tree
 	samples *sampler.Sampler
+	waker   *cgroup.Waker // nil: none here
 	mapper  *podmap.Mapper
 	runtime *cri.Client    // nil: none here
 	cluster *cluster       // nil: standalone
@@ -113,9 +114,10 @@ func New(opts Options) (*Agent, error) {
 	if a.server, err = status.Listen(opts.Socket, status.Views{Status: a.snapshot.Load, Samples: a.window}); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
-	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Interval), Slowest: time.Duration(a.cfg.Sampling.Interval), Logger: a.log}); err != nil {
+	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Fastest), Slowest: time.Duration(a.cfg.Sampling.Slowest), Logger: a.log}); err != nil {
 		return nil, err
 	}
+	a.openWaker()
 	a.openTracer()
 	a.openRuntime()
 	if err := a.openCluster(); err != nil {
@@ -152,7 +154,7 @@ func (a *Agent) openRuntime() {
 		a.sources.set("cri", status.Off, "not used")
 		return
 	}
-	client, err := cri.Dial(cri.Options{Endpoint: a.cfg.CRI.Endpoint, Logger: a.log})
+	client, err := cri.Dial(cri.Options{Endpoint: a.cfg.CRI.Endpoint, PollOnly: !a.cfg.CRI.Events, Logger: a.log})
 	if err != nil {
 		a.sources.set("cri", status.Degraded, err.Error())
 		return
@@ -200,6 +202,7 @@ func (a *Agent) pods() []policy.Pod {
 
 // track tells the sampler which cgroups to follow.
 func (a *Agent) track(m *podmap.Map) {
+	a.watchPods(m)
 	targets := make([]sampler.Target, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
@@ -242,8 +245,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "interval", time.Duration(a.cfg.Sampling.Interval).String())
+	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
 	start("sampler", a.samples.Run)
+	if a.waker != nil {
+		start("waker", a.runWaker)
+	}
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)
 	if a.tracer != nil {
@@ -328,6 +334,9 @@ func (a *Agent) followRuntime(ctx context.Context) error {
 func (a *Agent) close() {
 	if a.server != nil {
 		a.server.Close()
+	}
+	if a.waker != nil {
+		a.waker.Close()
 	}
 	if a.tracer != nil {
 		a.tracer.Close()

@@ -60,14 +60,17 @@ type ProtectionConfig struct {
 	Namespaces []string `yaml:"namespaces"`
 }
 
-// SamplingConfig says how often the kernel is asked.
+// SamplingConfig bounds the time between two readings of the node: slowest far from a threshold, fastest near one.
 type SamplingConfig struct {
-	Interval Duration `yaml:"interval"`
+	Fastest Duration `yaml:"fastest"`
+	Slowest Duration `yaml:"slowest"`
 }
 
-// CRIConfig says where the container runtime listens; "" tries the well-known sockets, "none" does without.
+// CRIConfig says where the container runtime listens; "" tries the well-known sockets, "none" does without. Without
+// Events the runtime is only polled.
 type CRIConfig struct {
 	Endpoint string `yaml:"endpoint"`
+	Events   bool   `yaml:"events"`
 }
 
 // KubeletConfig says where the kubelet's configuration lies when /configz cannot be read.
@@ -127,7 +130,8 @@ func DefaultConfig() Config {
 		HourlyCap:  evict.DefaultHourlyCap,
 		Profile:    policy.LeakAware,
 		Protection: ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
-		Sampling:   SamplingConfig{Interval: Duration(100 * time.Millisecond)},
+		Sampling:   SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
+		CRI:        CRIConfig{Events: true},
 		Kubelet:    KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
 	}
 }
@@ -211,8 +215,12 @@ func (c *Config) check() []finding {
 	if slices.Contains(c.Protection.Namespaces, "") {
 		bad("protection.namespaces", "an empty name")
 	}
-	if d := time.Duration(c.Sampling.Interval); d < 20*time.Millisecond || d > time.Second {
-		bad("sampling.interval", "%s, want 20ms to 1s", d)
+	fastest, slowest := time.Duration(c.Sampling.Fastest), time.Duration(c.Sampling.Slowest)
+	if fastest < 20*time.Millisecond || fastest > 200*time.Millisecond {
+		bad("sampling.fastest", "%s, want 20ms to 200ms", fastest)
+	}
+	if slowest < fastest || slowest > time.Second {
+		bad("sampling.slowest", "%s, want fastest (%s) to 1s", slowest, fastest)
 	}
 	if e := c.CRI.Endpoint; e != "" && e != "none" && !strings.HasPrefix(e, "unix://") && !strings.HasPrefix(e, "/") {
 		bad("cri.endpoint", "%q, want unix:///path, a path, none, or empty", e)

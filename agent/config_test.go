@@ -1,9 +1,14 @@
 package agent
 
 import (
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -13,7 +18,7 @@ func TestParseConfig(t *testing.T) {
 	}{
 		{"empty file", "", nil},
 		{"only comments", "# nothing\n", nil},
-		{"everything", "mode: enforce\nthresholds: {alertPercent: 80, evictPercent: 90, targetPercent: 70}\ncooldown: 30s\nhourlyCap: 3\nprofile: classic\nprotection:\n  namespaces: [a, b]\nsampling:\n  interval: 50ms\ncri:\n  endpoint: none\nlog:\n  level: debug\n", nil},
+		{"everything", "mode: enforce\nthresholds: {alertPercent: 80, evictPercent: 90, targetPercent: 70}\ncooldown: 30s\nhourlyCap: 3\nprofile: classic\nprotection:\n  namespaces: [a, b]\nsampling: {fastest: 50ms, slowest: 500ms}\ncri: {endpoint: none, events: false}\nlog:\n  level: debug\n", nil},
 		{"unknown key", "mode: observe\nthreshholds: {}\n", []string{"line 2", `unknown key "threshholds"`}},
 		{"unknown nested key", "thresholds:\n  alertPercent: 80\n  evict: 90\n", []string{"line 3", `unknown key "evict"`}},
 		{"key twice", "mode: observe\nmode: enforce\n", []string{"line 2", "mode"}},
@@ -25,7 +30,9 @@ func TestParseConfig(t *testing.T) {
 		{"negative percentage", "thresholds:\n  alertPercent: -3\n", []string{"line 2", "alertPercent", "1 to 100"}},
 		{"not a number", "thresholds:\n  evictPercent: .nan\n", []string{"line 2", "evictPercent", "1 to 100"}},
 		{"target above evict", "thresholds:\n  targetPercent: 95\n", []string{"line 2", "targetPercent", "below evictPercent"}},
-		{"interval too short", "sampling:\n  interval: 1ms\n", []string{"line 2", "sampling.interval", "20ms to 1s"}},
+		{"sampling too fast", "sampling:\n  fastest: 1ms\n", []string{"line 2", "sampling.fastest", "20ms to 200ms"}},
+		{"sampling too slow", "sampling:\n  slowest: 2s\n", []string{"line 2", "sampling.slowest", "to 1s"}},
+		{"slowest is faster", "sampling:\n  fastest: 100ms\n  slowest: 50ms\n", []string{"line 3", "sampling.slowest", "fastest (100ms)"}},
 		{"cap of zero", "hourlyCap: 0\n", []string{"line 1", "hourlyCap", "1 to 100"}},
 		{"unknown profile", "profile: gentle\n", []string{"line 1", "profile", "leak-aware or classic"}},
 		{"log level", "log:\n  level: loud\n", []string{"line 2", `"loud"`, "debug, info, warn, error"}},
@@ -66,6 +73,45 @@ func TestParseConfigKeepsDefaults(t *testing.T) {
 	if c.Mode != Observe || c.Thresholds.EvictPercent != 93 || time.Duration(c.Cooldown) != 90*time.Second || len(c.Protection.Namespaces) != 4 {
 		t.Errorf("defaults lost: %+v", c)
 	}
+}
+
+// The shipped file shows every key, and its value is the default.
+func TestShippedConfigIsTheDefault(t *testing.T) {
+	data, err := os.ReadFile("../deploy/base/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseConfig(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(DefaultConfig(), got); diff != "" {
+		t.Errorf("defaults (-) against the shipped file (+):\n%s", diff)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys(reflect.TypeFor[Config](), "") {
+		if lineOf(&root, key) == "" {
+			t.Errorf("key %s is not shown", key)
+		}
+	}
+}
+
+// keys lists the dotted keys of a config struct that hold a value.
+func keys(t reflect.Type, prefix string) []string {
+	var out []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := prefix + f.Tag.Get("yaml")
+		if f.Type.Kind() == reflect.Struct {
+			out = append(out, keys(f.Type, key+".")...)
+		} else {
+			out = append(out, key)
+		}
+	}
+	return out
 }
 
 func FuzzParseConfig(f *testing.F) {

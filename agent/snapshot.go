@@ -8,7 +8,6 @@ import (
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
-	"spillway/agent/sampler"
 	"spillway/agent/status"
 	"spillway/cgroup"
 )
@@ -18,7 +17,7 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	a := l.a
 	a.observeSources()
-	h := a.samples.Health()
+	h, walks := a.samples.Health(), a.mapper.Stats()
 	s := &status.Status{
 		Version: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), StartedAt: a.begin, At: now, CgroupV: a.tree.Mode().String(),
 		Pressure: l.pressureStatus(),
@@ -26,7 +25,8 @@ func (l *loop) publish(now time.Time) {
 		Loop: status.Loop{
 			IntervalSeconds: h.Pace.Seconds(), Sweeps: h.Sweeps, LateSweeps: h.Late, LastLateSeconds: h.LastLate.Seconds(),
 			WorstLateSeconds: h.WorstLate.Seconds(), LastSweepSeconds: h.LastSweep.Seconds(), ReadErrors: h.Errors, LastError: h.LastError,
-			LastPass: now, Passes: l.passes,
+			LastPass: now, Passes: l.passes, WorstFillRate: h.WorstRate, Wakes: h.Wakes, WakesPassed: l.wakes.Passed, RingBytes: h.RingBytes, PodSweeps: h.PodSweeps,
+			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
 		OOMKills: slices.Clone(l.kills),
 	}
@@ -65,6 +65,7 @@ func (a *Agent) observeSources() {
 			a.sources.set("pod-map", status.OK, detail)
 		}
 	}
+	a.observeWaker()
 	if a.evicts != nil {
 		if fault := a.evicts.Fault(); fault != "" {
 			a.sources.set("state", status.Degraded, fault+"; no eviction is asked for that could not be remembered")
@@ -96,7 +97,6 @@ func (l *loop) pressureStatus() status.Pressure {
 		p.CapacityBytes = known(l.samples[n-1].Capacity)
 		at := l.samples[n-1].At.Seconds()
 		p.SampleAt = &at
-		p.StallSome10s, p.StallFull10s = stall(l.node[:n])
 	}
 	if l.a.cluster != nil {
 		if node := l.a.cluster.node.Load(); node.known {
@@ -104,55 +104,37 @@ func (l *loop) pressureStatus() status.Pressure {
 			p.Allocatable = &alloc
 		}
 	}
+	p.Stalls = stalls(&v.Stall)
+	if e := l.limits.explained; e.Known {
+		p.Explained = &e.Value
+	}
+	for _, g := range []struct {
+		part string
+		rate pressure.Rate
+	}{{"node", v.Split.Node}, {"pods", v.Split.Pods}, {string(pressure.PartSystem), v.Split.System}, {string(pressure.PartKernel), v.Split.Kernel}, {string(pressure.PartUnexplained), v.Split.Unexplained}} {
+		item := status.Growth{Part: g.part}
+		if g.rate.Known {
+			item.BytesPerSecond = &g.rate.Value
+		}
+		p.Growth = append(p.Growth, item)
+	}
 	for _, r := range v.Readings {
 		p.Thresholds = append(p.Thresholds, status.Threshold{Signal: string(r.Signal), Hard: r.Hard, LimitBytes: known(r.Limit),
 			AvailableBytes: known(r.Available), MarginBytes: known(r.Margin), Source: r.Source})
+	}
+	for i := range p.Thresholds {
+		th := &p.Thresholds[i]
+		for _, soft := range v.Soft {
+			if soft.Met && !th.Hard && string(soft.Signal) == th.Signal && soft.Limit.Known() && th.LimitBytes != nil && int64(soft.Limit) == *th.LimitBytes {
+				grace, left := soft.Grace.Seconds(), soft.Left.Seconds()
+				th.GraceSeconds, th.GraceLeft = &grace, &left
+			}
+		}
 	}
 	for _, g := range v.Gates {
 		p.Gates = append(p.Gates, status.Gate(g))
 	}
 	return p
-}
-
-// window reads the newest node samples from the ring: any goroutine may.
-func (a *Agent) window() status.Samples {
-	got, _ := a.samples.Window(make([]sampler.NodeSample, a.samples.Slots()), nil)
-	out := status.Samples{At: time.Now(), BootSeconds: a.samples.Now().Seconds(), Node: make([]status.Sample, 0, len(got))}
-	for i := range got {
-		s := &got[i]
-		out.Node = append(out.Node, status.Sample{
-			BootSeconds: s.At.Seconds(), CapacityBytes: number(s.Capacity), RootWorkingSet: number(s.RootWorkingSet), RootActiveFile: number(s.RootActiveFile),
-			PodsWorkingSet: number(s.PodsWorkingSet), PodsActiveFile: number(s.PodsActiveFile), PodsLimit: number(s.PodsLimit), MemAvailable: number(s.MemAvailable),
-			StallSomeMicros: number(s.StallSome), StallFullMicros: number(s.StallFull),
-		})
-	}
-	return out
-}
-
-// stall returns the share of the last 10 s in which tasks waited for memory, from the totals: never from avg10.
-func stall(window []sampler.NodeSample) (some, full *float64) {
-	if len(window) < 2 {
-		return nil, nil
-	}
-	last := &window[len(window)-1]
-	first := &window[0]
-	for i := range window {
-		if last.At-window[i].At <= pressure.LongWindow {
-			first = &window[i]
-			break
-		}
-	}
-	share := func(a, b cgroup.Amount) *float64 {
-		from, ok1 := a.Bytes()
-		to, ok2 := b.Bytes()
-		span := last.At - first.At
-		if !ok1 || !ok2 || to < from || span <= 0 {
-			return nil
-		}
-		v := min(100, 100*float64(to-from)/float64(span.Microseconds()))
-		return &v
-	}
-	return share(first.StallSome, last.StallSome), share(first.StallFull, last.StallFull)
 }
 
 func known(b pressure.Bytes) *int64 {
@@ -264,7 +246,7 @@ func (l *loop) groupsStatus() []status.Group {
 		g := status.Group{Path: s.Target.Path}
 		got, scratch := s.Window(l.group[:1], l.scratch)
 		l.scratch = scratch
-		if len(got) > 0 && l.a.samples.Now()-got[0].At <= l.fresh() {
+		if len(got) > 0 && l.a.samples.Now()-got[0].At <= l.a.samples.Fresh().Pods {
 			g.UsageBytes, g.WorkingSetBytes = number(got[0].Usage), number(got[0].WorkingSet)
 		}
 		out = append(out, g)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,7 @@ type Metrics struct {
 	decisions *prometheus.CounterVec
 	outcomes  *prometheus.CounterVec
 	latency   prometheus.Histogram
+	mu        sync.Mutex // guards killed
 	killed    map[[3]string]bool
 }
 
@@ -58,15 +60,17 @@ func New(version string, get func() *status.Status) *Metrics {
 	return m
 }
 
-// OOMKill counts one kill. Only one goroutine may call it.
+// OOMKill counts one kill.
 func (m *Metrics) OOMKill(namespace, pod, container string, latency time.Duration) {
 	key := [3]string{strings.ToValidUTF8(namespace, "\uFFFD"), strings.ToValidUTF8(pod, "\uFFFD"), strings.ToValidUTF8(container, "\uFFFD")}
+	m.mu.Lock()
 	if !m.killed[key] {
 		if len(m.killed) >= maxKilled {
 			key = [3]string{"(other)", "(other)", "(other)"}
 		}
 		m.killed[key] = true
 	}
+	m.mu.Unlock()
 	m.oomKills.WithLabelValues(key[0], key[1], key[2]).Inc()
 	m.latency.Observe(latency.Seconds())
 }

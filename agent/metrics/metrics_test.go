@@ -64,7 +64,8 @@ func same(t *testing.T, m *Metrics, want string) {
 
 func full() *status.Status {
 	return &status.Status{
-		Mode: "enforce", Pressure: status.Pressure{Level: "alert", UsedPercent: ptr(90.0), SlopeBytes: 5, CacheSlope: 1, ETASeconds: ptr(12.5), LeadSeconds: 31, StallSome10s: ptr(10.0), StallFull10s: ptr(1.0),
+		Mode: "enforce", Pressure: status.Pressure{Level: "alert", UsedPercent: ptr(90.0), SlopeBytes: 5, CacheSlope: 1, ETASeconds: ptr(12.5), LeadSeconds: 31, Stalls: []status.Stall{{Kind: "some", WindowSeconds: 10, Ratio: 0.1}, {Kind: "full", WindowSeconds: 0.2, Ratio: 0.01}}, Explained: ptr(0.5),
+			Growth: []status.Growth{{Part: "node", BytesPerSecond: ptr(7.0)}, {Part: "kernel"}},
 			Thresholds: []status.Threshold{
 				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(200))},
 				{Signal: "memory.available", LimitBytes: ptr(int64(250)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(50))},
@@ -111,8 +112,9 @@ spillway_loop_last_pass_timestamp_seconds 1000.5
 spillway_node_eta_seconds 12.5
 spillway_node_margin_bytes{kind="hard",signal="memory.available"} 200
 spillway_node_margin_bytes{kind="soft",signal="memory.available"} 50
-spillway_node_memory_stall_ratio{kind="full"} 0.01
-spillway_node_memory_stall_ratio{kind="some"} 0.1
+spillway_node_memory_stall_explained_ratio 0.5
+spillway_node_memory_stall_ratio{kind="full",window="200ms"} 0.01
+spillway_node_memory_stall_ratio{kind="some",window="10s"} 0.1
 spillway_node_threshold_bytes{kind="hard",signal="allocatableMemory.available"} 100
 spillway_node_threshold_bytes{kind="hard",signal="memory.available"} 100
 spillway_node_threshold_bytes{kind="soft",signal="memory.available"} 250

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,10 +23,19 @@ var (
 	descCacheSlope = desc("node_cache_slope_bytes_per_second", "The part of the slope that is active page cache.")
 	descETA        = desc("node_eta_seconds", "Time until the smallest hard margin is 0; absent when it is not in sight.")
 	descLead       = desc("lead_time_seconds", "How long the eviction of the first candidate is assumed to take.")
-	descStall      = desc("node_memory_stall_ratio", "Memory stall over the last 10 s, from the totals of /proc/pressure/memory.", "kind")
+	descStall      = desc("node_memory_stall_ratio", "Part of the newest window in which tasks waited for memory, from the totals of /proc/pressure/memory.", "kind", "window")
+	descExplained  = desc("node_memory_stall_explained_ratio", "Part of the node's full stall that containers at their own limits explain.")
+	descGrowth     = desc("node_growth_bytes_per_second", "Growth over the last 10 s without page cache, by where it is.", "part")
+	descPace       = desc("sampling_interval_seconds", "Present time between two samples of the node.")
+	descWorst      = desc("sampling_worst_fill_bytes_per_second", "The fastest filling of the node that the pace reckons with.")
+	descWakes      = desc("sampling_wakes_total", "How often triggers or the level made sampling fast.")
+	descPassed     = desc("sampling_wakes_passed_total", "Triggers that were not followed, as those before led to nothing.")
+	descRings      = desc("sampling_ring_bytes", "Memory of all rings.")
+	descWalks      = desc("map_walks_total", "Walks of the cgroup tree.")
+	descWalkTime   = desc("map_walk_seconds_total", "Time spent in walks of the cgroup tree.")
 	descSource     = desc("source_up", "1 when a source works, 0 when the agent does without it; sources that are off are absent.", "source")
 	descSweeps     = desc("sweeps_total", "Sampling sweeps.")
-	descLate       = desc("late_sweeps_total", "Sweeps that began more than one interval late.")
+	descLate       = desc("late_sweeps_total", "Sweeps that began late by more than 50 ms.")
 	descLateness   = desc("sweep_lateness_seconds", "How late the newest sweep began.")
 	descErrors     = desc("read_errors_total", "Readings of existing kernel files that failed.")
 	descPasses     = desc("loop_passes_total", "Passes of the decision loop.")
@@ -51,6 +61,7 @@ var _ prometheus.Collector = (*snapshot)(nil)
 func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
+		descExplained, descGrowth, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 	} {
@@ -108,11 +119,16 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	if p.ETASeconds != nil {
 		gauge(descETA, *p.ETASeconds)
 	}
-	if p.StallSome10s != nil {
-		gauge(descStall, *p.StallSome10s/100, "some")
+	for _, st := range p.Stalls {
+		gauge(descStall, st.Ratio, st.Kind, time.Duration(st.WindowSeconds*float64(time.Second)).String())
 	}
-	if p.StallFull10s != nil {
-		gauge(descStall, *p.StallFull10s/100, "full")
+	if p.Explained != nil {
+		gauge(descExplained, *p.Explained)
+	}
+	for _, g := range p.Growth {
+		if g.BytesPerSecond != nil {
+			gauge(descGrowth, *g.BytesPerSecond, g.Part)
+		}
 	}
 	for _, src := range s.Sources {
 		if src.State != status.Off {
@@ -122,6 +138,13 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	count(descSweeps, float64(s.Loop.Sweeps))
 	count(descLate, float64(s.Loop.LateSweeps))
 	gauge(descLateness, s.Loop.LastLateSeconds)
+	gauge(descPace, s.Loop.IntervalSeconds)
+	gauge(descWorst, s.Loop.WorstFillRate)
+	count(descWakes, float64(s.Loop.Wakes))
+	count(descPassed, float64(s.Loop.WakesPassed))
+	gauge(descRings, float64(s.Loop.RingBytes))
+	count(descWalks, float64(s.Loop.MapWalks))
+	count(descWalkTime, s.Loop.MapWalkSeconds)
 	count(descErrors, float64(s.Loop.ReadErrors))
 	count(descPasses, float64(s.Loop.Passes))
 	gauge(descLastPass, float64(s.Loop.LastPass.UnixNano())/1e9)

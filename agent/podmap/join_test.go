@@ -262,3 +262,32 @@ func TestLimitCache(t *testing.T) {
 		t.Errorf("limit %v: a reading that failed must be tried again", got)
 	}
 }
+
+// A container that was killed at its start is gone before the runtime, or the API server, tells its name.
+func TestTheDeadAreNamedLater(t *testing.T) {
+	const id = "abcd"
+	for name, tell := range map[string]func(j *joiner) *Map{
+		"runtime": func(j *joiner) *Map {
+			return j.join(2*time.Second, "/kubepods", nil, []cri.Container{{ID: id, Name: "heap", PodUID: uidA, PodNamespace: "shop", PodName: "cart"}}, nil)
+		},
+		"API server": func(j *joiner) *Map {
+			return j.join(2*time.Second, "/kubepods", nil, nil, []policy.Pod{apiPod(uidA, "cart", policy.Container{ID: id, Name: "heap"})})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := newJoiner(func(string, uint64) cgroup.Amount { return cgroup.Absent })
+			if o, _ := j.join(time.Second, "/kubepods", []cgroup.PodGroup{group(7, uidA, ctr(8, id))}, nil, nil).Lookup(8); o.IsNamed() {
+				t.Fatalf("%+v is named by nobody", o)
+			}
+			for range 2 {
+				o, ok := tell(j).Lookup(8)
+				if !ok || !o.Gone || !o.IsNamed() || o.Namespace != "shop" || o.Pod != "cart" || o.Container != "heap" {
+					t.Errorf("owner %+v, want the dead container heap of shop/cart", o)
+				}
+			}
+			if o, ok := j.join(3*time.Second, "/kubepods", nil, nil, nil).Lookup(8); !ok || o.Container != "heap" {
+				t.Errorf("owner %+v, want the name kept", o)
+			}
+		})
+	}
+}

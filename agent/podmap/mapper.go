@@ -120,41 +120,51 @@ func (m *Mapper) Hint() {
 	}
 }
 
-// The name of a container that the runtime has not reported yet is waited for nameWait at most, with a walk every
-// namePause.
+// Pauses between the walks of Named.
 const (
-	nameWait  = 250 * time.Millisecond
-	namePause = 20 * time.Millisecond
+	namePause    = 20 * time.Millisecond
+	maxNamePause = 320 * time.Millisecond
 )
 
-// Resolve looks a cgroup up, after a new walk when it is not known yet. A container that started a moment ago may be
-// known by its id alone: its name is waited for. It waits no longer than ctx allows, and returns what is known then.
+// Resolve looks a cgroup up, after a new walk when it is not known yet. It waits no longer than ctx allows.
 func (m *Mapper) Resolve(ctx context.Context, id uint64) (Owner, bool) {
-	began := time.Now()
-	for walked := false; ; walked = true {
+	if o, ok := m.Map().Lookup(id); ok {
+		return o, true
+	}
+	m.walkNow(ctx)
+	return m.Map().Lookup(id)
+}
+
+// Named waits until the pod and the container of a cgroup are known by name, or ctx ends, and returns what is known then.
+// A container that started a moment ago, or that was gone before the runtime told of it, is known by its id alone.
+func (m *Mapper) Named(ctx context.Context, id uint64) (Owner, bool) {
+	pause := namePause
+	for {
 		o, ok := m.Map().Lookup(id)
-		named := ok && o.Pod != "" && (o.Container != "" || o.ContainerID == "")
-		if named || walked && (!ok || time.Since(began) > nameWait) {
-			return o, ok
-		}
-		if walked {
-			select {
-			case <-time.After(namePause):
-			case <-ctx.Done():
-				return o, ok
-			}
-		}
-		done := make(chan struct{})
-		select {
-		case m.hints <- done:
-		case <-ctx.Done():
+		if ok && o.IsNamed() {
 			return o, ok
 		}
 		select {
-		case <-done:
+		case <-time.After(pause):
 		case <-ctx.Done():
-			return m.Map().Lookup(id)
+			return o, ok
 		}
+		pause = min(2*pause, maxNamePause)
+		m.walkNow(ctx)
+	}
+}
+
+// walkNow has the tree walked, and waits for it as long as ctx allows.
+func (m *Mapper) walkNow(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case m.hints <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 

@@ -56,6 +56,9 @@ type Owner struct {
 	Gone           bool // the cgroup was removed; this is what was known of it
 }
 
+// IsNamed says whether everything that has a name is known by it.
+func (o Owner) IsNamed() bool { return o.Pod != "" && (o.Container != "" || o.ContainerID == "") }
+
 // Map is an immutable join of one moment.
 type Map struct {
 	At       time.Duration // since boot
@@ -167,7 +170,36 @@ func (j *joiner) join(now time.Duration, kubepods string, groups []cgroup.PodGro
 		}
 	}
 	j.bury(now, m)
+	j.nameDead(m, names, func(uid string) (namespace, pod string) {
+		if p := byUID[uid]; p != nil {
+			return p.Namespace, p.Name
+		}
+		if r := byRuntime[uid]; r != nil {
+			return r.PodNamespace, r.PodName
+		}
+		return "", ""
+	})
 	return m
+}
+
+// nameDead completes what is kept of cgroups that went before anybody had told their names: a container that is killed at
+// its start is gone sooner than the runtime reports it.
+func (j *joiner) nameDead(m *Map, containers map[string]string, pod func(uid string) (string, string)) {
+	for id, t := range j.dead {
+		o := t.owner
+		if o.Container == "" && o.ContainerID != "" {
+			o.Container = containers[o.ContainerID]
+		}
+		if o.Pod == "" {
+			o.Namespace, o.Pod = pod(o.PodUID)
+		}
+		if o != t.owner {
+			j.dead[id] = tombstone{o, t.at}
+			if m.owners[id].Gone {
+				m.owners[id] = o
+			}
+		}
+	}
 }
 
 // limit returns the memory limit of a cgroup, from memory while it is young enough.

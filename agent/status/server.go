@@ -26,10 +26,11 @@ var ErrInUse = errors.New("another agent answers there")
 // Views are what the server asks the agent for.
 type Views struct {
 	Status  func() *Status // nil before the first pass
-	Samples func() Samples
+	Samples func(SampleQuery) (Samples, error)
 }
 
-// Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples.
+// Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
+// the parameters resolution and pod of SampleQuery.
 type Server struct {
 	path     string
 	file     os.FileInfo // of the socket: another agent's is not removed
@@ -89,7 +90,14 @@ func Listen(path string, views Views) (*Server, error) {
 		}
 		writeJSON(w, s)
 	})
-	mux.HandleFunc("GET /v1/samples", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, views.Samples()) })
+	mux.HandleFunc("GET /v1/samples", func(w http.ResponseWriter, r *http.Request) {
+		s, err := views.Samples(SampleQuery{Resolution: r.URL.Query().Get("resolution"), Pod: r.URL.Query().Get("pod")})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		writeJSON(w, s)
+	})
 	return &Server{path: path, file: file, listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}}, nil
@@ -140,10 +148,10 @@ func Get(ctx context.Context, path string) (*Status, error) {
 	return s, nil
 }
 
-// GetSamples asks the agent that listens on the socket for its newest Samples.
-func GetSamples(ctx context.Context, path string) (Samples, error) {
+// GetSamples asks the agent that listens on the socket for samples.
+func GetSamples(ctx context.Context, path string, q SampleQuery) (Samples, error) {
 	var s Samples
-	err := get(ctx, path, "/v1/samples", &s)
+	err := get(ctx, path, "/v1/samples?"+url.Values{"resolution": {q.Resolution}, "pod": {q.Pod}}.Encode(), &s)
 	return s, err
 }
 

@@ -27,8 +27,17 @@ func socketPath(t *testing.T) string {
 	return filepath.Join(dir, "run", "s.sock")
 }
 
-func someSamples() Samples {
-	return Samples{At: time.Unix(1e9, 0).UTC(), BootSeconds: 12.5, Node: []Sample{{BootSeconds: 12.4, CapacityBytes: ptr(uint64(8 << 30)), MemAvailable: ptr(uint64(0))}, {BootSeconds: 12.5}}}
+func someSamples(q SampleQuery) (Samples, error) {
+	if q.Pod == "shop/none" {
+		return Samples{}, errors.New("no pod shop/none")
+	}
+	if q.Resolution == Minute {
+		return Samples{Minutes: []MinuteSum{{BootSeconds: 60, PeakWorkingSet: ptr(uint64(1 << 30))}}}, nil
+	}
+	if q.Pod != "" {
+		return Samples{Pod: []PodSample{{BootSeconds: 12.4, AnonBytes: ptr(uint64(1 << 20))}}}, nil
+	}
+	return Samples{At: time.Unix(1e9, 0).UTC(), BootSeconds: 12.5, Node: []Sample{{BootSeconds: 12.4, CapacityBytes: ptr(uint64(8 << 30)), MemAvailable: ptr(uint64(0))}, {BootSeconds: 12.5}}}, nil
 }
 
 // serve listens and runs; stop ends it and checks that nothing is left.
@@ -81,11 +90,30 @@ func TestSamplesTravelWhole(t *testing.T) {
 	defer stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	got, err := GetSamples(ctx, path)
-	if d := cmp.Diff(someSamples(), got); err != nil || d != "" {
+	var out bytes.Buffer
+	for _, tc := range []struct {
+		q    SampleQuery
+		want string
+	}{{SampleQuery{Pod: "shop/cart", Resolution: Second}, "12.400 s  -            -      1.0 MiB"}, {SampleQuery{Resolution: Minute}, "60 s  1.00 GiB          -"}} {
+		got, err := GetSamples(ctx, path, tc.q)
+		want, _ := someSamples(tc.q)
+		if d := cmp.Diff(want, got); err != nil || d != "" {
+			t.Errorf("%+v: %v, samples (-sent +received):\n%s", tc.q, err, d)
+		}
+		out.Reset()
+		if err := WriteSamples(&out, got); err != nil || !strings.Contains(out.String(), tc.want) {
+			t.Errorf("%+v: %v, printed without %q:\n%s", tc.q, err, tc.want, out.String())
+		}
+	}
+	if _, err := GetSamples(ctx, path, SampleQuery{Pod: "shop/none"}); err == nil || !strings.Contains(err.Error(), "no pod shop/none") {
+		t.Errorf("error %v, want that there is no such pod", err)
+	}
+	got, err := GetSamples(ctx, path, SampleQuery{})
+	want, _ := someSamples(SampleQuery{})
+	if d := cmp.Diff(want, got); err != nil || d != "" {
 		t.Errorf("%v, samples (-sent +received):\n%s", err, d)
 	}
-	var out bytes.Buffer
+	out.Reset()
 	if err := WriteSamples(&out, got); err != nil {
 		t.Fatal(err)
 	}

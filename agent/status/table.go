@@ -18,15 +18,22 @@ func WriteTable(w io.Writer, s *Status) error {
 	fmt.Fprintf(w, "level %s   %s\n", strings.ToUpper(p.Level), Clean(p.Reason))
 	fmt.Fprintf(w, "used %s   margin %s to %s   slope %s/s   ETA %s   lead time %.0f s   cause %s\n",
 		percent(p.UsedPercent), signed(p.MarginBytes), orNone(p.Signal), size(p.SlopeBytes), secs(p.ETASeconds), p.LeadSeconds, p.Cause)
-	if p.StallSome10s != nil {
-		fmt.Fprintf(w, "memory stall over 10 s: some %s, full %s\n", percent(p.StallSome10s), percent(p.StallFull10s))
+	if len(p.Stalls) > 0 {
+		fmt.Fprintf(w, "memory stall   %s\n", stalls(p.Stalls))
 	}
+	if text := growth(p.Growth); text != "" {
+		fmt.Fprintf(w, "growth/s over 10 s   %s\n", text)
+	}
+	fmt.Fprintf(w, "sampling every %.3g s   %d of %d sweeps late   %d wake-ups\n", s.Loop.IntervalSeconds, s.Loop.LateSweeps, s.Loop.Sweeps, s.Loop.Wakes)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "\nTHRESHOLD\tKIND\tLIMIT\tAVAILABLE\tMARGIN\tSOURCE")
 	for _, h := range p.Thresholds {
 		kind := "soft"
-		if h.Hard {
+		switch {
+		case h.Hard:
 			kind = "hard"
+		case h.GraceLeft != nil:
+			kind = fmt.Sprintf("soft, met, %.0f s left", *h.GraceLeft)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", h.Signal, kind, signed(h.LimitBytes), signed(h.AvailableBytes), signed(h.MarginBytes), Clean(h.Source))
 	}
@@ -85,13 +92,59 @@ func WriteTable(w io.Writer, s *Status) error {
 	return nil
 }
 
-// WriteSamples prints the newest readings of the node, one line each.
+// stalls prints the windows of one kind after the other: some 200ms 1.0 % 1s 0.5 %, full ...
+func stalls(all []Stall) string {
+	var b strings.Builder
+	kind := ""
+	for _, s := range all {
+		if s.Kind != kind {
+			if kind != "" {
+				b.WriteString(", ")
+			}
+			kind = s.Kind
+			b.WriteString(kind)
+		}
+		fmt.Fprintf(&b, " %s %.1f %%", time.Duration(s.WindowSeconds*float64(time.Second)), 100*s.Ratio)
+	}
+	return b.String()
+}
+
+// growth prints the parts that are known.
+func growth(parts []Growth) string {
+	var known []string
+	for _, p := range parts {
+		if p.BytesPerSecond != nil {
+			known = append(known, p.Part+" "+size(*p.BytesPerSecond))
+		}
+	}
+	return strings.Join(known, "   ")
+}
+
+// WriteSamples prints readings, one line each.
 func WriteSamples(w io.Writer, s Samples) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	if len(s.Minutes) > 0 {
+		fmt.Fprintln(t, "BOOT\tPEAK WORKING SET\tHELD FLOOR")
+		for _, m := range s.Minutes {
+			fmt.Fprintf(t, "%.0f s\t%s\t%s\n", m.BootSeconds, bytesOf(m.PeakWorkingSet), bytesOf(m.HeldFloor))
+		}
+		return flush(t)
+	}
+	if len(s.Pod) > 0 {
+		fmt.Fprintln(t, "BOOT\tWORKING SET\tUSAGE\tANON\tSHMEM\tACTIVE FILE\tSWAP")
+		for _, p := range s.Pod {
+			fmt.Fprintf(t, "%.3f s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.BootSeconds, bytesOf(p.WorkingSetBytes), bytesOf(p.UsageBytes), bytesOf(p.AnonBytes), bytesOf(p.ShmemBytes), bytesOf(p.ActiveFileBytes), bytesOf(p.SwapBytes))
+		}
+		return flush(t)
+	}
 	fmt.Fprintln(t, "BOOT\tROOT WORKING SET\tACTIVE FILE\tPODS WORKING SET\tPODS ACTIVE FILE\tMEM AVAILABLE")
 	for _, n := range s.Node {
 		fmt.Fprintf(t, "%.3f s\t%s\t%s\t%s\t%s\t%s\n", n.BootSeconds, bytesOf(n.RootWorkingSet), bytesOf(n.RootActiveFile), bytesOf(n.PodsWorkingSet), bytesOf(n.PodsActiveFile), bytesOf(n.MemAvailable))
 	}
+	return flush(t)
+}
+
+func flush(t *tabwriter.Writer) error {
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write samples: %w", err)
 	}

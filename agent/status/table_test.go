@@ -27,7 +27,7 @@ func hostile() *Status {
 	return &Status{
 		Version: "1.0", Node: "node-1\r", Mode: "enforce", StartedAt: at.Add(-90 * time.Second), At: at, CgroupV: "v2",
 		Pressure: Pressure{Level: "evict", LevelNow: "evict", Reason: "ETA 3.0 s " + ansi, Signal: "memory.available", MarginBytes: ptr(int64(300 << 20)), UsedPercent: ptr(95.25),
-			SlopeBytes: 100 << 20, CacheSlope: 1 << 20, ETASeconds: ptr(3.0), LeadSeconds: 31, Cause: "pods", StallSome10s: ptr(12.5),
+			SlopeBytes: 100 << 20, CacheSlope: 1 << 20, ETASeconds: ptr(3.0), LeadSeconds: 31, Cause: "pods", Stalls: []Stall{{"some", 0.2, 0.25}, {"some", 10, 0.125}, {"full", 10, 0}}, Growth: []Growth{{"node", ptr(100.0 * (1 << 20))}, {"kernel", nil}},
 			Thresholds: []Threshold{
 				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100 << 20)), AvailableBytes: ptr(int64(400 << 20)), MarginBytes: ptr(int64(300 << 20)), Source: "/configz"},
 				{Signal: "allocatableMemory.available", LimitBytes: ptr(int64(1 << 30)), Source: "file\x00with zero"},

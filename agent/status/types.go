@@ -36,8 +36,9 @@ type Pressure struct {
 	ETASeconds    *float64    `json:"etaSeconds"` // null: not in sight
 	LeadSeconds   float64     `json:"leadTimeSeconds"`
 	Cause         string      `json:"cause"`
-	StallSome10s  *float64    `json:"psiSomePercent10s"` // from total=, over 10 s
-	StallFull10s  *float64    `json:"psiFullPercent10s"`
+	Stalls        []Stall     `json:"memoryStalls"`        // windows that are covered
+	Explained     *float64    `json:"stallExplainedRatio"` // part of the node's full stall that containers at their own limits explain
+	Growth        []Growth    `json:"growth"`              // over 10 s, by where it is
 	CapacityBytes *int64      `json:"capacityBytes"`
 	Allocatable   *int64      `json:"allocatableBytes"`
 	Thresholds    []Threshold `json:"thresholds"`
@@ -45,11 +46,57 @@ type Pressure struct {
 	SampleAt      *float64    `json:"sampleBootSeconds"` // CLOCK_BOOTTIME of the sample that this is made of
 }
 
-// Samples is the newest window of node samples, oldest first.
+// Stall is the part of a window in which some task, or every task that could run, waited for memory (PSI, from total=).
+type Stall struct {
+	Kind          string  `json:"kind"` // some, full
+	WindowSeconds float64 `json:"windowSeconds"`
+	Ratio         float64 `json:"ratio"`
+}
+
+// Growth is how fast one part of the node's memory grows without page cache; negative: it shrinks.
+type Growth struct {
+	Part           string   `json:"part"` // node, pods, system slices, kernel, unexplained
+	BytesPerSecond *float64 `json:"bytesPerSecond"`
+}
+
+// SampleQuery says which samples are asked for. The zero value is the node at full resolution.
+type SampleQuery struct {
+	Resolution string // Fast, Second or Minute; "" is Fast
+	Pod        string // "namespace/name"; "" is the node
+}
+
+// Resolutions of samples. What is kept: 12 s at full resolution, 15 min of seconds (2 min of a pod), 24 h of minutes.
+const (
+	Fast   = "fast"
+	Second = "second"
+	Minute = "minute"
+)
+
+// Samples is a window of samples, oldest first: of the node, of a pod, or by the minute, as it was asked for.
 type Samples struct {
-	At          time.Time `json:"at"`          // wall clock when this was made
-	BootSeconds float64   `json:"bootSeconds"` // CLOCK_BOOTTIME at the same moment
-	Node        []Sample  `json:"node"`
+	At          time.Time   `json:"at"`          // wall clock when this was made
+	BootSeconds float64     `json:"bootSeconds"` // CLOCK_BOOTTIME at the same moment
+	Node        []Sample    `json:"node,omitempty"`
+	Pod         []PodSample `json:"pod,omitempty"`
+	Minutes     []MinuteSum `json:"minutes,omitempty"`
+}
+
+// PodSample is one reading of a pod's cgroup; null: not read.
+type PodSample struct {
+	BootSeconds     float64 `json:"bootSeconds"`
+	UsageBytes      *uint64 `json:"usageBytes"`
+	WorkingSetBytes *uint64 `json:"workingSetBytes"`
+	AnonBytes       *uint64 `json:"anonBytes"`
+	ShmemBytes      *uint64 `json:"shmemBytes"`
+	ActiveFileBytes *uint64 `json:"activeFileBytes"`
+	SwapBytes       *uint64 `json:"swapBytes"`
+}
+
+// MinuteSum sums up one minute; null: no reading had it.
+type MinuteSum struct {
+	BootSeconds    float64 `json:"bootSeconds"`
+	PeakWorkingSet *uint64 `json:"peakWorkingSetBytes"`
+	HeldFloor      *uint64 `json:"heldFloorBytes"` // lowest memory that cannot be reclaimed
 }
 
 // Sample is one reading of the node; null: not read.
@@ -74,6 +121,10 @@ type Threshold struct {
 	AvailableBytes *int64 `json:"availableBytes"`
 	MarginBytes    *int64 `json:"marginBytes"`
 	Source         string `json:"source"`
+
+	// Soft thresholds that are met now.
+	GraceSeconds *float64 `json:"graceSeconds,omitempty"`
+	GraceLeft    *float64 `json:"graceLeftSeconds,omitempty"` // 0: the kubelet evicts at its next look
 }
 
 // Gate is one condition that an eviction waits for.
@@ -99,7 +150,14 @@ const (
 
 // Loop says how the agent itself keeps up.
 type Loop struct {
-	IntervalSeconds  float64   `json:"intervalSeconds"`
+	IntervalSeconds  float64   `json:"intervalSeconds"`         // present pace of sampling
+	WorstFillRate    float64   `json:"worstFillBytesPerSecond"` // that the pace reckons with
+	Wakes            uint64    `json:"wakes"`                   // how often triggers or the level made sampling fast
+	WakesPassed      uint64    `json:"wakesPassedOver"`         // triggers that were not followed, as those before led to nothing
+	RingBytes        int64     `json:"ringBytes"`
+	PodSweeps        uint64    `json:"podSweeps"`
+	MapWalks         uint64    `json:"mapWalks"`
+	MapWalkSeconds   float64   `json:"mapWalkSeconds"` // of all walks
 	Sweeps           uint64    `json:"sweeps"`
 	LateSweeps       uint64    `json:"lateSweeps"`
 	LastLateSeconds  float64   `json:"lastLateSeconds"`

@@ -101,8 +101,13 @@ func TestStatus(t *testing.T) {
 	defer os.RemoveAll(dir)
 	socket := filepath.Join(dir, "s")
 	s, err := status.Listen(socket, status.Views{
-		Status:  func() *status.Status { return &status.Status{Node: "node-1", Mode: "observe"} },
-		Samples: func() status.Samples { return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}} },
+		Status: func() *status.Status { return &status.Status{Node: "node-1", Mode: "observe"} },
+		Samples: func(q status.SampleQuery) (status.Samples, error) {
+			if q.Pod == "shop/cart" && q.Resolution == status.Minute {
+				return status.Samples{Minutes: []status.MinuteSum{{BootSeconds: 60}}}, nil
+			}
+			return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -121,6 +126,12 @@ func TestStatus(t *testing.T) {
 	}
 	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples"); code != 0 || !strings.Contains(stdout, "7.500 s") {
 		t.Errorf("samples: code %d, %q", code, stdout)
+	}
+	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples", "--pod", "shop/cart", "--resolution", "minute"); code != 0 || !strings.Contains(stdout, "60 s") {
+		t.Errorf("samples of a pod: code %d, %q", code, stdout)
+	}
+	if code, _, stderr := call(t, "status", "--socket", socket, "--pod", "shop/cart"); code == 0 || !strings.Contains(stderr, "--samples") {
+		t.Errorf("a pod without --samples: code %d, %q", code, stderr)
 	}
 	var samples status.Samples
 	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples", "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &samples) != nil || len(samples.Node) != 1 {

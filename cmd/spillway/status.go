@@ -16,18 +16,23 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 	output := format("table")
 	var socket string
 	var samples bool
+	var q status.SampleQuery
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the agent on this node sees and does",
 		Example: `  spillway status
   spillway status -o json
+  spillway status --samples --resolution minute --pod shop/cart-5fc8ff689d-lp4g5
   kubectl -n spillway-system exec ds/spillway -- /spillway status`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
 			defer cancel()
+			if !samples && q != (status.SampleQuery{Resolution: status.Fast}) {
+				return errors.New("--resolution and --pod choose samples: give --samples too")
+			}
 			if samples {
-				w, err := status.GetSamples(ctx, socket)
+				w, err := status.GetSamples(ctx, socket, q)
 				if err != nil {
 					return err
 				}
@@ -47,7 +52,9 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 		},
 	}
 	c.Flags().VarP(&output, "output", "o", "table or json")
-	c.Flags().BoolVar(&samples, "samples", false, "show the newest readings of the node instead, oldest first")
+	c.Flags().BoolVar(&samples, "samples", false, "show readings of the node instead, oldest first")
+	c.Flags().StringVar(&q.Resolution, "resolution", status.Fast, "of the samples: fast (12 s), second (15 min; of a pod 2 min) or minute (24 h)")
+	c.Flags().StringVar(&q.Pod, "pod", "", "samples of this pod of the node, NAMESPACE/NAME")
 	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
 	return c
 }

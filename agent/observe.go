@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"math"
+	"time"
+
+	"spillway/agent/podmap"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/sampler"
+	"spillway/cgroup"
+)
+
+// How often pods are judged: the sampler reads them no more often than hurriedPods.
+const (
+	calmPods    = time.Second
+	hurriedPods = 100 * time.Millisecond
+)
+
+// observe takes the windows out of the rings.
+func (l *loop) observe(now time.Time) {
+	var window []sampler.NodeSample
+	window, l.scratch = l.a.samples.Window(l.node[:cap(l.node)], l.scratch)
+	l.samples = l.samples[:0]
+	for i := range window {
+		l.samples = append(l.samples, nodeSample(&window[i]))
+	}
+	l.readSlow()
+	every := calmPods
+	if l.verdict.Level > pressure.Calm {
+		every = hurriedPods
+	}
+	if now.Sub(l.rankedAt) >= every {
+		l.readPods(now)
+	}
+}
+
+func amount(a cgroup.Amount) pressure.Bytes {
+	n, ok := a.Bytes()
+	if !ok || n > math.MaxInt64 {
+		return pressure.Unknown
+	}
+	return pressure.Bytes(n)
+}
+
+func nodeSample(s *sampler.NodeSample) pressure.Sample {
+	return pressure.Sample{
+		At: s.At, Capacity: amount(s.Capacity), MemAvailable: amount(s.MemAvailable),
+		RootWorkingSet: amount(s.RootWorkingSet), RootActiveFile: amount(s.RootActiveFile),
+		PodsWorkingSet: amount(s.PodsWorkingSet), PodsActiveFile: amount(s.PodsActiveFile), PodsLimit: amount(s.PodsLimit),
+		RootMeminfo: pressure.Unknown, StallSome: count(s.StallSome), StallFull: count(s.StallFull),
+	}
+}
+
+func count(a cgroup.Amount) pressure.Count {
+	n, ok := a.Bytes()
+	if !ok || n > math.MaxInt64 {
+		return pressure.Missing
+	}
+	return pressure.Count(n)
+}
+
+// readSlow takes the slow samples of the long window.
+func (l *loop) readSlow() {
+	var got []sampler.SlowSample
+	got, l.scratch = l.a.samples.SlowWindow(l.slowBuffer[:], l.scratch)
+	l.slow = l.slow[:0]
+	for i := range got {
+		l.slow = append(l.slow, slowSample(&got[i]))
+	}
+}
+
+// slowSample takes what cannot be dropped: page cache comes and goes without anybody growing.
+func slowSample(s *sampler.SlowSample) pressure.Slow {
+	return pressure.Slow{
+		At: s.At, Used: minus(s.Capacity, s.MemAvailable), Pods: minus(s.PodsWorkingSet, s.PodsActiveFile), System: minus(s.SystemWorkingSet, s.SystemActiveFile),
+		Kernel: amount(s.Kernel()), Charged: pressure.Unknown,
+		AllocStall: count(s.AllocStall), ScanDirect: count(s.ScanDirect), MajorFault: count(s.MajorFaults),
+	}
+}
+
+func minus(a, b cgroup.Amount) pressure.Bytes {
+	x, y := amount(a), amount(b)
+	if !x.Known() || !y.Known() {
+		return pressure.Unknown
+	}
+	return x - y
+}
+
+// readPods makes a reading of every followed cgroup. Growth is taken over as long as the node has been growing,
+// at least the short and at most the long window.
+func (l *loop) readPods(now time.Time) {
+	boot, fresh := l.a.samples.Now(), l.a.samples.Fresh().Pods
+	window := min(max(l.verdict.Lasted, pressure.ShortWindow), pressure.LongWindow)
+	clear(l.readings)
+	for _, s := range l.a.samples.Series() {
+		if s.Gone() {
+			continue
+		}
+		var got []sampler.GroupSample
+		got, l.scratch = s.Window(l.group[:cap(l.group)], l.scratch)
+		if len(got) == 0 {
+			continue
+		}
+		last := &got[len(got)-1]
+		r, ok := reading(last)
+		r.Fresh = ok && boot-last.At <= fresh
+		over := window
+		if n := len(got); n > 1 { // a trend needs five readings, however slow they come
+			over = min(max(over, 6*(got[n-1].At-got[n-2].At)), pressure.LongWindow)
+		}
+		l.points = l.points[:0]
+		for i := range got {
+			value := pressure.Unknown
+			if ws, cache := amount(got[i].WorkingSet), amount(got[i].ActiveFile); ws.Known() && cache.Known() {
+				value = ws - cache
+			}
+			l.points = append(l.points, pressure.Point{At: got[i].At, Value: value})
+		}
+		if t := pressure.Fit(l.points, over); t.Rising() {
+			r.Growth = t.Slope
+		}
+		l.readings[s.Target.Key] = r
+	}
+	l.rank(now)
+}
+
+// reading is one pod's figures; ok is false when one of them is missing.
+func reading(s *sampler.GroupSample) (policy.Reading, bool) {
+	usage, okUsage := s.Usage.Bytes()
+	ws, okWS := s.WorkingSet.Bytes()
+	cache, okCache := s.ActiveFile.Bytes()
+	anon, okAnon := s.Anon.Bytes()
+	shmem, okShmem := s.Shmem.Bytes()
+	if !okShmem { // v1 kernels before 4.20 have no figure for it: what cannot be seen is not promised
+		shmem = 0
+	}
+	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Release: anon + shmem}, okUsage && okWS && okCache && okAnon
+}
+
+// candidates joins the API server's pods with their readings.
+func (l *loop) candidates() []policy.Candidate {
+	m := l.a.mapper.Map()
+	var workloads map[string]policy.Workload
+	if l.a.cluster != nil {
+		workloads = *l.a.cluster.workloads.Load()
+	}
+	out := make([]policy.Candidate, 0, len(m.Pods))
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		if p.API == nil {
+			continue // a pod that the API server does not list cannot be evicted through it
+		}
+		out = append(out, policy.Candidate{Pod: p.API, Workload: workloads[p.API.Owner.UID], Reading: l.readings[p.UID]})
+	}
+	return out
+}
+
+func (l *loop) policyInput(now time.Time) policy.Input {
+	in := policy.Input{
+		Now: now, SelfUID: l.a.opts.SelfUID, NodeGrowth: l.verdict.EvictSlope, Pods: l.candidates(),
+		Config: policy.Config{Profile: l.a.cfg.Profile, ProtectedNamespaces: l.a.cfg.Protection.Namespaces},
+	}
+	if n := len(l.samples); n > 0 && l.samples[n-1].Capacity.Known() {
+		in.NodeMemory = uint64(l.samples[n-1].Capacity)
+	}
+	if l.a.evicts != nil {
+		for i := range in.Pods {
+			in.Pods[i].Refused = l.a.evicts.RefusedBefore(now, in.Pods[i].Pod.UID)
+		}
+	}
+	return in
+}
+
+// rank orders the pods for the lead time, for the ETA's bounds and for people.
+func (l *loop) rank(now time.Time) {
+	l.ranking, l.rankedAt = policy.Rank(l.policyInput(now)), now
+	l.lead = pressure.MaxLead
+	if len(l.ranking) > 0 && l.ranking[0].Rank == 1 {
+		l.lead = l.ranking[0].Lead
+	}
+	l.growers = l.growers[:0]
+	for i := range l.ranking {
+		c := &l.ranking[i]
+		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
+			continue
+		}
+		room := pressure.Unknown
+		use := c.Reading.WorkingSet
+		if c.Pod.LimitSet {
+			room = pressure.Bytes(c.Pod.Limit) - pressure.Bytes(use)
+		}
+		if use < c.Pod.Request {
+			room = pressure.Bytes(c.Pod.Request - use)
+		}
+		if room.Known() {
+			l.growers = append(l.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room})
+		}
+	}
+}
+
+// thresholds are the kubelet's and the guard of our own.
+func (l *loop) thresholds() []pressure.Threshold {
+	var out []pressure.Threshold
+	if l.a.cluster != nil {
+		out = append(out, l.a.cluster.node.Load().thresholds...)
+	}
+	if n := len(l.samples); n > 0 && l.samples[n-1].Capacity.Known() {
+		out = append(out, pressure.Guard(l.samples[n-1].Capacity))
+	}
+	return out
+}
+
+// cgroupUID is the UID under which a pod's readings are kept: static pods have another one on the node.
+func (l *loop) cgroupUID(p *policy.Pod) string {
+	if _, ok := l.readings[p.UID]; ok {
+		return p.UID
+	}
+	if m := l.mapped(p); m != nil {
+		return m.UID
+	}
+	return p.UID
+}
+
+func (l *loop) mapped(p *policy.Pod) *podmap.Pod {
+	m := l.a.mapper.Map()
+	for i := range m.Pods {
+		if m.Pods[i].UID == p.UID || (m.Pods[i].API != nil && m.Pods[i].API.UID == p.UID) {
+			return &m.Pods[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"spillway/agent/evict"
+	"spillway/agent/kube"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/status"
+)
+
+// booked reports an outcome whose state changed.
+func (l *loop) booked(o *evict.Outcome) {
+	v := &o.Victim
+	attrs := []any{"decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
+		"dry_run", o.DryRun, "answer", o.Answer.Verb.String(), "code", o.Answer.Code, "expected_bytes", v.Release}
+	if o.Answer.Message != "" {
+		attrs = append(attrs, "message", o.Answer.Message)
+	}
+	if o.State == evict.Released {
+		attrs = append(attrs, "measured_bytes", o.Measured, "margin_bytes", o.MarginAfter, "seconds", o.EndedAt.Sub(o.AskedAt).Seconds())
+	}
+	l.a.log.Info("eviction "+string(o.State), attrs...)
+	l.a.metrics.Eviction(string(o.State), o.DryRun)
+	l.published = time.Time{}
+	if o.State == evict.InFlight || o.State == evict.WouldEvict {
+		if d := l.decision(v.DecisionID); d != nil {
+			reason, verb := "SpillwayEvicted", "Evicted by Spillway"
+			if o.DryRun {
+				reason, verb = "SpillwayWouldEvict", "Observe mode: Spillway would evict this pod"
+			}
+			l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: reason, Message: verb + ": " + eventText(d), At: o.AnswerAt})
+		}
+	}
+}
+
+func (l *loop) decision(id string) *status.Decision {
+	for _, d := range l.decisions {
+		if d.ID == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// eventText names signal, margin, ETA, slope and score in one sentence.
+func eventText(d *status.Decision) string {
+	eta := "none"
+	if d.ETASeconds != nil {
+		eta = fmt.Sprintf("%.1f s", *d.ETASeconds)
+	}
+	score := ""
+	if d.Score != nil {
+		score = fmt.Sprintf(", score %.1f", *d.Score)
+	}
+	return fmt.Sprintf("signal %s, margin %.0f MiB, ETA %s at %.1f MiB/s, lead time %.0f s%s; %s",
+		d.Signal, float64(d.MarginBytes)/(1<<20), eta, d.SlopeBytes/(1<<20), d.LeadSeconds, score, d.Why)
+}
+
+// record makes the record of one look at the pods.
+func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
+	v := &l.verdict
+	d := &status.Decision{
+		At: now, Level: v.Now.String(), Signal: string(v.Nearest.Signal), MarginBytes: int64(v.Nearest.Margin), ETASeconds: etaSeconds(v.ETA),
+		SlopeBytes: v.EvictSlope, LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause), Why: v.Reason,
+		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != Enforce,
+	}
+	for i := range made.Pods {
+		d.Ranking = append(d.Ranking, podStatus(&made.Pods[i], nil))
+	}
+	return d
+}
+
+// keep stores and reports a decision. One that repeats the last (same key) is counted there instead; an empty key is
+// always new.
+func (l *loop) keep(now time.Time, d *status.Decision, key string) {
+	if n := len(l.decisions); key != "" && key == l.lastKey && n > 0 && now.Sub(l.said[key]) < time.Minute {
+		l.decisions[n-1].Repeats++
+		return
+	}
+	l.serial++
+	d.ID = fmt.Sprintf("%s-%d", l.a.begin.UTC().Format("0102-150405"), l.serial)
+	l.decisions = append(l.decisions, d)
+	if len(l.decisions) > keepDecisions {
+		l.decisions = l.decisions[len(l.decisions)-keepDecisions:]
+	}
+	l.lastKey = key
+	if len(l.said) > 64 {
+		clear(l.said)
+	}
+	l.said[key] = now
+	l.published = time.Time{}
+	l.a.metrics.Decision(d.State)
+	l.a.log.Info("decision", "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
+		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
+		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
+	if d.State != policy.StateVictim && d.State != policy.StateNoNeed && key != stateHeld+"brake" {
+		node := l.a.cluster.node.Load().node
+		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayHeld", Message: fmt.Sprintf("memory pressure, nobody is evicted: %s; %s", d.Reason, eventText(d)), At: now})
+	}
+}
+
+// optional is what a pointer points to, for the log: nil stays nil.
+func optional[T any](v *T) any {
+	if v == nil {
+		return nil
+	}
+	return *v
+}
+
+func etaSeconds(d time.Duration) *float64 {
+	if d == pressure.Forever {
+		return nil
+	}
+	s := d.Seconds()
+	return &s
+}
