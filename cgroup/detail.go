@@ -70,7 +70,10 @@ func (g *Group) Detail(d *Detail) error {
 }
 
 func (g *Group) detail(d *Detail) error {
-	data, err := g.read(g.stat, statFile)
+	data, err := readWhole(g.stat, g.small())
+	if err != nil {
+		err = fileError("read", g.path, statFile, err, isGone(err))
+	}
 	if err != nil {
 		return err
 	}

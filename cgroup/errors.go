@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strconv"
 
@@ -127,5 +126,6 @@ func quote(b []byte) string {
 	if len(b) <= maxQuoted {
 		return strconv.Quote(string(b))
 	}
-	return fmt.Sprintf("%q... (%d bytes)", b[:maxQuoted], len(b))
+	// Not by way of fmt, which would move the buffers of all readers to the heap.
+	return strconv.Quote(string(b[:maxQuoted])) + "... (" + strconv.Itoa(len(b)) + " bytes)"
 }

@@ -85,6 +85,26 @@ func readWhole(fd int, buf *[]byte) ([]byte, error) {
 	}
 }
 
+// readLocal is readWhole into local, and into buf when the file does not fit.
+func readLocal(fd int, local []byte, buf *[]byte) ([]byte, error) {
+	for {
+		n, err := unix.Pread(fd, local, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n < len(local) {
+			return local[:n], nil
+		}
+		if len(*buf) <= len(local) {
+			*buf = make([]byte, 2*len(local))
+		}
+		return readWhole(fd, buf)
+	}
+}
+
 // readToEnd is readWhole for the files of /proc that the kernel renders line by line (vmstat, zoneinfo): one read
 // returns at most a page of them, so it reads on until the end.
 func readToEnd(fd int, buf *[]byte) ([]byte, error) {

@@ -118,6 +118,12 @@ func FuzzEvents(f *testing.F) {
 func FuzzPressure(f *testing.F) {
 	seed(f, "memory.pressure", "cpu.pressure", "io.pressure", "memory")
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var usual, odd Pressure
+		if usualPressure(data, &usual) {
+			if fault := scanPressure(data, &odd); fault != nil || usual != odd {
+				t.Fatalf("%q: %+v, then %+v, %v", data, usual, odd, fault)
+			}
+		}
 		var p Pressure
 		fault := parsePressure(data, &p)
 		checkFuzzed(t, data, fault, Amount(p.Some.Total), Amount(p.Full.Total))

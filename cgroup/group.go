@@ -51,15 +51,30 @@ type Group struct {
 	dir   *os.File
 	usage int
 	stat  int
-	side  int // v1 memory.kmem.usage_in_bytes, v2 memory.swap.current; noFile when the kernel has none
-	buf   []byte
+	side  int    // v1 memory.kmem.usage_in_bytes, v2 memory.swap.current; noFile when the kernel has none
+	buf   []byte // see small; also for a file that outgrows the stack of its method
+	slow  *slowStat
 
 	later [numLater]laterFile
 	dirs  [numDirs]*os.File // the same cgroup in other hierarchies
 }
 
-// statSize holds memory.stat of kernels up to 6.18; a longer one makes the buffer grow once.
-const statSize = 2048
+// Sizes of the buffers on the stack of a method, which all groups share and which are warm in the cache.
+const (
+	statSize   = 2048 // holds memory.stat of kernels up to 6.18
+	numberSize = 64   // one number
+)
+
+// smallSize is that of a group's own buffer at first: it holds events, pressure and cpu.stat.
+const smallSize = 512
+
+// small returns the group's own buffer.
+func (g *Group) small() *[]byte {
+	if g.buf == nil {
+		g.buf = make([]byte, smallSize)
+	}
+	return &g.buf
+}
 
 // Group opens the cgroup at a path below the memory hierarchy: "/", or "/kubepods/burstable/pod.../<id>". It fails with
 // ErrGone when there is none, and with an UnsupportedError when the cgroup has no memory controller.
@@ -71,7 +86,7 @@ func (t *Tree) Group(path string) (*Group, error) {
 	if err != nil {
 		return nil, fileError("open", path, "", err, isGone(err))
 	}
-	g := &Group{tree: t, path: path, dir: dir, usage: noFile, stat: noFile, side: noFile, buf: make([]byte, statSize)}
+	g := &Group{tree: t, path: path, dir: dir, usage: noFile, stat: noFile, side: noFile}
 	for i := range g.later {
 		g.later[i].fd = noFile
 	}
@@ -173,9 +188,9 @@ func (g *Group) release() error {
 	return errors.Join(errs...)
 }
 
-// read reads one of the files that are always open.
-func (g *Group) read(fd int, file string) ([]byte, error) {
-	data, err := readWhole(fd, &g.buf)
+// read reads one of the files that are always open into local, or into the group's buffer when it does not fit.
+func (g *Group) read(fd int, file string, local []byte) ([]byte, error) {
+	data, err := readLocal(fd, local, &g.buf)
 	if err != nil {
 		return nil, fileError("read", g.path, file, err, isGone(err))
 	}
@@ -184,7 +199,7 @@ func (g *Group) read(fd int, file string) ([]byte, error) {
 
 // readOnce opens, reads and closes a file that is seldom asked for. found is false when the cgroup lives but has no
 // such file.
-func (g *Group) readOnce(file string) (data []byte, found bool, err error) {
+func (g *Group) readOnce(file string, local []byte) (data []byte, found bool, err error) {
 	fd, err := openAt(g.fd(), file)
 	if err == unix.ENOENT && g.alive() {
 		return nil, false, nil
@@ -193,7 +208,7 @@ func (g *Group) readOnce(file string) (data []byte, found bool, err error) {
 		return nil, false, fileError("open", g.path, file, err, isGone(err))
 	}
 	defer closeFile(&fd)
-	data, err = readWhole(fd, &g.buf)
+	data, err = readLocal(fd, local, &g.buf)
 	if err != nil {
 		return nil, false, fileError("read", g.path, file, err, isGone(err))
 	}
@@ -202,7 +217,8 @@ func (g *Group) readOnce(file string) (data []byte, found bool, err error) {
 
 // amountOnce reads a file of one number; it is Absent when the cgroup has no such file.
 func (g *Group) amountOnce(file string) (Amount, error) {
-	data, found, err := g.readOnce(file)
+	var local [numberSize]byte
+	data, found, err := g.readOnce(file, local[:])
 	if err != nil || !found {
 		return Absent, err
 	}

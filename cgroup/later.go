@@ -41,7 +41,7 @@ func (g *Group) readLater(id laterID, dir dirID, file string) (data []byte, foun
 			return nil, false, err
 		}
 	}
-	data, err = readWhole(f.fd, &g.buf)
+	data, err = readWhole(f.fd, g.small())
 	if err == nil {
 		return data, true, nil
 	}

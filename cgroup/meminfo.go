@@ -47,11 +47,25 @@ func (m *Meminfo) clear() {
 	}
 }
 
-func parseMeminfo(data []byte, m *Meminfo) *ParseError {
-	if len(data) == 0 {
-		return &ParseError{Err: errEmpty}
+// fields returns all of them.
+func (m *Meminfo) fields() [37]*Amount {
+	return [...]*Amount{
+		&m.Total, &m.Free, &m.Available, &m.Buffers, &m.Cached, &m.SwapCached, &m.ActiveAnon, &m.InactiveAnon,
+		&m.ActiveFile, &m.InactiveFile, &m.Unevictable, &m.Mlocked, &m.SwapTotal, &m.SwapFree, &m.Zswap, &m.Zswapped,
+		&m.Dirty, &m.Writeback, &m.AnonPages, &m.Mapped, &m.Shmem, &m.KReclaimable, &m.Slab, &m.SReclaimable,
+		&m.SUnreclaim, &m.KernelStack, &m.PageTables, &m.SecPageTables, &m.VmallocUsed, &m.Percpu, &m.Committed,
+		&m.AnonHugePages, &m.Hugetlb, &m.HugePagesTotal, &m.HugePagesFree, &m.Hugepagesize, &m.Balloon,
 	}
+}
+
+func parseMeminfo(data []byte, m *Meminfo) *ParseError {
 	s := scanner{rest: data, sep: ':'}
+	scanMeminfo(&s, m)
+	return s.fault
+}
+
+func scanMeminfo(s *scanner, m *Meminfo) {
+	s.notEmpty()
 	for s.next() {
 		switch string(s.key) {
 		case "MemTotal":
@@ -132,5 +146,4 @@ func parseMeminfo(data []byte, m *Meminfo) *ParseError {
 	}
 	s.need(m.Total, "MemTotal")
 	s.need(m.Free, "MemFree")
-	return s.fault
 }

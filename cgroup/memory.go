@@ -72,19 +72,10 @@ func (g *Group) Memory(m *Memory) error {
 }
 
 func (g *Group) memory(m *Memory) error {
-	data, err := g.read(g.stat, statFile)
-	if err != nil {
+	if err := g.statNow(m); err != nil {
 		return err
 	}
-	var fault *ParseError
-	if g.tree.at.version == 1 {
-		fault = parseStatV1(data, m)
-	} else {
-		fault = parseStatV2(data, m)
-	}
-	if fault != nil {
-		return g.parseError(fault, statFile)
-	}
+	var err error
 	if m.Usage, err = g.usageNow(m); err != nil {
 		return err
 	}
@@ -100,6 +91,62 @@ func (g *Group) memory(m *Memory) error {
 	return err
 }
 
+// statNow reads memory.stat into the fields that come from it.
+func (g *Group) statNow(m *Memory) error {
+	var local [statSize]byte
+	data, err := g.read(g.stat, statFile, local[:])
+	if err != nil {
+		return err
+	}
+	fields := m.statFields()
+	known := &g.tree.statShapes
+	if known.read(data, fields[:]) {
+		return nil
+	}
+	return g.statSlowly(data, m)
+}
+
+// slowStat is where memory.stat is parsed in full: what a scanner points to must not be on the stack, or each call would
+// have to put it on the heap.
+type slowStat struct {
+	mem    Memory
+	fields [numStatFields]*Amount
+	data   []byte
+}
+
+func (g *Group) statSlowly(data []byte, m *Memory) error {
+	if g.slow == nil {
+		g.slow = &slowStat{}
+		g.slow.fields = g.slow.mem.statFields()
+	}
+	w, known := g.slow, &g.tree.statShapes
+	w.data = append(w.data[:0], data...)
+	w.mem.clear()
+	rec := known.recorder()
+	s := scanner{rest: w.data, rec: rec, fields: w.fields[:], target: noField}
+	if g.tree.at.version == 1 {
+		scanStatV1(&s, &w.mem)
+	} else {
+		scanStatV2(&s, &w.mem)
+	}
+	if s.fault != nil {
+		return g.parseError(s.fault, statFile)
+	}
+	known.keep(rec)
+	*m = w.mem
+	return nil
+}
+
+const numStatFields = 15
+
+// statFields returns the fields that come from memory.stat on any version.
+func (m *Memory) statFields() [numStatFields]*Amount {
+	return [...]*Amount{
+		&m.Anon, &m.File, &m.ActiveFile, &m.InactiveFile, &m.Shmem, &m.MappedFile, &m.Dirty, &m.Kernel, &m.SlabReclaimable,
+		&m.Sock, &m.Swap, &m.Zswap, &m.MajorFaults, &m.RefaultAnon, &m.RefaultFile,
+	}
+}
+
 // usageNow reads the usage; at the v2 root it is taken from m.
 func (g *Group) usageNow(m *Memory) (Amount, error) {
 	if g.root {
@@ -109,7 +156,8 @@ func (g *Group) usageNow(m *Memory) (Amount, error) {
 	if g.tree.at.version == 2 {
 		file = v2Usage
 	}
-	data, err := g.read(g.usage, file)
+	var local [numberSize]byte
+	data, err := g.read(g.usage, file, local[:])
 	if err != nil {
 		return Absent, err
 	}
@@ -124,7 +172,8 @@ func (g *Group) usageNow(m *Memory) (Amount, error) {
 }
 
 func (g *Group) sideNow(file string) (Amount, error) {
-	data, err := g.read(g.side, file)
+	var local [numberSize]byte
+	data, err := g.read(g.side, file, local[:])
 	if err != nil {
 		return Absent, err
 	}
@@ -144,14 +193,10 @@ func (g *Group) Usage() (Amount, error) {
 	if !g.root {
 		return g.usageNow(nil)
 	}
-	data, err := g.read(g.stat, statFile)
-	if err != nil {
-		return Absent, err
-	}
 	var m Memory
 	m.clear()
-	if fault := parseStatV2(data, &m); fault != nil {
-		return Absent, g.parseError(fault, statFile)
+	if err := g.statNow(&m); err != nil {
+		return Absent, err
 	}
 	return g.usageNow(&m)
 }
@@ -171,10 +216,13 @@ func (g *Group) Limit() (Amount, error) {
 
 // parseStatV1 parses memory.stat of v1. The keys with total_ count the descendants too.
 func parseStatV1(data []byte, m *Memory) *ParseError {
-	if len(data) == 0 {
-		return &ParseError{Err: errEmpty}
-	}
 	s := scanner{rest: data}
+	scanStatV1(&s, m)
+	return s.fault
+}
+
+func scanStatV1(s *scanner, m *Memory) {
+	s.notEmpty()
 	for s.next() {
 		if len(s.key) < 6 || s.key[0] != 't' {
 			continue
@@ -208,15 +256,17 @@ func parseStatV1(data []byte, m *Memory) *ParseError {
 	s.need(m.File, "total_cache")
 	s.need(m.ActiveFile, "total_active_file")
 	s.need(m.InactiveFile, "total_inactive_file")
-	return s.fault
 }
 
 // parseStatV2 parses memory.stat of v2.
 func parseStatV2(data []byte, m *Memory) *ParseError {
-	if len(data) == 0 {
-		return &ParseError{Err: errEmpty}
-	}
 	s := scanner{rest: data}
+	scanStatV2(&s, m)
+	return s.fault
+}
+
+func scanStatV2(s *scanner, m *Memory) {
+	s.notEmpty()
 	for s.next() {
 		switch string(s.key) {
 		case "anon":
@@ -253,5 +303,4 @@ func parseStatV2(data []byte, m *Memory) *ParseError {
 	s.need(m.File, "file")
 	s.need(m.ActiveFile, "active_file")
 	s.need(m.InactiveFile, "inactive_file")
-	return s.fault
 }

@@ -16,6 +16,13 @@ type Node struct {
 	vmstat    procFile
 	zoneinfo  procFile
 	pressures [numResources]procFile
+
+	meminfoShapes, vmstatShapes shapes
+	// Where these files are parsed in full: see slowStat.
+	info   Meminfo
+	vm     Vmstat
+	fields [64]*Amount
+
 	// unsupported keeps the answer for pressure that this kernel does not have: that is settled when it boots.
 	unsupported [numResources]error
 }
@@ -79,10 +86,20 @@ func (n *Node) Meminfo(m *Meminfo) error {
 	if err != nil {
 		return err
 	}
-	if fault := parseMeminfo(data, m); fault != nil {
-		m.clear()
-		return f.fault(fault)
+	fields := m.fields()
+	if n.meminfoShapes.read(data, fields[:]) {
+		return nil
 	}
+	m.clear()
+	n.info.clear()
+	own := n.info.fields()
+	rec := n.meminfoShapes.recorder()
+	s := scanner{rest: data, sep: ':', rec: rec, fields: append(n.fields[:0], own[:]...), target: noField}
+	if scanMeminfo(&s, &n.info); s.fault != nil {
+		return f.fault(s.fault)
+	}
+	n.meminfoShapes.keep(rec)
+	*m = n.info
 	return nil
 }
 
@@ -98,10 +115,20 @@ func (n *Node) Vmstat(v *Vmstat) error {
 	if err != nil {
 		return err
 	}
-	if fault := parseVmstat(data, v); fault != nil {
-		v.clear()
-		return f.fault(fault)
+	fields := v.fields()
+	if n.vmstatShapes.read(data, fields[:]) {
+		return nil
 	}
+	v.clear()
+	n.vm.clear()
+	own := n.vm.fields()
+	rec := n.vmstatShapes.recorder()
+	s := scanner{rest: data, rec: rec, fields: append(n.fields[:0], own[:]...), target: noField}
+	if scanVmstat(&s, &n.vm); s.fault != nil {
+		return f.fault(s.fault)
+	}
+	n.vmstatShapes.keep(rec)
+	*v = n.vm
 	return nil
 }
 

@@ -92,6 +92,67 @@ func (g *Group) PressureOf(r Resource, p *Pressure) error {
 
 // parsePressure parses "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and a line "full" of the same form.
 func parsePressure(data []byte, p *Pressure) *ParseError {
+	if usualPressure(data, p) {
+		return nil
+	}
+	*p = Pressure{}
+	return scanPressure(data, p)
+}
+
+// usualPressure parses the text that all kernels print, byte for byte; it reports false for every other one, which
+// scanPressure then judges.
+func usualPressure(data []byte, p *Pressure) bool {
+	data, ok := usualLine(data, "some avg10=", &p.Some)
+	if !ok {
+		return false
+	}
+	if len(data) > 0 {
+		data, p.HasFull = usualLine(data, "full avg10=", &p.Full)
+		ok = p.HasFull
+	}
+	return ok && len(data) == 0
+}
+
+func usualLine(data []byte, start string, l *Line) (rest []byte, ok bool) {
+	for _, f := range [...]struct {
+		label string
+		to    *float64
+	}{{start, &l.Avg10}, {" avg60=", &l.Avg60}, {" avg300=", &l.Avg300}} {
+		whole, ok := uint64(0), false
+		if data, whole, ok = usualNumber(data, f.label, 3); !ok || whole > 1000 {
+			return nil, false
+		}
+		if len(data) < 3 || data[0] != '.' || data[1]-'0' > 9 || data[2]-'0' > 9 {
+			return nil, false
+		}
+		*f.to = float64(whole*100+uint64(data[1]-'0')*10+uint64(data[2]-'0')) / 100
+		data = data[3:]
+	}
+	data, l.Total, ok = usualNumber(data, " total=", 18)
+	if !ok || len(data) == 0 || data[0] != '\n' {
+		return nil, false
+	}
+	return data[1:], true
+}
+
+// usualNumber parses a label and at most so many digits.
+func usualNumber(data []byte, label string, most int) (rest []byte, n uint64, ok bool) {
+	if len(data) < len(label) || string(data[:len(label)]) != label {
+		return nil, 0, false
+	}
+	data = data[len(label):]
+	digits := 0
+	for digits < len(data) && data[digits]-'0' <= 9 {
+		n = n*10 + uint64(data[digits]-'0')
+		digits++
+		if digits > most {
+			return nil, 0, false
+		}
+	}
+	return data[digits:], n, digits > 0
+}
+
+func scanPressure(data []byte, p *Pressure) *ParseError {
 	if len(data) == 0 {
 		return &ParseError{Err: errEmpty}
 	}

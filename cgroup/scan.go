@@ -13,10 +13,19 @@ type scanner struct {
 	key, value []byte // value is nil when the line has no space
 	fault      *ParseError
 	sep        byte // between key and value, 0 means a space
+
+	// rec records the shape of the file when it is not nil: with each line, which of fields took its value.
+	rec    *recorder
+	fields []*Amount
+	target int
+	added  bool
 }
 
 // next moves to the next line; it returns false at the end and after a fault.
 func (s *scanner) next() bool {
+	if s.rec != nil {
+		s.record()
+	}
 	if s.fault != nil || len(s.rest) == 0 {
 		return false
 	}
@@ -41,6 +50,29 @@ func (s *scanner) next() bool {
 	return true
 }
 
+// record notes the line that was just worked on.
+func (s *scanner) record() {
+	if s.line != nil {
+		s.rec.line(s, s.target, s.added)
+	}
+	s.line, s.target, s.added = nil, noField, false
+}
+
+// took notes which field took the value of the present line. It keeps no pointer: the fields may lie on a stack.
+func (s *scanner) took(a *Amount, added bool) {
+	if s.rec == nil {
+		return
+	}
+	s.added = added
+	for i, f := range s.fields {
+		if f == a {
+			s.target = i
+			return
+		}
+	}
+	s.rec.odd = true
+}
+
 func (s *scanner) fail(input []byte, cause error) {
 	if s.fault == nil {
 		s.fault = &ParseError{Input: quote(input), Err: cause}
@@ -58,13 +90,14 @@ func (s *scanner) set(a *Amount) {
 		return
 	}
 	*a = n
+	s.took(a, false)
 }
 
 // add is set for a value that is split over several keys.
 func (s *scanner) add(sum *Amount) {
-	n := Absent
-	s.set(&n)
-	if s.fault != nil {
+	n, cause := parseUint(s.value)
+	if cause != nil {
+		s.fail(s.line, cause)
 		return
 	}
 	if *sum == Absent {
@@ -73,6 +106,7 @@ func (s *scanner) add(sum *Amount) {
 	if *sum += n; *sum > 1<<63 {
 		s.fail(s.line, errTooBig)
 	}
+	s.took(sum, true)
 }
 
 // setKB is set for a line of /proc/meminfo: spaces, a number, " kB". The amount is in bytes.
@@ -94,12 +128,20 @@ func (s *scanner) setKB(a *Amount) {
 		return
 	}
 	*a = n * 1024
+	s.took(a, false)
 }
 
 // setCount is set for a line of /proc/meminfo without a unit, such as HugePages_Total.
 func (s *scanner) setCount(a *Amount) {
 	s.value = bytes.TrimLeft(s.value, " ")
 	s.set(a)
+}
+
+// notEmpty faults when there is nothing to scan.
+func (s *scanner) notEmpty() {
+	if len(s.rest) == 0 {
+		s.fault = &ParseError{Err: errEmpty}
+	}
 }
 
 // need faults when a key that every kernel prints was not seen.

@@ -34,6 +34,8 @@ type Tree struct {
 	cpu     *os.Root // v1 only, may be nil
 	cpuacct *os.Root // v1 only, may be nil
 
+	statShapes shapes
+
 	nodeMu sync.Mutex // of node, which is for callers that share the tree
 	node   Node
 

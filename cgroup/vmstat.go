@@ -27,11 +27,23 @@ func (v *Vmstat) clear() {
 	}
 }
 
-func parseVmstat(data []byte, v *Vmstat) *ParseError {
-	if len(data) == 0 {
-		return &ParseError{Err: errEmpty}
+// fields returns all of them.
+func (v *Vmstat) fields() [17]*Amount {
+	return [...]*Amount{
+		&v.ScanKswapd, &v.ScanDirect, &v.StealKswapd, &v.StealDirect, &v.AllocStall, &v.ScanKhugepaged, &v.ScanProactive,
+		&v.StealKhugepaged, &v.StealProactive, &v.MajorFaults, &v.OOMKill, &v.SwapIn, &v.SwapOut, &v.RefaultAnon,
+		&v.RefaultFile, &v.SwapInZ, &v.SwapOutZ,
 	}
+}
+
+func parseVmstat(data []byte, v *Vmstat) *ParseError {
 	s := scanner{rest: data}
+	scanVmstat(&s, v)
+	return s.fault
+}
+
+func scanVmstat(s *scanner, v *Vmstat) {
+	s.notEmpty()
 	for s.next() {
 		switch string(s.key) {
 		case "pgscan_kswapd":
@@ -72,5 +84,4 @@ func parseVmstat(data []byte, v *Vmstat) *ParseError {
 	}
 	// Every kernel with CONFIG_VM_EVENT_COUNTERS prints this one; without that option the file has no events at all.
 	s.need(v.MajorFaults, "pgmajfault")
-	return s.fault
 }
