@@ -59,11 +59,12 @@ type cluster struct {
 	workloads atomic.Pointer[map[string]policy.Workload] // by owner UID
 	want      chan []asked                               // from the loop, from alert on; capacity 1
 
+	v2     bool // root memory cgroup: kubelets read it by one of two formulas
 	paused bool // as last logged; belongs to the goroutine of run
 }
 
-func newCluster(client *kube.Client, cfg KubeletConfig, src *sources, log *slog.Logger) *cluster {
-	c := &cluster{client: client, cfg: cfg, sources: src, log: log, want: make(chan []asked, 1)}
+func newCluster(client *kube.Client, cfg KubeletConfig, v2 bool, src *sources, log *slog.Logger) *cluster {
+	c := &cluster{client: client, cfg: cfg, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
 	c.node.Store(&nodeView{})
 	c.lease.Store(&leaseView{})
 	c.workloads.Store(&map[string]policy.Workload{})
@@ -212,6 +213,11 @@ func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Thresh
 		errs = append(errs, errors.New("the kubelet's thresholds are not known: only MemAvailable is guarded (set kubelet.memoryAvailable to name the hard threshold)"))
 		return nil, "", errors.Join(errs...)
 	}
+	return c.thresholdsOf(cfg, view)
+}
+
+// thresholdsOf turns the kubelet's configuration into thresholds, and names where they come from.
+func (c *cluster) thresholdsOf(cfg kube.KubeletConfig, view nodeView) ([]pressure.Threshold, string, error) {
 	got, err := cfg.MemoryThresholds()
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", cfg.Source, err)
@@ -223,7 +229,21 @@ func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Thresh
 		}
 		out = append(out, pressure.Threshold{Signal: pressure.Signal(t.Signal), Hard: t.Hard, Bytes: pressure.Bytes(t.Bytes), Percent: t.Percent, Grace: t.Grace, Source: cfg.Source})
 	}
-	return out, cfg.Source, nil
+	source := cfg.Source
+	if c.v2 && view.known {
+		formula, err := kube.RootFormulaOf(view.node.KubeletVersion)
+		if err != nil {
+			source += "; " + err.Error()
+		}
+		if formula == kube.RootFromMeminfo {
+			for i := range out {
+				if out[i].Signal == pressure.MemoryAvailable {
+					out[i].Root = pressure.FromMeminfo
+				}
+			}
+		}
+	}
+	return out, source, nil
 }
 
 // misses reports whether an owner is wanted that was never asked for.

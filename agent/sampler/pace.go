@@ -63,9 +63,10 @@ func growing(from, to *NodeSample, headroom int64) bool {
 // SetHeadroom tells how many bytes are left till the nearest threshold; below 0 when it was crossed, UnknownHeadroom when
 // nobody knows. It counts for 3 s. Any goroutine may call it, after each sample at best.
 func (s *Sampler) SetHeadroom(bytes int64) {
+	now := s.clock()
 	s.headroom.Store(bytes)
-	s.headroomAt.Store(int64(s.clock())) // after it: a reader takes it for older than it is, if anything
-	if s.choose(s.clock()) < time.Duration(s.pace.Load()) {
+	s.headroomAt.Store(int64(now)) // after it: a reader takes it for older than it is, if anything
+	if s.choose(now) < time.Duration(s.pace.Load()) {
 		s.nudge()
 	}
 }

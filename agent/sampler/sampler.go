@@ -223,8 +223,8 @@ func (s *Sampler) History(dst []HistoryPoint, scratch []uint64) ([]HistoryPoint,
 	return read(s.history.ring, dst, scratch, KeepHistory, (*HistoryPoint).decode)
 }
 
-// Slots returns how many samples the fast ring of the node holds, which is the largest: the size to give to Window, of
-// the node or of a series, for all of them.
+// Slots returns how many samples the node's ring of full resolution holds: the size to give to Window, of the node or of a
+// series, for all of them.
 func (s *Sampler) Slots() int { return s.nodeRing.Slots() }
 
 // countBytes sums up the memory of the rings.
