@@ -64,8 +64,8 @@ func TestVerdict(t *testing.T) {
 		row  row
 		want string
 	}{
-		{"met", row{ours: c("", 150, 0), bare: c("", 100, 0), other: [2]*contender{c("a", 3000, 9), c("b", 3000, 9)}, wantsPreads: true}, "met"},
-		{"too slow", row{ours: c("", 151, 0), bare: c("", 100, 0), other: [2]*contender{c("a", 4000, 9), c("b", 3019, 9)}, wantsPreads: true},
+		{"met", row{ours: c("", 150, 0), bare: c("", 100, 0), other: [2]*contender{c("a", 3000, 9), c("b", 3000, 9)}, held: true}, "met"},
+		{"too slow", row{ours: c("", 151, 0), bare: c("", 100, 0), other: [2]*contender{c("a", 4000, 9), c("b", 3019, 9)}, held: true},
 			"missed: ≤ 1.5 × preads; ≥ 20 × cheaper than b"},
 		{"allocates", row{ours: c("", 1, 2)}, "missed: 0 allocations"},
 	} {

@@ -21,11 +21,11 @@ const (
 
 // row is one line of the table: ours, the bare system calls on the same files, and others where there are any.
 type row struct {
-	what        string
-	ours, bare  *contender
-	other       [2]*contender // containerd/cgroups v3, opencontainers/cgroups
-	unit        string
-	wantsPreads bool // held to mostPreads and leastTimes
+	what       string
+	ours, bare *contender
+	other      [2]*contender // containerd/cgroups v3, opencontainers/cgroups
+	unit       string
+	held       bool // to mostPreads, and where there are others to leastTimes
 }
 
 // readers measures all readers and prints the table.
@@ -54,8 +54,10 @@ func readers(ctx context.Context, turns, groups int, out io.Writer) (err error) 
 	defer node.close()
 
 	rows := []row{
-		{what: fmt.Sprintf("sweep of %d cgroups: usage, stat%s", groups, s.pressureToo()), unit: "cgroup", wantsPreads: true,
-			ours: &contender{name: "Spillway", per: groups, do: s.ours}, bare: &contender{name: "preads", per: groups, do: s.bare},
+		{what: fmt.Sprintf("sweep of %d cgroups: usage, stat%s", groups, s.pressureToo()), unit: "cgroup", held: true,
+			ours: &contender{name: "Spillway", per: groups, do: s.ours}, bare: &contender{name: "preads", per: groups, do: s.bare}},
+		{what: "the same without pressure, as the libraries read it", unit: "cgroup", held: true,
+			ours: &contender{name: "Spillway memory", per: groups, do: s.oursMemory}, bare: &contender{name: "preads of memory", per: groups, do: s.bareMemory},
 			other: [2]*contender{{name: "containerd/cgroups", per: groups, do: s.containerd}, {name: "opencontainers/cgroups", per: groups, do: s.opencontainers}}},
 		{what: "usage alone", unit: "cgroup", ours: &contender{name: "Spillway usage", per: groups, do: s.oursUsage},
 			bare: &contender{name: "preads of usage", per: groups, do: s.bareUsage}},
@@ -182,6 +184,29 @@ func (s *sweep) ours() error {
 
 func (s *sweep) bare() error {
 	for _, fds := range s.files {
+		for _, fd := range fds {
+			if _, err := unix.Pread(fd, s.buf, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sweep) oursMemory() error {
+	for _, g := range s.groups {
+		if err := g.Memory(&s.mem); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sweep) bareMemory() error {
+	for _, fds := range s.files {
+		if s.pressure {
+			fds = fds[:len(fds)-1]
+		}
 		for _, fd := range fds {
 			if _, err := unix.Pread(fd, s.buf, 0); err != nil {
 				return err

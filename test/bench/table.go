@@ -40,12 +40,12 @@ func verdict(r row) string {
 	if r.ours.allocs != 0 {
 		missed = append(missed, "0 allocations")
 	}
-	if r.wantsPreads {
+	if r.held {
 		if r.ours.ns() > mostPreads*r.bare.ns() {
 			missed = append(missed, fmt.Sprintf("≤ %.1f × preads", mostPreads))
 		}
 		for _, c := range r.other {
-			if c.ns() < leastTimes*r.ours.ns() {
+			if c != nil && c.ns() < leastTimes*r.ours.ns() {
 				missed = append(missed, fmt.Sprintf("≥ %d × cheaper than %s", leastTimes, c.name))
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -20,8 +21,10 @@ type contender struct {
 }
 
 // takeTurns lets the contenders work one after the other, turn by turn, each time in another order, so that whatever else
-// the machine does meets all of them; it leaves the times of all turns and the allocations of a call. Each turn repeats a
-// call until it lasts long enough for the clock.
+// the machine does meets all of them; it leaves the times of all turns and the allocations of a call. A turn begins with a
+// call that is not timed: what the one before left in the caches is not this one's affair. It repeats a call until it
+// lasts long enough for the clock. Garbage is collected between the turns and charged to nobody, which favours those
+// that make some.
 func takeTurns(ctx context.Context, turns int, cs []*contender) error {
 	const least = 20 * time.Microsecond
 	repeat := make([]int, len(cs))
@@ -41,14 +44,16 @@ func takeTurns(ctx context.Context, turns int, cs []*contender) error {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
-	for turn := range turns {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for range turns {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// A collection of one contender's garbage must not fall into another's turn.
-		for n := range cs {
-			i := (turn + n) % len(cs)
+		for _, i := range rand.Perm(len(cs)) {
 			c := cs[i]
+			if err := c.do(); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
 			start := time.Now()
 			for range repeat[i] {
 				if err := c.do(); err != nil {
@@ -56,6 +61,9 @@ func takeTurns(ctx context.Context, turns int, cs []*contender) error {
 				}
 			}
 			c.times = append(c.times, time.Since(start)/time.Duration(repeat[i]))
+			if c.allocs > 0 {
+				runtime.GC()
+			}
 		}
 	}
 	return nil
