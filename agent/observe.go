@@ -48,7 +48,7 @@ func nodeSample(s *sampler.NodeSample) pressure.Sample {
 		At: s.At, Capacity: amount(s.Capacity), MemAvailable: amount(s.MemAvailable),
 		RootWorkingSet: amount(s.RootWorkingSet), RootActiveFile: amount(s.RootActiveFile),
 		PodsWorkingSet: amount(s.PodsWorkingSet), PodsActiveFile: amount(s.PodsActiveFile), PodsLimit: amount(s.PodsLimit),
-		RootMeminfo: pressure.Unknown, StallSome: count(s.StallSome), StallFull: count(s.StallFull),
+		RootMeminfo: amount(s.RootMeminfo), StallSome: count(s.StallSome), StallFull: count(s.StallFull),
 	}
 }
 

@@ -14,6 +14,7 @@ type NodeSample struct {
 	RootUsage      cgroup.Amount // root memory cgroup; Absent on v2, which has no figure for it
 	RootWorkingSet cgroup.Amount // by the kubelet's formula
 	RootActiveFile cgroup.Amount
+	RootMeminfo    cgroup.Amount // MemTotal − MemFree less the root cgroup's inactive_file: kubelets up to 1.28 on v2
 	PodsUsage      cgroup.Amount // kubepods cgroup
 	PodsWorkingSet cgroup.Amount
 	PodsActiveFile cgroup.Amount
@@ -22,14 +23,14 @@ type NodeSample struct {
 	StallFull      cgroup.Amount // total= of "full", µs
 }
 
-const nodeWidth = 12
+const nodeWidth = 13
 
 func (s *NodeSample) encode(rec *[nodeWidth]uint64) {
 	*rec = [nodeWidth]uint64{
 		uint64(s.At), uint64(s.Capacity), uint64(s.MemAvailable),
 		uint64(s.RootUsage), uint64(s.RootWorkingSet), uint64(s.RootActiveFile),
 		uint64(s.PodsUsage), uint64(s.PodsWorkingSet), uint64(s.PodsActiveFile), uint64(s.PodsLimit),
-		uint64(s.StallSome), uint64(s.StallFull),
+		uint64(s.StallSome), uint64(s.StallFull), uint64(s.RootMeminfo),
 	}
 }
 
@@ -38,7 +39,7 @@ func (s *NodeSample) decode(rec []uint64) {
 		At: time.Duration(rec[0]), Capacity: cgroup.Amount(rec[1]), MemAvailable: cgroup.Amount(rec[2]),
 		RootUsage: cgroup.Amount(rec[3]), RootWorkingSet: cgroup.Amount(rec[4]), RootActiveFile: cgroup.Amount(rec[5]),
 		PodsUsage: cgroup.Amount(rec[6]), PodsWorkingSet: cgroup.Amount(rec[7]), PodsActiveFile: cgroup.Amount(rec[8]), PodsLimit: cgroup.Amount(rec[9]),
-		StallSome: cgroup.Amount(rec[10]), StallFull: cgroup.Amount(rec[11]),
+		StallSome: cgroup.Amount(rec[10]), StallFull: cgroup.Amount(rec[11]), RootMeminfo: cgroup.Amount(rec[12]),
 	}
 }
 

@@ -3,6 +3,8 @@ package sampler
 import (
 	"reflect"
 	"testing"
+
+	"spillway/cgroup"
 )
 
 // fill gives every field of a sample a number of its own.
@@ -45,5 +47,15 @@ func TestRecordsRoundTrip(t *testing.T) {
 	}
 	if n := reflect.TypeFor[SlowSample]().NumField(); n != slowWidth {
 		t.Errorf("%d fields in a record of %d words", n, slowWidth)
+	}
+}
+
+func TestLess(t *testing.T) {
+	for _, tc := range []struct{ a, b, want cgroup.Amount }{
+		{7, 5, 2}, {5, 7, 0}, {5, 5, 0}, {cgroup.Absent, 1, cgroup.Absent}, {1, cgroup.Absent, cgroup.Absent}, {cgroup.Unlimited, 1, cgroup.Absent},
+	} {
+		if got := less(tc.a, tc.b); got != tc.want {
+			t.Errorf("%v less %v is %v, want %v", tc.a, tc.b, got, tc.want)
+		}
 	}
 }

@@ -53,14 +53,16 @@ func (s *Sampler) readNode(now time.Duration) {
 	n := &s.sample
 	*n = NodeSample{
 		At: now, Capacity: cgroup.Absent, MemAvailable: cgroup.Absent,
-		RootUsage: cgroup.Absent, RootWorkingSet: cgroup.Absent, RootActiveFile: cgroup.Absent,
+		RootUsage: cgroup.Absent, RootWorkingSet: cgroup.Absent, RootActiveFile: cgroup.Absent, RootMeminfo: cgroup.Absent,
 		PodsUsage: cgroup.Absent, PodsWorkingSet: cgroup.Absent, PodsActiveFile: cgroup.Absent, PodsLimit: s.podsLimit,
 		StallSome: cgroup.Absent, StallFull: cgroup.Absent,
 	}
+	inactive := cgroup.Absent
 	if err := s.root.Memory(&s.mem); err != nil {
 		s.fault("read root cgroup", err)
 	} else {
 		n.RootUsage, n.RootWorkingSet, n.RootActiveFile = s.mem.Usage, s.mem.WorkingSet, s.mem.ActiveFile
+		inactive = s.mem.InactiveFile
 	}
 	if s.pods != nil {
 		if err := s.pods.Memory(&s.mem); err != nil {
@@ -73,6 +75,7 @@ func (s *Sampler) readNode(now time.Duration) {
 		s.fault("read meminfo", err)
 	} else {
 		n.Capacity, n.MemAvailable = s.info.Total, s.info.Available
+		n.RootMeminfo = less(less(s.info.Total, s.info.Free), inactive)
 	}
 	n.StallSome, n.StallFull = s.readPressure(cgroup.MemoryPressure)
 	n.encode(&s.nodeRec)
@@ -117,4 +120,14 @@ func (s *Sampler) fault(what string, err error) {
 	}
 	s.errs[what] = now
 	s.log.Warn("reading failed", "operation", what, "error", err)
+}
+
+// less returns a − b, 0 at least; Absent when either is not a number of bytes.
+func less(a, b cgroup.Amount) cgroup.Amount {
+	x, ok1 := a.Bytes()
+	y, ok2 := b.Bytes()
+	if !ok1 || !ok2 {
+		return cgroup.Absent
+	}
+	return cgroup.Amount(x - min(x, y))
 }
