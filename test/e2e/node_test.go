@@ -277,7 +277,7 @@ spec:
 `, pod, runner.Node.NodeName(), cluster.WorkloadImage, quoted)); err != nil {
 				t.Fatal(err)
 			}
-			kill := awaitKill(t, ctx, pod)
+			kill := awaitKill(t, ctx, pod, tc.process)
 			if kill.Namespace != "default" || kill.Container != "heap" || kill.Process != tc.process || kill.LimitBytes == nil || *kill.LimitBytes != 64<<20 || kill.LimitOf != "container" {
 				t.Errorf("kill %+v, want default/%s, container heap, process %s, limit 64 MiB of the container", kill, pod, tc.process)
 			}
@@ -300,7 +300,8 @@ spec:
 	}
 }
 
-func awaitKill(t *testing.T, ctx context.Context, pod string) status.OOMKill {
+// awaitKill waits for the kill of one process of a pod: where the whole container goes, there is a kill for each.
+func awaitKill(t *testing.T, ctx context.Context, pod, process string) status.OOMKill {
 	t.Helper()
 	for {
 		s, err := runner.Status(ctx)
@@ -308,13 +309,13 @@ func awaitKill(t *testing.T, ctx context.Context, pod string) status.OOMKill {
 			t.Fatal(err)
 		}
 		for _, k := range s.OOMKills {
-			if k.Pod == pod {
+			if k.Pod == pod && k.Process == process {
 				return k
 			}
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("no OOM kill of pod %s in status, only %+v", pod, s.OOMKills)
+			t.Fatalf("no OOM kill of process %s of pod %s in status, only %+v", process, pod, s.OOMKills)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
