@@ -18,6 +18,8 @@ type Options struct {
 	Root string
 	// Proc is the proc file system, "/proc" when empty.
 	Proc string
+	// Sys is the sysfs file system, "/sys" when empty. Only swap on zram is looked up there.
+	Sys string
 	// AnyFilesystem accepts a copy of a node's files on an ordinary file system: what the files look like decides, not
 	// what the kernel says of the file system. For recorded nodes.
 	AnyFilesystem bool
@@ -26,7 +28,7 @@ type Options struct {
 // Tree is the cgroups of a node. Its methods may be called by several goroutines.
 type Tree struct {
 	at         layout
-	proc       string
+	proc, sys  string
 	namespaced bool
 
 	mem     *os.Root
@@ -51,6 +53,9 @@ func Open(o Options) (*Tree, error) {
 	if o.Proc == "" {
 		o.Proc = "/proc"
 	}
+	if o.Sys == "" {
+		o.Sys = "/sys"
+	}
 	root, err := filepath.Abs(o.Root)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup tree %s: %w", o.Root, err)
@@ -63,7 +68,7 @@ func Open(o Options) (*Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup tree %s: %w", o.Root, err)
 	}
-	t := &Tree{at: l, proc: o.Proc}
+	t := &Tree{at: l, proc: o.Proc, sys: o.Sys}
 	t.node.init(o.Proc)
 	if err := t.openRoots(); err != nil {
 		t.Close()
