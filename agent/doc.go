@@ -13,6 +13,9 @@
 //	                +--------------------+--------------------+
 //	          agent/status          agent/metrics      log, journald, Kubernetes Events
 //
+// The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
+// the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
+//
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict and by the cluster
 // goroutine, which publish what they learned.
