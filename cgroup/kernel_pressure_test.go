@@ -52,6 +52,9 @@ func TestKernelMemoryPressureOfThrashing(t *testing.T) {
 	if is.RefaultFile <= was.RefaultFile || is.RefaultFile >= Absent {
 		t.Errorf("RefaultFile went from %v to %v", was.RefaultFile, is.RefaultFile)
 	}
+	if m := read(t, g); m.RefaultFile < is.RefaultFile || m.RefaultFile >= Absent || m.MajorFaults < is.MajorFaults || m.MajorFaults >= Absent {
+		t.Errorf("Memory says %v refaults and %v major faults, Detail before it %v and %v", m.RefaultFile, m.MajorFaults, is.RefaultFile, is.MajorFaults)
+	}
 	if tree.MemoryVersion() == 2 && kernelAtLeast(t, 6, 0) && (is.Scan <= was.Scan || is.Steal <= was.Steal || is.Scan >= Absent) {
 		t.Errorf("Scan went from %v to %v, Steal from %v to %v", was.Scan, is.Scan, was.Steal, is.Steal)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -338,5 +339,43 @@ func TestWakerOptions(t *testing.T) {
 			w.Close()
 			t.Errorf("%+v: no error", o)
 		}
+	}
+}
+
+// TestKernelWakerOfAV2File listens to cgroup.events, which the kernel notifies as it does memory.events: also a hybrid node,
+// whose v2 hierarchy has no memory controller, then shows that each change is told and none is told twice.
+func TestKernelWakerOfAV2File(t *testing.T) {
+	tree := host(t)
+	if tree.unified == nil {
+		t.Skip("needs a v2 hierarchy")
+	}
+	cg := newGroup(t, tree)
+	s := startWaker(t, tree, WakerOptions{})
+	dir, err := openProc(filepath.Join(tree.at.unified, cg.path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &source{kind: WakeEvents, path: cg.path, file: "cgroup.events", group: &wakeGroup{dir: dir}, fd: noFile}
+	src.group.sources = []*source{src}
+	src.openEvents()
+	s.w.mu.Lock()
+	s.w.groups[WakeGroup{Path: cg.path}] = src.group
+	s.w.add(src, unix.EPOLLPRI)
+	s.w.mu.Unlock()
+	if st := s.source(WakeEvents, cg.path); !st.Active || st.Fires != 0 {
+		t.Fatalf("%+v", st)
+	}
+	for n := range uint64(3) {
+		c := startChild(t, cg.dirs...) // populated 1
+		s.fires(WakeEvents, cg.path, 2*n)
+		c.stop() // populated 0
+		s.fires(WakeEvents, cg.path, 2*n+1)
+	}
+	if st := s.source(WakeEvents, cg.path); st.Fires != 6 {
+		t.Errorf("%d words for 6 changes", st.Fires)
+	}
+	cg.remove(t)
+	if err := src.rearm(); !errors.Is(err, ErrGone) {
+		t.Errorf("the file of a removed cgroup: %v, want ErrGone", err)
 	}
 }
