@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	snapshotEvery = time.Second                     // how often a new Status is published when nothing happens
+	snapshotEvery = 900 * time.Millisecond          // how often a new Status is published when nothing happens
 	maxLate       = time.Second                     // a loop that is later than this does not evict
 	mapFresh      = podmap.Backstop + 5*time.Second // age of the join of cgroups and pods, which changes make anew
 	askFirst      = 5                               // owners of so many first candidates are asked for

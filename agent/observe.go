@@ -11,10 +11,10 @@ import (
 	"spillway/cgroup"
 )
 
-// How often pods are judged: the sampler reads them no more often than hurriedPods.
+// How often pods are judged, a little less than the sampler reads them: a sweep that is early by a moment counts.
 const (
-	calmPods    = time.Second
-	hurriedPods = 100 * time.Millisecond
+	calmPods    = 900 * time.Millisecond
+	hurriedPods = 90 * time.Millisecond
 )
 
 // observe takes the windows out of the rings.

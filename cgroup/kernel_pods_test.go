@@ -153,6 +153,11 @@ func TestKernelNoKubepods(t *testing.T) {
 	if p, err := own.Kubepods(); p != "/a/b/kubepods" || err != nil {
 		t.Errorf("Kubepods() = %q, %v, want the one with pods", p, err)
 	}
+	mkdirAll(t, cg.mem, "a/b/kubepods/burstable/pod0123456789abcdef0123456789abcdee")
+	mkdirAll(t, cg.mem, "kubepods/pod0123456789abcdef0123456789abcdef")
+	if p, err := own.Kubepods(); p != "/kubepods" || err != nil {
+		t.Errorf("more pods deeper, as of a cluster in a container: Kubepods() = %q, %v, want the nearer", p, err)
+	}
 }
 
 // TestKernelChurn makes and removes cgroups while others walk and read them: no error but ErrGone, and no handle is left.

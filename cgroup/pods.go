@@ -32,7 +32,8 @@ const maxDepth = 3
 
 // Kubepods returns the path of the cgroup that the kubelet keeps its pods in: /kubepods or /kubepods.slice, or one of these
 // under a cgroup root such as /kubelet, at most three levels deep. When there are several, as after a change of the
-// driver, it is the one with the most pods, then the one nearest to the root. The error matches ErrNoKubepods when there
+// driver or with a cluster inside a container, it is the one with pods that is nearest to the root, then the one with the
+// most. The error matches ErrNoKubepods when there
 // is none.
 func (t *Tree) Kubepods() (string, error) {
 	type found struct {
@@ -73,11 +74,14 @@ func (t *Tree) Kubepods() (string, error) {
 		return "", fmt.Errorf("find kubepods below %s: %w", t.at.memory, ErrNoKubepods)
 	}
 	slices.SortFunc(all, func(a, b found) int {
-		if a.pods != b.pods {
+		if (a.pods > 0) != (b.pods > 0) {
 			return b.pods - a.pods
 		}
-		if a.depth != b.depth {
+		if a.depth != b.depth { // that of a cluster inside a container lies deeper
 			return a.depth - b.depth
+		}
+		if a.pods != b.pods {
+			return b.pods - a.pods
 		}
 		return strings.Compare(a.path, b.path)
 	})

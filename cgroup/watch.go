@@ -271,8 +271,8 @@ func (w *Watcher) add(path string) error {
 	var err error
 	if closed := w.conn.Control(func(fd uintptr) {
 		wd, err = unix.InotifyAddWatch(int(fd), filepath.Join(w.tree.at.memory, path), inotifyMask)
-	}); closed != nil {
-		return fmt.Errorf("watch cgroup %s: %w", path, closed)
+	}); closed != nil { // the poller's own error says the same, and is not exported
+		return fmt.Errorf("watch cgroup %s: %w", path, os.ErrClosed)
 	}
 	if err == unix.ENOSPC && path != w.kubepods && len(w.wds) > 1 {
 		w.missed.Add(1)
