@@ -64,6 +64,11 @@ verify: ## the longer set: all of the above, lint, generated files, fuzzers, bot
 	@.ci/deps race bpf
 	@.ci/verify $(STEPS)
 
+.PHONY: bench
+bench: build ## what reading the kernel costs, as ratios in one run; with COST=10m also what a running agent does
+	$(GO) -C test/bench run .
+	@if [ -n "$(COST)" ]; then $(GO) -C test/bench run . -cost $(COST) -agent $(CURDIR)/bin/spillway; fi
+
 .PHONY: demo
 demo: ## a pod leaks: once with the kubelet alone, once with Spillway, side by side (NODE=host|v2)
 	$(GO) run ./test/demo --node $(NODE)

@@ -79,7 +79,7 @@ func TestPhases(t *testing.T) {
 	for _, c := range []struct {
 		in string
 		ok bool
-	}{{"calm=5m", true}, {"grow=1s", true}, {"calm", false}, {"calm=", false}, {"grow=0.5s", false}, {"grow=-1m", false}, {"storm=1m", false}, {"", false}} {
+	}{{"calm=5m", true}, {"pressure=1s", true}, {"calm", false}, {"calm=", false}, {"grow=0.5s", false}, {"grow=-1m", false}, {"storm=1m", false}, {"", false}} {
 		var p phases
 		if err := p.Set(c.in); (err == nil) != c.ok {
 			t.Errorf("%q: %v", c.in, err)

@@ -26,9 +26,9 @@ const (
 )
 
 type costOptions struct {
-	total         time.Duration
-	agent, config string
-	phases        phases
+	total  time.Duration
+	agent  string
+	phases phases
 }
 
 // reading is what one phase cost.
@@ -64,18 +64,10 @@ func cost(ctx context.Context, o costOptions, out, log io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	a, err := startAgent(o, g.roots[0], dir)
-	if err != nil {
-		return err
-	}
-	defer a.stop()
-	if err := a.ready(ctx); err != nil {
-		return err
-	}
 	var all []reading
 	for _, p := range o.phases {
 		fmt.Fprintf(log, "%s for %s\n", p.kind, p.long)
-		r, err := a.measure(ctx, p, g, grower)
+		r, err := costOf(ctx, p, o.agent, dir, g, grower)
 		if err != nil {
 			return err
 		}
@@ -84,6 +76,30 @@ func cost(ctx context.Context, o costOptions, out, log io.Writer) (err error) {
 	printCost(out, tree, all)
 	return nil
 }
+
+// costOf measures one phase, with an agent of its own.
+func costOf(ctx context.Context, p phase, binary, dir string, g *grove, grower string) (reading, error) {
+	config := ""
+	if p.kind == pressure {
+		config = filepath.Join(dir, "pressure.yaml")
+		if err := os.WriteFile(config, []byte(pressureConfig), 0o600); err != nil {
+			return reading{}, err
+		}
+	}
+	a, err := startAgent(binary, config, g.roots[0], dir)
+	if err != nil {
+		return reading{}, err
+	}
+	defer a.stop()
+	if err := a.ready(ctx); err != nil {
+		return reading{}, err
+	}
+	return a.measure(ctx, p, g, grower)
+}
+
+// pressureConfig makes an agent do on a node with much memory what it does on one that is nearly full: any node uses more
+// than 1 %, so that the level is alert and pods are judged ten times a second, and sampling never slows down.
+const pressureConfig = "thresholds: {alertPercent: 1}\nsampling: {slowest: 20ms}\n"
 
 // populate makes the pods and a sleeping process in each container; it returns the path of the container that grows.
 func populate(ctx context.Context, g *grove, log io.Writer) (grower string, err error) {
@@ -122,18 +138,18 @@ type runningAgent struct {
 	ended                  chan error
 }
 
-func startAgent(o costOptions, root, dir string) (*runningAgent, error) {
-	a := &runningAgent{binary: o.agent, socket: filepath.Join(dir, "socket"), errors: filepath.Join(dir, "stderr"), ended: make(chan error, 1)}
+func startAgent(binary, config, root, dir string) (*runningAgent, error) {
+	a := &runningAgent{binary: binary, socket: filepath.Join(dir, "socket"), errors: filepath.Join(dir, "stderr"), ended: make(chan error, 1)}
 	args := []string{"agent", "--standalone", "--cgroup-root", root, "--socket", a.socket, "--state-dir", dir, "--journal-socket", filepath.Join(dir, "none")}
-	if o.config != "" {
-		args = append(args, "--config", o.config)
+	if config != "" {
+		args = append(args, "--config", config)
 	}
 	stderr, err := os.Create(a.errors)
 	if err != nil {
 		return nil, err
 	}
 	defer stderr.Close()
-	a.cmd = exec.Command(o.agent, args...)
+	a.cmd = exec.Command(binary, args...)
 	a.cmd.Stderr = stderr
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := a.cmd.Start(); err != nil {
@@ -226,7 +242,7 @@ func (a *runningAgent) measure(ctx context.Context, p phase, g *grove, grower st
 		return r, err
 	}
 	start := time.Now()
-	if p.kind == growing {
+	if p.kind == pressure {
 		err = a.grow(ctx, p.long, g, grower)
 	} else {
 		err = a.wait(ctx, p.long)
@@ -298,8 +314,8 @@ func printCost(out io.Writer, tree *cgroup.Tree, all []reading) {
 	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|")
 	for _, r := range all {
 		name := r.phase.kind + ", " + r.phase.long.String()
-		if r.phase.kind == growing {
-			name += fmt.Sprintf(", one container takes %d MiB", growMiB)
+		if r.phase.kind == pressure {
+			name += fmt.Sprintf(": level alert, one container takes %d MiB", growMiB)
 		}
 		cells := []string{
 			name, fmt.Sprintf("%.2f %%", 100*r.cpu), mib(r.at.rss), mib(r.at.anon), fmt.Sprint(r.at.files), fmt.Sprint(r.at.threads),

@@ -35,10 +35,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.SetOutput(stderr)
 	turns := f.Int("turns", 200, "how often each reader has its turn; the table shows medians")
 	groups := f.Int("cgroups", 100, "how many cgroups a sweep reads")
-	f.DurationVar(&o.total, "cost", 0, "measure a running agent for this long instead, calm in the first half and with a growing pod in the second")
+	f.DurationVar(&o.total, "cost", 0, "measure a running agent for this long instead, calm in the first half and under pressure in the second")
 	f.StringVar(&o.agent, "agent", "../../bin/spillway", "with -cost or -phase: the agent's binary")
-	f.StringVar(&o.config, "config", "", "with -cost or -phase: the agent's config file; empty: its defaults")
-	f.Var(&o.phases, "phase", "calm=DURATION or grow=DURATION: a phase of the measurement, may be repeated; replaces -cost")
+	f.Var(&o.phases, "phase", "calm=DURATION or pressure=DURATION: a phase of the measurement, may be repeated; replaces -cost")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -50,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if o.total > 0 && len(o.phases) == 0 {
-		o.phases = phases{{calm, o.total / 2}, {growing, o.total / 2}}
+		o.phases = phases{{calm, o.total / 2}, {pressure, o.total / 2}}
 	}
 	if len(o.phases) > 0 {
 		return exit(stderr, cost(ctx, o, stdout, stderr))
@@ -75,8 +74,8 @@ type phase struct {
 }
 
 const (
-	calm    = "calm"
-	growing = "grow"
+	calm     = "calm"     // the agent as shipped, nothing grows
+	pressure = "pressure" // at level alert, sampling every 20 ms, and a container grows
 )
 
 // String returns the phases as they were given.
@@ -90,7 +89,7 @@ func (p *phases) String() string {
 
 // Set adds one phase.
 func (p *phases) Set(s string) error {
-	for _, kind := range []string{calm, growing} {
+	for _, kind := range []string{calm, pressure} {
 		if len(s) > len(kind) && s[:len(kind)] == kind && s[len(kind)] == '=' {
 			long, err := time.ParseDuration(s[len(kind)+1:])
 			if err == nil && long < time.Second {
@@ -100,5 +99,5 @@ func (p *phases) Set(s string) error {
 			return err
 		}
 	}
-	return errors.New("want calm=DURATION or grow=DURATION")
+	return errors.New("want calm=DURATION or pressure=DURATION")
 }
