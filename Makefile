@@ -34,7 +34,7 @@ image: ## write the image as an OCI archive, out/spillway-image.tar, without a d
 		-o out/spillway-image.tar
 
 .PHONY: test
-test: unit race e2e ## unit and race tests, the kernel smoke test, and the end-to-end cases on a real cluster
+test: unit race fuzz e2e ## unit and race tests, the kernel smoke test, the parsers' fuzzers, and the end-to-end cases on a real cluster
 
 .PHONY: unit
 unit: ## unit tests, and as root the tests on this machine's kernel
@@ -44,6 +44,10 @@ unit: ## unit tests, and as root the tests on this machine's kernel
 race: ## the same under the race detector
 	@.ci/deps race
 	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: fuzz
+fuzz: ## the fuzzers of the parsers that read the kernel, a moment each
+	@.ci/fuzz 2s ./cgroup ./ebpf/...
 
 .PHONY: e2e
 e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent from deploy/

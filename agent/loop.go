@@ -52,6 +52,7 @@ type loop struct {
 	serial     int
 	passes     uint64
 	published  time.Time
+	decidedAt  time.Time // zero below level evict
 	refreshed  time.Time // when the runtime was last asked
 	level      pressure.Level
 	said       map[string]time.Time // when a repeating state was last logged
@@ -87,6 +88,7 @@ func (l *loop) run(ctx context.Context) error {
 		case <-l.a.samples.Ticks():
 		case r := <-results:
 			l.booked(l.a.evicts.Take(time.Now(), r))
+			l.decidedAt = time.Time{} // a refusal leaves the round to the next candidate
 		case <-changed:
 			l.a.mapper.Hint()
 			continue
@@ -113,7 +115,10 @@ func (l *loop) pass(now time.Time) {
 	l.assess(now)
 	if l.a.evicts != nil {
 		l.followVictims(now)
-		if l.verdict.Now >= pressure.Evict {
+		if l.verdict.Now < pressure.Evict {
+			l.decidedAt = time.Time{}
+		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
+			l.decidedAt = now
 			l.decide(now)
 		}
 	}

@@ -30,6 +30,8 @@ var cells = []cell{
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
 	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
+	{"agent/sampler", CgroupV2, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}},
+	{"agent/sampler", CgroupV1, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}},
 	{"ebpf/oomkill", CgroupV2, []string{"needs clang"},
 		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestExternalBTF", "TestBurst"}},
 	{"ebpf/oomkill", CgroupV1, []string{"needs clang", "memory.oom.group is of cgroup v2"},
