@@ -25,7 +25,7 @@ func (a *Agent) window(q status.SampleQuery) (status.Samples, error) {
 	case "", status.Fast:
 		got, _ = series.Window(make([]sampler.GroupSample, a.samples.Slots()), nil)
 	case status.Second:
-		got, _ = series.Seconds(make([]sampler.GroupSample, sampler.KeepPodSeconds/time.Second), nil)
+		got, _ = series.Seconds(make([]sampler.GroupSample, sampler.KeepPod1s/time.Second), nil)
 	case status.Minute:
 		points, _ := series.History(make([]sampler.HistoryPoint, sampler.KeepHistory/time.Minute), nil)
 		out.Minutes = minutes(points)
@@ -47,7 +47,7 @@ func (a *Agent) nodeWindow(resolution string, out *status.Samples) error {
 	case "", status.Fast:
 		got, _ = a.samples.Window(make([]sampler.NodeSample, a.samples.Slots()), nil)
 	case status.Second:
-		got, _ = a.samples.Seconds(make([]sampler.NodeSample, sampler.KeepNodeSeconds/time.Second), nil)
+		got, _ = a.samples.Seconds(make([]sampler.NodeSample, sampler.KeepNode1s/time.Second), nil)
 	case status.Minute:
 		points, _ := a.samples.History(make([]sampler.HistoryPoint, sampler.KeepHistory/time.Minute), nil)
 		out.Minutes = minutes(points)

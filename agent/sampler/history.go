@@ -9,9 +9,9 @@ import (
 
 // What the rings hold, beside Keep at full resolution.
 const (
-	KeepNodeSeconds = 15 * time.Minute // Sampler.Seconds and SlowWindow, a sample a second
-	KeepPodSeconds  = 2 * time.Minute  // Series.Seconds
-	KeepHistory     = 24 * time.Hour   // both History, a point a minute
+	KeepNode1s  = 15 * time.Minute // Sampler.Seconds and SlowWindow, a sample a second
+	KeepPod1s   = 2 * time.Minute  // Series.Seconds
+	KeepHistory = 24 * time.Hour   // both History, a point a minute
 )
 
 // HistoryPoint sums up a minute in 24 bytes. A figure that no reading of the minute had is cgroup.Absent; a minute

@@ -147,8 +147,8 @@ func New(opts Options) (*Sampler, error) {
 		tree: opts.Tree, fastest: opts.Fastest, slowest: opts.Slowest, clock: opts.Clock, log: opts.Logger,
 		podSlots: podSlots(opts.Fastest),
 		nodeRing: ring.New(int(Keep/opts.Fastest)+2, nodeWidth),
-		seconds:  ring.New(int(KeepNodeSeconds/time.Second)+2, nodeWidth),
-		slowRing: ring.New(int(KeepNodeSeconds/time.Second)+2, slowWidth),
+		seconds:  ring.New(int(KeepNode1s/time.Second)+2, nodeWidth),
+		slowRing: ring.New(int(KeepNode1s/time.Second)+2, slowWidth),
 		history:  newHistory(),
 		tick:     make(chan struct{}, 1), replan: make(chan struct{}, 1),
 		node: opts.Tree.Node(), root: root, podsLimit: cgroup.Absent, rate: newFillRate(runtime.NumCPU()),
@@ -208,14 +208,14 @@ func (s *Sampler) Window(dst []NodeSample, scratch []uint64) ([]NodeSample, []ui
 	return read(s.nodeRing, dst, scratch, Keep, (*NodeSample).decode)
 }
 
-// Seconds is Window for one sample a second over KeepNodeSeconds.
+// Seconds is Window for one sample a second over KeepNode1s.
 func (s *Sampler) Seconds(dst []NodeSample, scratch []uint64) ([]NodeSample, []uint64) {
-	return read(s.seconds, dst, scratch, KeepNodeSeconds, (*NodeSample).decode)
+	return read(s.seconds, dst, scratch, KeepNode1s, (*NodeSample).decode)
 }
 
-// SlowWindow is Window for the slow samples, one a second over KeepNodeSeconds.
+// SlowWindow is Window for the slow samples, one a second over KeepNode1s.
 func (s *Sampler) SlowWindow(dst []SlowSample, scratch []uint64) ([]SlowSample, []uint64) {
-	return read(s.slowRing, dst, scratch, KeepNodeSeconds, (*SlowSample).decode)
+	return read(s.slowRing, dst, scratch, KeepNode1s, (*SlowSample).decode)
 }
 
 // History is Window for one point a minute over KeepHistory.

@@ -69,7 +69,7 @@ func newSeries(t Target, group *cgroup.Group, slots int, past *history) *Series 
 	}
 	s := &Series{
 		Target: Target{Path: t.Path, ID: t.ID, Key: t.Key}, group: group, usage: cgroup.Absent, history: past,
-		ring: ring.New(slots, groupWidth), seconds: ring.New(int(KeepPodSeconds/time.Second)+2, groupWidth),
+		ring: ring.New(slots, groupWidth), seconds: ring.New(int(KeepPod1s/time.Second)+2, groupWidth),
 	}
 	s.containers.Store(&[]*Container{})
 	return s
@@ -89,9 +89,9 @@ func (s *Series) Window(dst []GroupSample, scratch []uint64) ([]GroupSample, []u
 	return read(s.ring, dst, scratch, Keep, (*GroupSample).decode)
 }
 
-// Seconds is Window for one sample a second over KeepPodSeconds.
+// Seconds is Window for one sample a second over KeepPod1s.
 func (s *Series) Seconds(dst []GroupSample, scratch []uint64) ([]GroupSample, []uint64) {
-	return read(s.seconds, dst, scratch, KeepPodSeconds, (*GroupSample).decode)
+	return read(s.seconds, dst, scratch, KeepPod1s, (*GroupSample).decode)
 }
 
 // History is Window for one point a minute over KeepHistory. A cgroup that was created again under the same key, in the
