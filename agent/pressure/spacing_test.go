@@ -141,6 +141,9 @@ func TestWakeUp(t *testing.T) {
 
 // The traces hold at every spacing that the sampler may choose.
 func TestTracesAtOtherSpacings(t *testing.T) {
+	if raceDetector {
+		t.Skip("runs without the race detector: the code is pure and has no goroutines")
+	}
 	usual, usualRun := cadence, noiseRun
 	t.Cleanup(func() { cadence, noiseRun = usual, usualRun })
 	for _, c := range []struct {
