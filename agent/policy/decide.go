@@ -1,11 +1,12 @@
-// Package policy chooses the pod whose eviction helps most and hurts least: protections, score, ranking. It is
-// pure: the same input gives the same decision; it reads no clock, no file and no network.
+// Package policy chooses the pods whose eviction helps most and hurts least: protections, score, ranking, victim set,
+// and the explanation of all of it. It is pure: the same input gives the same decision; it reads no clock, no file and
+// no network.
 package policy
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
+	"math"
+	"strings"
 	"time"
 )
 
@@ -15,7 +16,8 @@ type Reading struct {
 	Usage      uint64  // bytes charged
 	WorkingSet uint64  // bytes, by the kubelet's formula
 	ActiveFile uint64  // bytes of it that are active page cache
-	Release    uint64  // bytes that its exit gives back: anonymous memory and charged shared memory
+	Held       Held    // what Release is made of; when known, Release is computed from it
+	Release    uint64  // bytes that its exit gives back: see Held.Release
 	Growth     float64 // bytes per second over the growth window, page cache left out; 0 when it does not grow
 }
 
@@ -33,14 +35,10 @@ type Candidate struct {
 	Lead       time.Duration // grace (at most 30 s) plus one second
 	Covers     bool          // its eviction alone meets the need
 	Grower     bool          // it has a real part in the growth
+	Survives   uint64        // bytes of its shared memory that may outlive it: no part of Release
+	Past       Past          // of its workload
 	Excluded   string        // why it is not chosen although nothing protects it; empty when it may be
 	Rank       int           // 1 is first; 0 for protected pods
-}
-
-// Config is what a user sets.
-type Config struct {
-	Profile             Profile
-	ProtectedNamespaces []string
 }
 
 // Need is what the eviction has to achieve: see pressure.Need.
@@ -55,10 +53,38 @@ type Need struct {
 // Covers reports whether giving back release bytes and stopping growth bytes per second meets the need.
 func (n Need) Covers(release uint64, growth float64) bool {
 	if !n.ByETA {
-		return int64(release) >= n.Bytes
+		return n.Bytes <= 0 || release >= uint64(n.Bytes)
 	}
 	margin, slope := float64(n.Margin)+float64(release), n.Slope-growth
 	return margin >= 0 && (slope <= 0 || margin/slope >= n.Horizon.Seconds())
+}
+
+// Missing returns the bytes that the need is short of after that release and stopped growth: 0 when Covers is true, at
+// least 1 otherwise.
+func (n Need) Missing(release uint64, growth float64) uint64 {
+	if n.Covers(release, growth) {
+		return 0
+	}
+	if !n.ByETA {
+		return uint64(n.Bytes) - release
+	}
+	want := 0.0
+	if slope := n.Slope - growth; !(slope <= 0) {
+		want = float64(slope * n.Horizon.Seconds())
+	}
+	short := math.Ceil(want - (float64(n.Margin) + float64(release)))
+	if !(short < math.MaxInt64) {
+		return math.MaxInt64
+	}
+	return uint64(max(short, 1))
+}
+
+// target returns the bytes that a release is held against to tell small ones.
+func (n Need) target() int64 {
+	if n.ByETA {
+		return max(-n.Margin, 0)
+	}
+	return n.Bytes
 }
 
 // Input is everything that a decision depends on. Decide does not change it.
@@ -68,15 +94,36 @@ type Input struct {
 	NodeMemory uint64 // MemTotal, bytes
 	NodeGrowth float64
 	Need       Need
+	Critical   bool // the level is critical: the kubelet is about to act, and past evictions hold nobody back
+	RoundLimit int  // most pods of one set: 1 to MaxRound; 0 or less means DefaultRoundLimit
 	Pods       []Candidate
+	History    History
 	Config     Config
+}
+
+// The pods of one set.
+const (
+	DefaultRoundLimit = 2
+	MaxRound          = 5
+)
+
+func (in *Input) limit() int {
+	if in.RoundLimit <= 0 {
+		return DefaultRoundLimit
+	}
+	return min(in.RoundLimit, MaxRound)
 }
 
 // Decision is the ranking and what follows from it.
 type Decision struct {
 	Pods    []Candidate // ranked first to last, then the protected ones by name
 	Victims []int       // indexes into Pods that may be tried, best first; empty: nobody
-	State   string      // one of the State constants
+	Set     []int       // indexes into Pods that this decision evicts, one after the other; some of Victims
+	Covered bool        // the set meets the need
+	Missing uint64      // bytes that the need is short of after the set; 0 when Covered or when there is no set
+	Lead    time.Duration
+	Late    bool // the set's memory is expected back (after Lead) only when the threshold was reached
+	State   string
 	Reason  string
 }
 
@@ -86,151 +133,57 @@ const (
 	StateNoNeed    = "no-need"            // what is in flight is enough
 	StateProtected = "all-protected"      // every pod is protected
 	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
+	StateHistory   = "held-by-history"    // every candidate that would help is left alone because of past evictions
 	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage
 )
 
-// Pods with scores closer than this are told apart by priority.
-const priorityBand = 10
-
-// growerShare is the part of the fastest pod's growth from which a pod counts as one that causes the shortage.
-const growerShare = 0.25
-
-// maxGrace is the longest grace period that is waited for.
-const maxGrace = 30 * time.Second
-
-// LeadTime returns how long an eviction of p is assumed to take until its memory is back: grace, at most 30 s, plus
-// one second for the call and the exit.
-func LeadTime(p *Pod) time.Duration { return min(p.Grace, maxGrace) + time.Second }
-
-// Rank scores and orders the pods; it needs no Need. Decide goes on from here.
-func Rank(in Input) []Candidate {
-	pods := slices.Clone(in.Pods)
-	growth, fastest := nodeGrowth(&in)
-	surge := surging(&in)
-	for i := range pods {
-		c := &pods[i]
-		c.Leader = c.Reading.Fresh && c.Reading.Growth > growth/2
-		c.Lead = LeadTime(c.Pod)
-		c.Grower = c.Reading.Fresh && c.Reading.Growth > 0 && c.Reading.Growth >= growerShare*fastest
-		if c.Reading.Fresh {
-			c.Terms = terms(&in, c, growth)
-			c.Score = Total(c.Terms)
-		}
-	}
-	rules := protections(&in, surge)
-	for i := range pods {
-		for _, rule := range rules {
-			if p := rule(&pods[i]); p.Name != "" {
-				pods[i].Protection = p
-				break
-			}
-		}
-	}
-	return order(pods)
-}
-
-// nodeGrowth returns the growth that shares are taken of, and the growth of the fastest pod. The pods' own sum is
-// used where it is larger than the node's figure, so that shares never exceed 100 %. What no pod is seen to have counts
-// as one more pod: a leaker that cannot be read must not pass its blame on.
-func nodeGrowth(in *Input) (node, fastest float64) {
-	sum := 0.0
-	for i := range in.Pods {
-		if r := in.Pods[i].Reading; r.Fresh && r.Growth > 0 {
-			sum += r.Growth
-			fastest = max(fastest, r.Growth)
-		}
-	}
-	return max(sum, in.NodeGrowth), max(fastest, in.NodeGrowth-sum)
-}
-
-// order puts candidates first, best victim first, then protected pods by name.
-func order(pods []Candidate) []Candidate {
-	slices.SortStableFunc(pods, func(a, b Candidate) int {
-		if pa, pb := a.Protection.Name != "", b.Protection.Name != ""; pa != pb {
-			if pa {
-				return 1
-			}
-			return -1
-		} else if pa {
-			return cmp.Compare(a.Pod.Key(), b.Pod.Key())
-		}
-		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Pod.Key(), b.Pod.Key()), cmp.Compare(a.Pod.UID, b.Pod.UID))
-	})
-	n := slices.IndexFunc(pods, func(c Candidate) bool { return c.Protection.Name != "" })
-	if n < 0 {
-		n = len(pods)
-	}
-	// Within a band of scores the lowest priority goes first; the leader of the growth keeps its place by score.
-	rest := pods[:n]
-	for rank := 1; len(rest) > 0; rank++ {
-		pick := 0
-		if !rest[0].Leader {
-			for i := 1; i < len(rest) && rest[0].Score-rest[i].Score < priorityBand; i++ {
-				if !rest[i].Leader && rest[i].Pod.Priority < rest[pick].Pod.Priority {
-					pick = i
-				}
-			}
-		}
-		chosen := rest[pick]
-		copy(rest[1:pick+1], rest[:pick])
-		chosen.Rank = rank
-		rest[0] = chosen
-		rest = rest[1:]
-	}
-	return pods
-}
-
-// Decide ranks the pods and names those that may be evicted for the need, best first. A pod is named only if its
-// eviction alone meets the need, or if it has a real part in the growth: an innocent pod whose memory would only
-// buy time stays.
+// Decide ranks the pods, names those that may be evicted for the need, best first, and the set that is to go. A pod is
+// named if its eviction alone meets the need, or if it has a real part in the growth, or, on a node where nothing
+// grows, as part of a set that meets the need: an innocent pod whose memory would only buy time stays.
 func Decide(in Input) Decision {
 	d := Decision{Pods: Rank(in)}
 	if in.Need.Covers(0, 0) {
 		d.State, d.Reason = StateNoNeed, "victims in flight give back enough"
 		return d
 	}
+	x := exclusion{in: &in}
 	open := 0
-	bigEnough := false
+	for i := range d.Pods {
+		c := &d.Pods[i]
+		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
+		if c.Rank == 0 {
+			if c.Protection.Name == ProtectCooldown && (c.Covers || c.Grower) {
+				x.held.add(c, c.Protection.Reason)
+			}
+			continue
+		}
+		open++
+		// Only a pod that may go makes a small one too small: many small leakers are all there is next to a large
+		// innocent one.
+		x.bigEnough = x.bigEnough || x.unhelpful(c) == "" && c.Refused == "" && c.spared(&in) == "" && releases(&in, c)
+	}
 	for i := range d.Pods {
 		c := &d.Pods[i]
 		if c.Rank == 0 {
 			continue
 		}
-		open++
-		c.Covers = in.Need.Covers(c.Reading.Release, c.Reading.Growth)
-		if releases(&in, c) {
-			bigEnough = true
-		}
-	}
-	refused := ""
-	for i := range d.Pods {
-		c := &d.Pods[i]
-		switch {
-		case c.Rank == 0:
-		case !c.Covers && !c.Grower:
-			c.Excluded = "its memory would not end the shortage and it has no part in the growth"
-		case !in.Need.ByETA && in.NodeGrowth > 0 && !c.Grower:
-			c.Excluded = "it has no part in the growth, which would fill its memory again"
-		case bigEnough && !c.Leader && !releases(&in, c):
-			c.Excluded = "its release is under a tenth of the target"
-		case c.Refused != "":
-			c.Excluded = c.Refused
-			refused += "; " + c.Pod.Key() + " " + c.Refused
-		default:
+		if c.Excluded = x.why(c); c.Excluded == "" {
 			d.Victims = append(d.Victims, i)
 		}
 	}
+	d.choose(&in)
 	switch {
-	case len(d.Victims) > 0:
-		v := d.Pods[d.Victims[0]]
-		d.State = StateVictim
-		d.Reason = fmt.Sprintf("%s ranks first of %d candidates with score %.1f", v.Pod.Key(), open, v.Score)
+	case len(d.Set) > 0:
+		d.State, d.Reason = StateVictim, d.reason(&in, open)
+	case x.refused.text != "":
+		d.State = StateBlocked
+		d.Reason = "every candidate that would help is blocked" + x.refused.text + x.held.text
+	case x.held.text != "":
+		d.State = StateHistory
+		d.Reason = "every candidate that would help is left alone because of past evictions" + x.held.text
 	case open == 0:
 		d.State = StateProtected
 		d.Reason = fmt.Sprintf("all %d pods are protected%s", len(d.Pods), growingProtected(d.Pods))
-	case refused != "":
-		d.State = StateBlocked
-		d.Reason = "every candidate that would help is blocked" + refused
 	default:
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates would end the shortage%s", open, growingProtected(d.Pods))
@@ -238,13 +191,99 @@ func Decide(in Input) Decision {
 	return d
 }
 
+// maxNamed bounds how many pods a reason names.
+const maxNamed = 5
+
+// naming is a list of pods with their reasons, for a sentence.
+type naming struct {
+	text  string
+	count int
+}
+
+func (n *naming) add(c *Candidate, why string) {
+	if n.count++; n.count <= maxNamed {
+		n.text += "; " + c.Pod.Key() + " " + why
+	} else if n.count == maxNamed+1 {
+		n.text += "; and others"
+	}
+}
+
+// exclusion tells which of the unprotected pods are not to be tried.
+type exclusion struct {
+	in            *Input
+	bigEnough     bool // a candidate releases a tenth of the target
+	refused, held naming
+}
+
+// Why a pod is not chosen: reasons that more than one place has to know.
+const (
+	whyNoEnd   = "its memory would not end the shortage and it has no part in the growth"
+	whyRefills = "it has no part in the growth, which would fill its memory again"
+	whySmall   = "its release is under a tenth of the target"
+)
+
+func (x *exclusion) unhelpful(c *Candidate) string {
+	switch {
+	case !c.Covers && !c.Grower:
+		return whyNoEnd
+	case !x.in.Need.ByETA && x.in.NodeGrowth > 0 && !c.Grower:
+		return whyRefills
+	}
+	return ""
+}
+
+func (x *exclusion) why(c *Candidate) string {
+	if why := x.unhelpful(c); why != "" {
+		return why
+	}
+	if x.bigEnough && !c.Leader && !releases(x.in, c) {
+		return whySmall
+	}
+	if spared := c.spared(x.in); spared != "" {
+		x.held.add(c, spared)
+		return spared
+	}
+	if c.Refused != "" {
+		x.refused.add(c, c.Refused)
+	}
+	return c.Refused
+}
+
 // releases reports whether the expected release is at least a tenth of the target.
 func releases(in *Input, c *Candidate) bool {
-	target := in.Need.Bytes
-	if in.Need.ByETA {
-		target = max(-in.Need.Margin, 0)
+	return float64(c.Reading.Release) >= float64(in.Need.target())/10
+}
+
+// reason says who goes and why, what the set does not give, and what the past means.
+func (d *Decision) reason(in *Input, open int) string {
+	var b strings.Builder
+	first := &d.Pods[d.Victims[0]]
+	fmt.Fprintf(&b, "%s ranks first of %d candidates with score %.1f", first.Pod.Key(), open, first.Score)
+	if d.Set[0] != d.Victims[0] || len(d.Set) > 1 {
+		b.WriteString("; to go: ")
+		for k, i := range d.Set {
+			if k > 0 {
+				b.WriteString(", then ")
+			}
+			b.WriteString(d.Pods[i].Pod.Key())
+		}
 	}
-	return float64(c.Reading.Release) >= float64(target)/10
+	switch {
+	case d.Covered && d.Set[0] != d.Victims[0]:
+		b.WriteString(", the fewest pods that meet the need")
+	case !d.Covered:
+		fmt.Fprintf(&b, "; %d of at most %d pods of this round: %.1f MiB are still missing after it", len(d.Set), in.limit(), float64(d.Missing)/(1<<20))
+		if _, growth := d.gain(); in.Need.ByETA && in.Need.Slope-growth > 0 {
+			fmt.Fprintf(&b, ", growth of %.1f MiB/s goes on", (in.Need.Slope-growth)/(1<<20))
+		}
+	}
+	if d.Late {
+		fmt.Fprintf(&b, "; late: memory comes back in %.0f s, the threshold is %.1f s away", d.Lead.Seconds(), in.Need.eta())
+	}
+	for _, i := range d.Set {
+		b.WriteString(d.Pods[i].note(in))
+	}
+	return b.String()
 }
 
 // growingProtected names the protected pod that leads the growth: the one that a reader wants to know.

@@ -39,6 +39,18 @@ type Pod struct {
 	Limit      uint64 // effective memory limit in bytes; meaningful only when LimitSet
 	LimitSet   bool   // every container (or the pod level) has a memory limit
 	Containers []Container
+
+	Volumes Volumes
+	HostIPC bool // spec.hostIPC: System V and POSIX shared memory of the node, which outlives the pod
+}
+
+// Volumes says which kinds of volumes a pod has. The zero value means that nobody looked: not the same as none.
+type Volumes struct {
+	Known          bool
+	EmptyDir       bool // an emptyDir on disk: its content is lost with the pod, and no memory comes of it
+	MemoryEmptyDir bool // an emptyDir of medium Memory: lost with the pod too, and its shared memory is freed
+	PVC            bool // a persistentVolumeClaim or a generic ephemeral volume: it may not attach elsewhere
+	HostPath       bool // a hostPath: a tmpfs of the node there keeps what the pod wrote
 }
 
 // Container is one container of a pod, init and ephemeral ones included.

@@ -3,24 +3,33 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
-// Names of the protections, as records, status and metrics print them.
+// Names of the protections, as records, status and metrics print them, in the order in which they are asked.
 const (
-	ProtectFinished   = "finished"
-	ProtectSelf       = "self"
-	ProtectTerminate  = "terminating"
-	ProtectNamespace  = "namespace"
-	ProtectStatic     = "static"
-	ProtectDaemonSet  = "daemonset"
-	ProtectPriority   = "critical-priority"
-	ProtectOwnerless  = "no-controller"
-	ProtectAnnotation = "annotation"
-	ProtectJob        = "job-retries"
-	ProtectYoung      = "young"
-	ProtectReading    = "no-reading"
-	ProtectNotStarted = "not-started"
+	ProtectFinished    = "finished"
+	ProtectSelf        = "self"
+	ProtectTerminate   = "terminating"
+	ProtectNamespace   = "namespace"
+	ProtectStatic      = "static"
+	ProtectDaemonSet   = "daemonset"
+	ProtectPriority    = "critical-priority"
+	ProtectCeiling     = "priority-ceiling"
+	ProtectOwnerless   = "no-controller"
+	ProtectAnnotation  = "annotation"
+	ProtectLabel       = "label"
+	ProtectPrefix      = "name-prefix"
+	ProtectJob         = "job-retries"
+	ProtectLastReplica = "last-replica"
+	ProtectEmptyDir    = "empty-dir"
+	ProtectMemoryDir   = "memory-empty-dir"
+	ProtectPVC         = "volume-claim"
+	ProtectNotStarted  = "not-started"
+	ProtectYoung       = "young"
+	ProtectCooldown    = "workload-cooldown"
+	ProtectReading     = "no-reading"
 )
 
 // AnnotationEvict is the annotation by which a pod opts out: AnnotationEvict: "never".
@@ -42,95 +51,173 @@ type Protection struct {
 	Reason string
 }
 
-// protections returns the rules in the order in which they are asked; the first that answers is the reason given.
-// A pod that cannot be judged (no reading, unknown Job state) is held: in doubt nobody is evicted.
-func protections(in *Input, surge bool) []func(*Candidate) Protection {
-	return []func(*Candidate) Protection{
-		func(c *Candidate) Protection {
-			if c.Pod.Finished {
-				return Protection{ProtectFinished, "the pod has finished and holds no memory"}
+// round is what the rules of one ranking look at besides the pod.
+type round struct {
+	in    *Input
+	surge bool
+}
+
+// rule is one protection; why returns "" when it does not hold.
+type rule struct {
+	name string
+	why  func(*round, *Candidate) string
+}
+
+// rules are all protections; the first that holds is the reason given. What is not known holds the pod: retries of a
+// Job, and, where the config protects by them, replicas and volumes. Labels, names and priorities are always known.
+var rules = [...]rule{
+	{ProtectFinished, func(_ *round, c *Candidate) string {
+		return when(c.Pod.Finished, "the pod has finished and holds no memory")
+	}},
+	{ProtectSelf, func(r *round, c *Candidate) string {
+		return when(r.in.SelfUID != "" && c.Pod.UID == r.in.SelfUID, "this is Spillway itself")
+	}},
+	{ProtectTerminate, func(_ *round, c *Candidate) string {
+		return when(c.Pod.Terminating, "the pod is terminating already")
+	}},
+	{ProtectNamespace, func(r *round, c *Candidate) string {
+		if slices.Contains(r.in.Config.ProtectedNamespaces, c.Pod.Namespace) {
+			return fmt.Sprintf("namespace %s is protected by config", c.Pod.Namespace)
+		}
+		return ""
+	}},
+	{ProtectStatic, func(_ *round, c *Candidate) string {
+		return when(c.Pod.Mirror, "a static pod: the kubelet would start it again at once")
+	}},
+	{ProtectDaemonSet, func(_ *round, c *Candidate) string {
+		if c.Pod.Owner.Kind == "DaemonSet" {
+			return fmt.Sprintf("DaemonSet %s would start it again on this node", c.Pod.Owner.Name)
+		}
+		return ""
+	}},
+	{ProtectPriority, func(_ *round, c *Candidate) string {
+		if c.Pod.Priority >= criticalPriority {
+			return fmt.Sprintf("priority %d (%s) is critical", c.Pod.Priority, c.Pod.PriorityClass)
+		}
+		return ""
+	}},
+	{ProtectCeiling, func(r *round, c *Candidate) string {
+		if ceiling := r.in.Config.PriorityCeiling; ceiling != nil && c.Pod.Priority >= *ceiling {
+			return fmt.Sprintf("priority %d (%s) is at or above the ceiling %d", c.Pod.Priority, c.Pod.PriorityClass, *ceiling)
+		}
+		return ""
+	}},
+	{ProtectOwnerless, func(_ *round, c *Candidate) string {
+		return when(c.Pod.Owner.Kind == "", "no controller would create it again")
+	}},
+	{ProtectAnnotation, func(_ *round, c *Candidate) string {
+		return when(c.Pod.Annotations[AnnotationEvict] == "never", AnnotationEvict+`: "never"`)
+	}},
+	{ProtectLabel, func(r *round, c *Candidate) string {
+		for _, s := range r.in.Config.ProtectedLabels {
+			if s.Match == nil || s.Match(c.Pod.Labels) {
+				return fmt.Sprintf("its labels match %q, protected by config", s.Text)
 			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if in.SelfUID != "" && c.Pod.UID == in.SelfUID {
-				return Protection{ProtectSelf, "this is Spillway itself"}
+		}
+		return ""
+	}},
+	{ProtectPrefix, func(r *round, c *Candidate) string {
+		for _, prefix := range r.in.Config.ProtectedPrefixes {
+			if strings.HasPrefix(c.Pod.Name, prefix) {
+				return fmt.Sprintf("its name begins with %q, protected by config", prefix)
 			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Terminating {
-				return Protection{ProtectTerminate, "the pod is terminating already"}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if slices.Contains(in.Config.ProtectedNamespaces, c.Pod.Namespace) {
-				return Protection{ProtectNamespace, fmt.Sprintf("namespace %s is protected by config", c.Pod.Namespace)}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Mirror {
-				return Protection{ProtectStatic, "a static pod: the kubelet would start it again at once"}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Owner.Kind == "DaemonSet" {
-				return Protection{ProtectDaemonSet, fmt.Sprintf("DaemonSet %s would start it again on this node", c.Pod.Owner.Name)}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Priority >= criticalPriority {
-				return Protection{ProtectPriority, fmt.Sprintf("priority %d (%s) is critical", c.Pod.Priority, c.Pod.PriorityClass)}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Owner.Kind == "" {
-				return Protection{ProtectOwnerless, "no controller would create it again"}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if v := c.Pod.Annotations[AnnotationEvict]; v == "never" {
-				return Protection{ProtectAnnotation, AnnotationEvict + `: "never"`}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.Owner.Kind != "Job" {
-				return Protection{}
-			}
-			if !c.Workload.KnownRetries {
-				return Protection{ProtectJob, fmt.Sprintf("Job %s: retries left are not known", c.Pod.Owner.Name)}
-			}
-			if c.Workload.Retries < 1 {
-				return Protection{ProtectJob, fmt.Sprintf("Job %s has no retries left", c.Pod.Owner.Name)}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if c.Pod.StartedAt.IsZero() {
-				return Protection{ProtectNotStarted, "the kubelet has not started it yet"}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if surge && !c.Leader && in.Now.Sub(c.Pod.StartedAt) < surgeWindow {
-				return Protection{ProtectYoung, fmt.Sprintf("started %.0f s ago with at least %d others", in.Now.Sub(c.Pod.StartedAt).Seconds(), surgePods-1)}
-			}
-			return Protection{}
-		},
-		func(c *Candidate) Protection {
-			if !c.Reading.Fresh {
-				return Protection{ProtectReading, "no fresh reading of its memory"}
-			}
-			return Protection{}
-		},
+		}
+		return ""
+	}},
+	{ProtectJob, jobRetries},
+	{ProtectLastReplica, lastReplica},
+	{ProtectEmptyDir, func(r *round, c *Candidate) string {
+		return volume(r.in.Config.ProtectEmptyDir, c, c.Pod.Volumes.EmptyDir, "it has an emptyDir, whose content would be lost")
+	}},
+	{ProtectMemoryDir, func(r *round, c *Candidate) string {
+		return volume(r.in.Config.ProtectMemoryEmptyDir, c, c.Pod.Volumes.MemoryEmptyDir, "it has an emptyDir in memory, whose content would be lost")
+	}},
+	{ProtectPVC, func(r *round, c *Candidate) string {
+		return volume(r.in.Config.ProtectPVC, c, c.Pod.Volumes.PVC, "it has a claimed volume, which may not attach elsewhere")
+	}},
+	{ProtectNotStarted, func(_ *round, c *Candidate) string {
+		return when(c.Pod.StartedAt.IsZero(), "the kubelet has not started it yet")
+	}},
+	{ProtectYoung, func(r *round, c *Candidate) string {
+		age := r.in.Now.Sub(c.Pod.StartedAt)
+		if !r.surge || c.Leader || age >= surgeWindow {
+			return ""
+		}
+		return fmt.Sprintf("started %.0f s ago with at least %d others", age.Seconds(), surgePods-1)
+	}},
+	{ProtectCooldown, func(r *round, c *Candidate) string {
+		if c.Leader || r.in.Critical {
+			return ""
+		}
+		return c.Past.cooling(r.in)
+	}},
+	{ProtectReading, func(_ *round, c *Candidate) string {
+		return when(!c.Reading.Fresh, "no fresh reading of its memory")
+	}},
+}
+
+// protection returns the first protection that holds.
+func (r *round) protection(c *Candidate) Protection {
+	for i := range rules {
+		if why := rules[i].why(r, c); why != "" {
+			return Protection{rules[i].name, why}
+		}
 	}
+	return Protection{}
+}
+
+// protections returns all that hold.
+func (r *round) protections(c *Candidate) []Protection {
+	var out []Protection
+	for i := range rules {
+		if why := rules[i].why(r, c); why != "" {
+			out = append(out, Protection{rules[i].name, why})
+		}
+	}
+	return out
+}
+
+func when(holds bool, why string) string {
+	if holds {
+		return why
+	}
+	return ""
+}
+
+func jobRetries(_ *round, c *Candidate) string {
+	switch {
+	case c.Pod.Owner.Kind != "Job":
+		return ""
+	case !c.Workload.KnownRetries:
+		return fmt.Sprintf("Job %s: retries left are not known", c.Pod.Owner.Name)
+	case c.Workload.Retries < 1:
+		return fmt.Sprintf("Job %s has no retries left", c.Pod.Owner.Name)
+	}
+	return ""
+}
+
+// lastReplica leaves Jobs alone: what they lose is counted in retries.
+func lastReplica(r *round, c *Candidate) string {
+	o := &c.Pod.Owner
+	switch {
+	case !r.in.Config.ProtectLastReplica || o.Kind == "Job":
+		return ""
+	case !c.Workload.KnownReplicas:
+		return fmt.Sprintf("replicas of %s %s are not known: it may be the last", o.Kind, o.Name)
+	case c.Workload.Replicas <= 1:
+		return fmt.Sprintf("the last replica of %s %s", o.Kind, o.Name)
+	}
+	return ""
+}
+
+func volume(protect bool, c *Candidate, has bool, why string) string {
+	switch {
+	case !protect:
+		return ""
+	case !c.Pod.Volumes.Known:
+		return "its volumes are not known"
+	}
+	return when(has, why)
 }
 
 // surging reports whether so many pods started within the last minute that young ones are spared.

@@ -2,15 +2,6 @@ package policy
 
 import "time"
 
-// Profile selects how the score is made up.
-type Profile string
-
-// The built-in profiles.
-const (
-	LeakAware Profile = "leak-aware" // 0.5 growth share + 0.2 excess over request + 0.3 classic
-	Classic   Profile = "classic"    // 0.4 QoS + 0.3 memory share + 0.2 age + 0.1 replicas
-)
-
 // Term is one part of a score. Its contribution is Weight × Value.
 type Term struct {
 	Name   string
@@ -22,10 +13,14 @@ type Term struct {
 func Total(terms []Term) float64 {
 	sum := 0.0
 	for _, t := range terms {
-		sum += t.Weight * t.Value
+		sum += t.points()
 	}
 	return sum
 }
+
+// points is rounded before it is added: without the conversion some processors fuse both steps (the Go specification,
+// "Floating-point operators"), and a score would not be the same everywhere.
+func (t Term) points() float64 { return float64(t.Weight * t.Value) }
 
 func qosValue(q QoS) float64 {
 	switch q {
@@ -72,22 +67,25 @@ func shareValue(part, whole float64) float64 {
 	return min(100, 100*part/whole)
 }
 
-// terms returns the score terms of one candidate, those of the classic part with their share of the whole.
-func terms(in *Input, c *Candidate, nodeGrowth float64) []Term {
-	classic := 1.0
-	if in.Config.Profile != Classic {
-		classic = 0.3
+// repeatValue confirms what is seen now and accuses nobody: without a part in the growth the past is worth nothing.
+func repeatValue(c *Candidate, h *HistoryConfig) float64 {
+	if !c.Grower || h.RepeatCount == 0 {
+		return 0
 	}
-	out := []Term{
-		{"qos", classic * 0.4, qosValue(c.Pod.QoS)},
-		{"memory-share", classic * 0.3, shareValue(float64(c.Reading.WorkingSet), float64(in.NodeMemory))},
-		{"age", classic * 0.2, ageValue(in.Now.Sub(c.Pod.CreatedAt))},
-		{"replicas", classic * 0.1, replicasValue(c.Workload)},
+	return shareValue(float64(c.Past.Evictions), float64(h.RepeatCount))
+}
+
+// appendTerms appends the terms that weigh something.
+func appendTerms(out []Term, in *Input, c *Candidate, w *weightList, nodeGrowth float64) []Term {
+	values := weightList{
+		qosValue(c.Pod.QoS), shareValue(float64(c.Reading.WorkingSet), float64(in.NodeMemory)), ageValue(in.Now.Sub(c.Pod.CreatedAt)),
+		replicasValue(c.Workload), shareValue(c.Reading.Growth, nodeGrowth), excessValue(c.Reading.WorkingSet, c.Pod.Request),
+		repeatValue(c, &in.Config.History),
 	}
-	if in.Config.Profile != Classic {
-		out = append(out,
-			Term{"growth-share", 0.5, shareValue(c.Reading.Growth, nodeGrowth)},
-			Term{"excess", 0.2, excessValue(c.Reading.WorkingSet, c.Pod.Request)})
+	for i, weight := range w {
+		if weight > 0 {
+			out = append(out, Term{termNames[i], weight, values[i]})
+		}
 	}
 	return out
 }

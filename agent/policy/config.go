@@ -1,0 +1,107 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// Config is what a user sets. The zero value is the leak-aware profile with the built-in protections alone and without
+// a memory of past evictions. Decide expects a config that Check accepts.
+type Config struct {
+	Profile Profile
+	Weights Weights // nil: those of Profile
+
+	ProtectedNamespaces []string
+	ProtectedLabels     []Selector // a pod that one of them matches is protected
+	ProtectedPrefixes   []string   // of pod names, such as "redis-"
+	PriorityCeiling     *int32     // pods of this priority and above are protected; nil: only the critical ones
+
+	ProtectLastReplica    bool // the only pod of its workload, and one whose replicas are not known
+	ProtectEmptyDir       bool // pods with an emptyDir on disk
+	ProtectMemoryEmptyDir bool // pods with an emptyDir in memory
+	ProtectPVC            bool // pods with a claimed volume
+
+	History HistoryConfig
+}
+
+// Selector is a label selector that the caller has parsed.
+type Selector struct {
+	Text  string                              // as the user wrote it, for reasons
+	Match func(labels map[string]string) bool // nil matches every pod: in doubt nobody is evicted
+}
+
+// FieldError says what is wrong with one field of a Config.
+type FieldError struct {
+	Field   string // dotted, such as weights.age
+	Problem string // the value and the accepted range
+}
+
+// Error returns "field: problem".
+func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
+
+// The highest priority that a PriorityClass of a user may have (k8s.io/api/scheduling/v1, HighestUserDefinablePriority).
+const highestUserPriority = 1_000_000_000
+
+// The longest times that the history is looked back for.
+const (
+	maxCooldown = 24 * time.Hour
+	maxLookBack = 7 * 24 * time.Hour
+	maxRepeats  = 100
+)
+
+// Problems returns every field that is out of range, in the order of the fields.
+func (c *Config) Problems() []FieldError {
+	var out []FieldError
+	bad := func(field, format string, args ...any) {
+		out = append(out, FieldError{field, fmt.Sprintf(format, args...)})
+	}
+	if c.Profile != "" && c.Profile != LeakAware && c.Profile != Classic {
+		bad("profile", "%q, want %s or %s", string(c.Profile), LeakAware, Classic)
+	}
+	out = append(out, c.Weights.problems()...)
+	if slices.Contains(c.ProtectedNamespaces, "") {
+		bad("protection.namespaces", "an empty name, want names of namespaces")
+	}
+	for _, s := range c.ProtectedLabels {
+		if s.Text == "" || s.Match == nil {
+			bad("protection.labels", "%q does not select, want a label selector such as tier=database", s.Text)
+		}
+	}
+	if slices.Contains(c.ProtectedPrefixes, "") {
+		bad("protection.namePrefixes", "an empty prefix, which is every pod's, want the beginning of a name")
+	}
+	if p := c.PriorityCeiling; p != nil && *p > highestUserPriority {
+		bad("protection.priorityCeiling", "%d, want %d to %d", *p, math.MinInt32, highestUserPriority)
+	}
+	h := &c.History
+	for _, d := range []struct {
+		field string
+		v     time.Duration
+		most  time.Duration
+	}{
+		{"history.workloadCooldown", h.WorkloadCooldown, maxCooldown}, {"history.repeatWindow", h.RepeatWindow, maxLookBack},
+		{"history.boomerangWindow", h.BoomerangWindow, maxLookBack},
+	} {
+		if d.v < 0 || d.v > d.most {
+			bad(d.field, "%s, want 0s to %s", d.v, d.most)
+		}
+	}
+	if h.RepeatCount < 0 || h.RepeatCount > maxRepeats {
+		bad("history.repeatCount", "%d, want 0 to %d", h.RepeatCount, maxRepeats)
+	}
+	return out
+}
+
+// Check returns all that Problems finds as one error of *FieldError, nil when there is nothing.
+func (c *Config) Check() error { return joined(c.Problems()) }
+
+func joined(problems []FieldError) error {
+	var errs []error
+	for i := range problems {
+		errs = append(errs, &problems[i])
+	}
+	return errors.Join(errs...)
+}
