@@ -43,6 +43,7 @@ type loop struct {
 	slow       []pressure.Slow
 	limits     limits
 	wakes      wakeFilter
+	risks      risks
 	points     []pressure.Point
 	samples    []pressure.Sample
 	readings   map[string]policy.Reading // by pod cgroup UID
@@ -122,6 +123,7 @@ func (l *loop) pass(now time.Time) {
 			l.decide(now)
 		}
 	}
+	l.judgeHistory()
 	l.passes++
 	l.a.lastPass.Store(now.UnixNano())
 	if l.verdict.Level != l.level {

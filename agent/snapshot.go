@@ -104,7 +104,7 @@ func (l *loop) pressureStatus() status.Pressure {
 			p.Allocatable = &alloc
 		}
 	}
-	p.Stalls = stalls(&v.Stall)
+	p.Stalls, p.Risk = stalls(&v.Stall), l.risks.node
 	if e := l.limits.explained; e.Known {
 		p.Explained = &e.Value
 	}
@@ -157,7 +157,11 @@ func (l *loop) podsStatus() []status.Pod {
 	out := make([]status.Pod, 0, len(m.Pods))
 	for i := range l.ranking {
 		c := &l.ranking[i]
-		out = append(out, podStatus(c, byUID[c.Pod.UID]))
+		item := podStatus(c, byUID[c.Pod.UID])
+		if p := byUID[c.Pod.UID]; p != nil {
+			item.Risk = l.risks.pods[p.UID]
+		}
+		out = append(out, item)
 	}
 	for i := range m.Pods {
 		p := &m.Pods[i]

@@ -26,6 +26,8 @@ var (
 	descStall      = desc("node_memory_stall_ratio", "Part of the newest window in which tasks waited for memory, from the totals of /proc/pressure/memory.", "kind", "window")
 	descExplained  = desc("node_memory_stall_explained_ratio", "Part of the node's full stall that containers at their own limits explain.")
 	descGrowth     = desc("node_growth_bytes_per_second", "Growth over the last 10 s without page cache, by where it is.", "part")
+	descNodeRisk   = desc("node_oom_risk", "1 when a day's history says that memory that cannot be reclaimed rises towards a shortage; absent without half an hour of it.")
+	descPodRisk    = desc("pod_oom_risk", "1 when the pod's history says that its memory rises without end; absent without half an hour of it.", "namespace", "pod")
 	descPace       = desc("sampling_interval_seconds", "Present time between two samples of the node.")
 	descWorst      = desc("sampling_worst_fill_bytes_per_second", "The fastest filling of the node that the pace reckons with.")
 	descWakes      = desc("sampling_wakes_total", "How often triggers or the level made sampling fast.")
@@ -61,7 +63,7 @@ var _ prometheus.Collector = (*snapshot)(nil)
 func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
-		descExplained, descGrowth, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
+		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 	} {
@@ -125,6 +127,9 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	if p.Explained != nil {
 		gauge(descExplained, *p.Explained)
 	}
+	if p.Risk != nil {
+		gauge(descNodeRisk, truth(p.Risk.High))
+	}
 	for _, g := range p.Growth {
 		if g.BytesPerSecond != nil {
 			gauge(descGrowth, *g.BytesPerSecond, g.Part)
@@ -164,6 +169,9 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		}
 		if pod.Score != nil {
 			gauge(descPodScore, *pod.Score, pod.Namespace, pod.Name)
+		}
+		if pod.Risk != nil {
+			gauge(descPodRisk, truth(pod.Risk.High), pod.Namespace, pod.Name)
 		}
 		gauge(descPodRank, float64(pod.Rank), pod.Namespace, pod.Name)
 		for _, c := range pod.Containers {

@@ -21,6 +21,9 @@ func WriteTable(w io.Writer, s *Status) error {
 	if len(p.Stalls) > 0 {
 		fmt.Fprintf(w, "memory stall   %s\n", stalls(p.Stalls))
 	}
+	if p.Risk != nil {
+		fmt.Fprintf(w, "history of %s   %s\n", time.Duration(p.Risk.SpanSeconds*float64(time.Second)).Round(time.Minute), risk(p.Risk))
+	}
 	if text := growth(p.Growth); text != "" {
 		fmt.Fprintf(w, "growth/s over 10 s   %s\n", text)
 	}
@@ -42,14 +45,14 @@ func WriteTable(w io.Writer, s *Status) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", src.Name, src.State, Clean(src.Detail))
 	}
 	if len(s.Pods) > 0 {
-		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tPROTECTED")
+		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tOOM RISK\tPROTECTED")
 		for _, pod := range s.Pods {
 			rank := "-"
 			if pod.Rank > 0 {
 				rank = strconv.Itoa(pod.Rank)
 			}
-			fmt.Fprintf(t, "%s\t%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.Namespace), Clean(pod.Name), pod.QoS, bytesOf(pod.WorkingSetBytes),
-				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), Clean(protection(pod)))
+			fmt.Fprintf(t, "%s\t%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.Namespace), Clean(pod.Name), pod.QoS, bytesOf(pod.WorkingSetBytes),
+				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), risk(pod.Risk), Clean(protection(pod)))
 		}
 	}
 	if len(s.Groups) > 0 {
@@ -107,6 +110,18 @@ func stalls(all []Stall) string {
 		fmt.Fprintf(&b, " %s %.1f %%", time.Duration(s.WindowSeconds*float64(time.Second)), 100*s.Ratio)
 	}
 	return b.String()
+}
+
+// risk prints what the history says: high 2.1 %/h r2 0.97.
+func risk(r *Risk) string {
+	if r == nil {
+		return "-"
+	}
+	level := "low"
+	if r.High {
+		level = "high"
+	}
+	return fmt.Sprintf("%s %.2f %%/h r2 %.2f", level, r.PercentPerHour, r.R2)
 }
 
 // growth prints the parts that are known.

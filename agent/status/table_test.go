@@ -27,7 +27,7 @@ func hostile() *Status {
 	return &Status{
 		Version: "1.0", Node: "node-1\r", Mode: "enforce", StartedAt: at.Add(-90 * time.Second), At: at, CgroupV: "v2",
 		Pressure: Pressure{Level: "evict", LevelNow: "evict", Reason: "ETA 3.0 s " + ansi, Signal: "memory.available", MarginBytes: ptr(int64(300 << 20)), UsedPercent: ptr(95.25),
-			SlopeBytes: 100 << 20, CacheSlope: 1 << 20, ETASeconds: ptr(3.0), LeadSeconds: 31, Cause: "pods", Stalls: []Stall{{"some", 0.2, 0.25}, {"some", 10, 0.125}, {"full", 10, 0}}, Growth: []Growth{{"node", ptr(100.0 * (1 << 20))}, {"kernel", nil}},
+			SlopeBytes: 100 << 20, CacheSlope: 1 << 20, ETASeconds: ptr(3.0), LeadSeconds: 31, Cause: "pods", Stalls: []Stall{{"some", 0.2, 0.25}, {"some", 10, 0.125}, {"full", 10, 0}}, Risk: &Risk{PercentPerHour: 0.1, R2: 0.5, SpanSeconds: 3600}, Growth: []Growth{{"node", ptr(100.0 * (1 << 20))}, {"kernel", nil}},
 			Thresholds: []Threshold{
 				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100 << 20)), AvailableBytes: ptr(int64(400 << 20)), MarginBytes: ptr(int64(300 << 20)), Source: "/configz"},
 				{Signal: "allocatableMemory.available", LimitBytes: ptr(int64(1 << 30)), Source: "file\x00with zero"},
@@ -40,7 +40,7 @@ func hostile() *Status {
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},
 		}},
 		Pods: []Pod{
-			{Namespace: "shop", Name: ansi, UID: "1", QoS: "Burstable", Fresh: true, WorkingSetBytes: ptr(uint64(3 << 30)), GrowthBytes: ptr(100.0 * (1 << 20)), RequestBytes: 256 << 20, Score: ptr(78.25), Rank: 1},
+			{Namespace: "shop", Name: ansi, UID: "1", QoS: "Burstable", Fresh: true, WorkingSetBytes: ptr(uint64(3 << 30)), GrowthBytes: ptr(100.0 * (1 << 20)), RequestBytes: 256 << 20, Score: ptr(78.25), Rank: 1, Risk: &Risk{High: true, PercentPerHour: 2.125, R2: 0.97, SpanSeconds: 86000}},
 			{Namespace: "shop", Name: bidi, UID: "2", QoS: "Guaranteed", LimitBytes: ptr(uint64(1023)), Protection: "no-reading", Reason: "no fresh reading of its memory"},
 			{Namespace: lines, Name: "c", UID: "3", Fresh: true, WorkingSetBytes: ptr(uint64(0)), Rank: 2, Reason: "its memory would not end the shortage"},
 		},

@@ -39,11 +39,20 @@ type Pressure struct {
 	Stalls        []Stall     `json:"memoryStalls"`        // windows that are covered
 	Explained     *float64    `json:"stallExplainedRatio"` // part of the node's full stall that containers at their own limits explain
 	Growth        []Growth    `json:"growth"`              // over 10 s, by where it is
+	Risk          *Risk       `json:"risk"`                // null: less than 30 min of history
 	CapacityBytes *int64      `json:"capacityBytes"`
 	Allocatable   *int64      `json:"allocatableBytes"`
 	Thresholds    []Threshold `json:"thresholds"`
 	Gates         []Gate      `json:"gates"`
 	SampleAt      *float64    `json:"sampleBootSeconds"` // CLOCK_BOOTTIME of the sample that this is made of
+}
+
+// Risk is what a line through the history of up to 24 h says of memory that cannot be reclaimed.
+type Risk struct {
+	High           bool    `json:"high"` // over 0.5 % of the node's memory per hour, and r2 over 0.8
+	PercentPerHour float64 `json:"percentOfNodePerHour"`
+	R2             float64 `json:"r2"`
+	SpanSeconds    float64 `json:"spanSeconds"`
 }
 
 // Stall is the part of a window in which some task, or every task that could run, waited for memory (PSI, from total=).
@@ -216,6 +225,7 @@ type Pod struct {
 	Protection      string      `json:"protection,omitempty"`
 	Reason          string      `json:"reason,omitempty"`
 	Containers      []Container `json:"containers,omitempty"`
+	Risk            *Risk       `json:"risk"` // null: less than 30 min of history
 }
 
 // Container is one container of a pod on this node.
