@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -60,9 +61,52 @@ func randomInput(r *rand.Rand) Input {
 		}
 		in.Pods = append(in.Pods, c)
 	}
+	vary(r, &in)
 	in.NodeGrowth = r.ExpFloat64() * 50 * testMiB
 	in.Need = Need{ByETA: pick(2), Bytes: r.Int64N(3<<30) - 1<<28, Margin: r.Int64N(2<<30) - 1<<29, Slope: in.NodeGrowth, Horizon: time.Duration(r.Int64N(int64(100 * time.Second)))}
 	return in
+}
+
+// vary adds what a user may configure, and a past.
+func vary(r *rand.Rand, in *Input) {
+	pick := func(n int) bool { return r.IntN(n) == 0 }
+	cfg := &in.Config
+	in.RoundLimit, in.Critical = r.IntN(MaxRound+3)-1, pick(8)
+	if pick(4) {
+		cfg.Weights = Weights{}
+		for _, name := range termNames {
+			cfg.Weights[name] = float64(r.IntN(5))
+		}
+	}
+	if pick(4) {
+		cfg.ProtectedLabels = []Selector{hasLabel("tier", "database")}
+		cfg.ProtectedPrefixes = []string{"p1"}
+	}
+	if pick(6) {
+		ceiling := int32(r.IntN(6)) * 100
+		cfg.PriorityCeiling = &ceiling
+	}
+	cfg.ProtectLastReplica, cfg.ProtectEmptyDir, cfg.ProtectMemoryEmptyDir, cfg.ProtectPVC = pick(8), pick(8), pick(8), pick(8)
+	if pick(2) {
+		cfg.History = DefaultHistory()
+	}
+	for i := range in.Pods {
+		c := &in.Pods[i]
+		if pick(8) {
+			c.Pod.Labels = map[string]string{"tier": "database"}
+		}
+		if !pick(4) {
+			c.Pod.Volumes = Volumes{Known: true, EmptyDir: pick(6), MemoryEmptyDir: pick(6), PVC: pick(6), HostPath: pick(6)}
+		}
+		if pick(4) {
+			c.Reading.Held = Held{Known: true, Anon: uint64(r.IntN(1000)) * testMiB, Shmem: uint64(r.IntN(500)) * testMiB, Zswap: uint64(r.IntN(50)) * testMiB}
+		}
+		for pick(3) {
+			e := PastEviction{OwnerUID: c.Pod.Owner.UID, Namespace: c.Pod.Namespace, OwnerKind: c.Pod.Owner.Kind, OwnerName: c.Pod.Owner.Name, ReturnedHere: pick(4),
+				At: testNow.Add(-time.Duration(r.Int64N(int64(time.Hour) >> 4 << r.IntN(9))))}
+			in.History = append(in.History, e)
+		}
+	}
 }
 
 func deepCopy(pods []Candidate) []Candidate {
@@ -76,10 +120,16 @@ func deepCopy(pods []Candidate) []Candidate {
 
 func TestPropertiesOfADecision(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	states := map[string]int{}
-	protected := map[string]int{}
-	for i := range 8000 {
+	states, protected := map[string]int{}, map[string]int{}
+	sets, flat, uncovered, several := 0, 0, 0, 0
+	for i := range 12000 {
 		in := randomInput(r)
+		if i%5 == 0 { // nothing grows
+			in.NodeGrowth, in.Need.Slope = 0, 0
+			for k := range in.Pods {
+				in.Pods[k].Reading.Growth = 0
+			}
+		}
 		before := deepCopy(in.Pods)
 		d := Decide(in)
 		if !reflect.DeepEqual(before, in.Pods) {
@@ -88,76 +138,188 @@ func TestPropertiesOfADecision(t *testing.T) {
 		if again := Decide(in); !reflect.DeepEqual(d, again) {
 			t.Fatalf("input %d: two decisions on one input", i)
 		}
+		if problem := wrongDecision(&in, &d); problem != "" {
+			t.Fatalf("input %d: %s; state %s: %s", i, problem, d.State, d.Reason)
+		}
 		states[d.State]++
-		if len(d.Pods) != len(in.Pods) {
-			t.Fatalf("input %d: %d pods of %d", i, len(d.Pods), len(in.Pods))
-		}
-		if (d.State == StateVictim) != (len(d.Victims) > 0) || d.Reason == "" {
-			t.Fatalf("input %d: state %s with %d victims, reason %q", i, d.State, len(d.Victims), d.Reason)
-		}
-		ranked, leaders := 0, 0
 		for k := range d.Pods {
-			c := &d.Pods[k]
-			protected[c.Protection.Name]++
-			if c.Leader {
-				leaders++
-			}
-			if c.Protection.Name != "" {
-				if c.Rank != 0 || c.Protection.Reason == "" {
-					t.Fatalf("input %d: protected pod of rank %d: %+v", i, c.Rank, c.Protection)
-				}
-				continue
-			}
-			if ranked++; c.Rank != ranked || k != ranked-1 {
-				t.Fatalf("input %d: pod %d has rank %d, want %d", i, k, c.Rank, ranked)
-			}
-			if !(c.Score >= 0 && c.Score <= 100.0000001) || !c.Reading.Fresh {
-				t.Fatalf("input %d: score %v, fresh %v", i, c.Score, c.Reading.Fresh)
-			}
+			protected[d.Pods[k].Protection.Name]++
 		}
-		if leaders > 1 {
-			t.Fatalf("input %d: %d leaders", i, leaders)
-		}
-		last := -1
-		for _, v := range d.Victims {
-			c := &d.Pods[v]
-			p := c.Pod
-			switch {
-			case v <= last:
-				t.Fatalf("input %d: victims %v are not in the order of their ranks", i, d.Victims)
-			case c.Protection.Name != "" || c.Rank == 0 || c.Excluded != "" || c.Refused != "":
-				t.Fatalf("input %d: victim %+v", i, c)
-			case !c.Reading.Fresh:
-				t.Fatalf("input %d: a victim without a fresh reading", i)
-			case !c.Covers && !c.Grower:
-				t.Fatalf("input %d: a victim that neither covers nor grows", i)
-			case c.Covers != in.Need.Covers(c.Reading.Release, c.Reading.Growth):
-				t.Fatalf("input %d: covers is %v", i, c.Covers)
-			case c.Grower && c.Reading.Growth <= 0:
-				t.Fatalf("input %d: a grower that does not grow", i)
-			// Once more, without the rules: these must never go.
-			case p.Finished, p.Terminating, p.Mirror, p.UID == in.SelfUID, p.Namespace == "kube-system", p.Owner.Kind == "DaemonSet", p.Owner.Kind == "",
-				p.Priority >= 2_000_000_000, p.Annotations[AnnotationEvict] == "never", p.StartedAt.IsZero(),
-				p.Owner.Kind == "Job" && !(c.Workload.KnownRetries && c.Workload.Retries > 0):
-				t.Fatalf("input %d: victim %+v", i, p)
+		if len(d.Set) > 0 {
+			sets++
+			if c := d.Pods[d.Set[0]]; !c.Covers && !c.Grower {
+				flat++
 			}
-			last = v
-		}
-		if in.Need.Covers(0, 0) && len(d.Victims) > 0 {
-			t.Fatalf("input %d: victims without a need", i)
+			if !d.Covered {
+				uncovered++
+			}
+			if len(d.Set) > 1 {
+				several++
+			}
 		}
 	}
-	for _, s := range []string{StateVictim, StateNoNeed, StateProtected, StateBlocked, StateNoCover} {
+	for _, s := range []string{StateVictim, StateNoNeed, StateProtected, StateBlocked, StateHistory, StateNoCover} {
 		if states[s] < 50 {
 			t.Errorf("state %s was reached %d times: the inputs are too narrow", s, states[s])
 		}
 	}
-	for _, p := range []string{ProtectFinished, ProtectSelf, ProtectTerminate, ProtectNamespace, ProtectStatic, ProtectDaemonSet, ProtectPriority,
-		ProtectOwnerless, ProtectAnnotation, ProtectJob, ProtectYoung, ProtectReading, ProtectNotStarted} {
-		if protected[p] < 50 {
-			t.Errorf("protection %s was seen %d times: the inputs are too narrow", p, protected[p])
+	for _, rule := range rules {
+		if protected[rule.name] < 50 {
+			t.Errorf("protection %s was seen %d times: the inputs are too narrow", rule.name, protected[rule.name])
 		}
 	}
+	if flat < 50 || uncovered < 50 || several < 50 {
+		t.Errorf("of %d sets %d are of pods that do not grow, %d do not cover, %d have several pods: the inputs are too narrow", sets, flat, uncovered, several)
+	}
+}
+
+// wrongDecision says what is wrong with a decision whatever the input was, "" when nothing is. It asks the pods once
+// more, without the rules.
+func wrongDecision(in *Input, d *Decision) string {
+	if len(d.Pods) != len(in.Pods) {
+		return fmt.Sprintf("%d pods of %d", len(d.Pods), len(in.Pods))
+	}
+	if won := len(d.Set) > 0; won != (d.State == StateVictim) || won != (len(d.Victims) > 0) || d.Reason == "" {
+		return fmt.Sprintf("state %s with set %v and victims %v, reason %q", d.State, d.Set, d.Victims, d.Reason)
+	}
+	ranked, leaders := 0, 0
+	for k := range d.Pods {
+		c := &d.Pods[k]
+		if c.Leader {
+			leaders++
+		}
+		if c.Protection.Name != "" {
+			if c.Rank != 0 || c.Protection.Reason == "" {
+				return fmt.Sprintf("protected pod of rank %d: %+v", c.Rank, c.Protection)
+			}
+			continue
+		}
+		if ranked++; c.Rank != ranked || k != ranked-1 {
+			return fmt.Sprintf("pod %d has rank %d, want %d", k, c.Rank, ranked)
+		}
+		if !(c.Score >= 0 && c.Score <= 100.0000001) || !c.Reading.Fresh {
+			return fmt.Sprintf("score %v, fresh %v", c.Score, c.Reading.Fresh)
+		}
+	}
+	if leaders > 1 {
+		return fmt.Sprintf("%d leaders", leaders)
+	}
+	last := -1
+	for _, v := range d.Victims {
+		if v <= last {
+			return fmt.Sprintf("victims %v are not in the order of their ranks", d.Victims)
+		}
+		last = v
+		if problem := wrongVictim(in, d, v); problem != "" {
+			return fmt.Sprintf("victim %s: %s", d.Pods[v].Pod.Key(), problem)
+		}
+	}
+	if len(d.Victims) > 0 && in.Need.Covers(0, 0) {
+		return "victims without a need"
+	}
+	return wrongSet(in, d)
+}
+
+func wrongVictim(in *Input, d *Decision, v int) string {
+	c, cfg := &d.Pods[v], &in.Config
+	p := c.Pod
+	var newest time.Time
+	for _, e := range in.History {
+		if e.OwnerUID == p.Owner.UID && e.At.After(newest) {
+			newest = e.At
+		}
+	}
+	recent := cfg.History.WorkloadCooldown > 0 && in.Now.Sub(newest) < cfg.History.WorkloadCooldown
+	switch {
+	case c.Protection.Name != "" || c.Rank == 0 || c.Excluded != "" || c.Refused != "":
+		return fmt.Sprintf("%+v", c)
+	case !c.Reading.Fresh:
+		return "no fresh reading"
+	case c.Covers != in.Need.Covers(c.Reading.Release, c.Reading.Growth):
+		return "covers is wrong"
+	case c.Grower && !(c.Reading.Growth > 0):
+		return "a grower that does not grow"
+	case !c.Covers && !c.Grower && !(d.Covered && slices.Contains(d.Set, v) && in.NodeGrowth <= 0):
+		return "it neither covers nor grows, nor is it in a set that covers on a node where nothing grows"
+	case p.Finished, p.Terminating, p.Mirror, p.UID == in.SelfUID, p.Namespace == "kube-system", p.Owner.Kind == "DaemonSet", p.Owner.Kind == "",
+		p.Priority >= 2_000_000_000, p.Annotations[AnnotationEvict] == "never", p.StartedAt.IsZero(),
+		p.Owner.Kind == "Job" && !(c.Workload.KnownRetries && c.Workload.Retries > 0),
+		cfg.ProtectedLabels != nil && p.Labels["tier"] == "database", cfg.ProtectedPrefixes != nil && strings.HasPrefix(p.Name, "p1"),
+		cfg.PriorityCeiling != nil && p.Priority >= *cfg.PriorityCeiling,
+		cfg.ProtectLastReplica && p.Owner.Kind != "Job" && !(c.Workload.KnownReplicas && c.Workload.Replicas > 1),
+		cfg.ProtectEmptyDir && (!p.Volumes.Known || p.Volumes.EmptyDir), cfg.ProtectMemoryEmptyDir && (!p.Volumes.Known || p.Volumes.MemoryEmptyDir),
+		cfg.ProtectPVC && (!p.Volumes.Known || p.Volumes.PVC):
+		return fmt.Sprintf("protected: %+v", p)
+	case recent && !c.Leader && !in.Critical:
+		return "its workload cools down"
+	}
+	return ""
+}
+
+// wrongSet tries all sets where they are few: none of the allowed ones may be smaller, or as small and of better ranks.
+func wrongSet(in *Input, d *Decision) string {
+	if len(d.Set) == 0 {
+		return ""
+	}
+	limit := in.RoundLimit
+	if limit <= 0 {
+		limit = 2
+	}
+	limit = min(limit, 5)
+	var release, growth float64
+	growers, leader, ranks, lead := []int{}, -1, 0, time.Duration(0)
+	for _, v := range d.Victims {
+		if d.Pods[v].Grower {
+			growers = append(growers, v)
+		}
+		if d.Pods[v].Leader {
+			leader = v
+		}
+	}
+	for k, i := range d.Set {
+		c := &d.Pods[i]
+		release, growth, ranks, lead = release+float64(c.Reading.Release), growth+c.Reading.Growth, ranks+c.Rank, max(lead, c.Lead)
+		if k > 0 && i <= d.Set[k-1] || !slices.Contains(d.Victims, i) {
+			return fmt.Sprintf("set %v of victims %v", d.Set, d.Victims)
+		}
+		if len(growers) > 0 && !c.Grower {
+			return "an innocent pod goes while a grower may"
+		}
+	}
+	switch covered := in.Need.Covers(uint64(release), growth); {
+	case len(d.Set) > limit:
+		return fmt.Sprintf("%d pods in a round of %d", len(d.Set), limit)
+	case d.Covered != covered || (d.Missing == 0) != covered:
+		return fmt.Sprintf("covered %v, missing %d", d.Covered, d.Missing)
+	case !covered && !strings.Contains(d.Reason, "still missing"):
+		return "the reason does not say that the set is not enough"
+	case !covered && len(d.Set) != min(limit, len(growers)):
+		return fmt.Sprintf("%d pods of %d growers and a limit of %d, although they are not enough", len(d.Set), len(growers), limit)
+	case leader >= 0 && !slices.Contains(d.Set, leader):
+		return "the leader of the growth stays"
+	case d.Lead != lead:
+		return "lead is wrong"
+	}
+	if len(growers) == 0 || len(growers) > 12 {
+		return ""
+	}
+	for bits := 1; bits < 1<<len(growers); bits++ {
+		var release, growth float64
+		size, sum, with, slowest := 0, 0, leader < 0, time.Duration(0)
+		for k, i := range growers {
+			if bits>>k&1 == 1 {
+				c := &d.Pods[i]
+				size, sum, with = size+1, sum+c.Rank, with || i == leader
+				release, growth, slowest = release+float64(c.Reading.Release), growth+c.Reading.Growth, max(slowest, c.Lead)
+			}
+		}
+		inTime := !in.Need.late(slowest.Seconds())
+		if size <= limit && with && in.Need.Covers(uint64(release), growth) &&
+			(!d.Covered || size < len(d.Set) || size == len(d.Set) && (inTime && d.Late || inTime != d.Late && sum < ranks)) {
+			return fmt.Sprintf("set %v, although %b of %v is better", d.Set, bits, growers)
+		}
+	}
+	return ""
 }
 
 // The order of the input does not matter: a list from another source must not choose another victim.
@@ -170,8 +332,8 @@ func TestOrderOfTheInputDoesNotMatter(t *testing.T) {
 		mixed.Pods = slices.Clone(in.Pods)
 		r.Shuffle(len(mixed.Pods), func(a, b int) { mixed.Pods[a], mixed.Pods[b] = mixed.Pods[b], mixed.Pods[a] })
 		got := Decide(mixed)
-		if !slices.Equal(names(got), names(want)) {
-			t.Fatalf("input %d: victims %v, in another order %v", i, names(want), names(got))
+		if !slices.Equal(names(got), names(want)) || !slices.Equal(setNames(got), setNames(want)) {
+			t.Fatalf("input %d: victims %v, set %v, in another order %v, %v", i, names(want), setNames(want), names(got), setNames(got))
 		}
 	}
 }
@@ -183,7 +345,7 @@ func TestMoreGrowthNeverWorsensTheRank(t *testing.T) {
 	improved := 0
 	for i := range 5000 {
 		in := randomInput(r)
-		in.Config.Profile = LeakAware
+		in.Config.Profile, in.Config.Weights = LeakAware, nil
 		for k := range in.Pods {
 			p := *in.Pods[k].Pod
 			if p.Priority < criticalPriority {

@@ -64,7 +64,7 @@ func shareValue(part, whole float64) float64 {
 	if whole <= 0 || part <= 0 {
 		return 0
 	}
-	return min(100, 100*part/whole)
+	return min(100, 100*(part/whole)) // in this order nothing overflows
 }
 
 // repeatValue confirms what is seen now and accuses nobody: without a part in the growth the past is worth nothing.

@@ -1,0 +1,88 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// evicted is a past eviction of the workload that pod(name) belongs to.
+func evicted(name string, ago time.Duration) PastEviction {
+	return PastEviction{OwnerUID: "owner-" + name, Namespace: "shop", OwnerKind: "ReplicaSet", OwnerName: name, At: testNow.Add(-ago)}
+}
+
+func returned(e PastEviction) PastEviction { e.ReturnedHere = true; return e }
+
+func withHistory(in Input, h ...PastEviction) Input {
+	in.History, in.Config.History = h, DefaultHistory()
+	return in
+}
+
+func TestHistory(t *testing.T) {
+	flat := func() []Candidate { return []Candidate{pod("a", size(900)), pod("b", size(800))} }
+	two := func() []Candidate { return []Candidate{pod("a", size(900), grows(50)), pod("b", size(800), grows(50))} }
+	critical := func(in Input) Input { in.Critical = true; return in }
+	off := func(in Input) Input { in.Config.History = HistoryConfig{}; return in }
+	thrice := []PastEviction{evicted("a", 2*time.Hour), evicted("a", 9*time.Hour), evicted("a", 23*time.Hour)}
+	for _, tc := range []struct {
+		name   string
+		in     Input
+		state  string
+		set    []string
+		of     string // the pod that is looked at
+		held   string // its protection or why it is excluded
+		reason string
+	}{
+		{"cooldown: another goes", withHistory(input(byUsed(700), flat()...), evicted("a", time.Minute)), StateVictim, []string{"b"}, "a", "evicted 60 s ago, cooldown 5m0s", ""},
+		{"cooldown is over", withHistory(input(byUsed(700), flat()...), evicted("a", 5*time.Minute)), StateVictim, []string{"a"}, "a", "", ""},
+		{"the newest counts, in any order", withHistory(input(byUsed(700), flat()...), evicted("a", time.Minute), evicted("a", time.Hour)), StateVictim, []string{"b"}, "a", "60 s ago", ""},
+		{"the clock was set back: held", withHistory(input(byUsed(700), flat()...), evicted("a", -time.Hour)), StateVictim, []string{"b"}, "a", "evicted 0 s ago", ""},
+		{"no memory configured", off(withHistory(input(byUsed(700), flat()...), evicted("a", time.Minute))), StateVictim, []string{"a"}, "a", "", ""},
+		{"both grow, one cools down", withHistory(input(byETA(50), two()...), evicted("a", time.Minute)), StateVictim, []string{"b"}, "a", "cooldown", ""},
+		{"all that would help cool down", withHistory(input(byETA(100), two()...), evicted("a", time.Minute), evicted("b", 2*time.Minute)), StateHistory, nil, "a", "cooldown", "shop/a a pod of its workload was evicted 60 s ago, cooldown 5m0s; shop/b"},
+		{"cooldown holds nobody at critical", critical(withHistory(input(byETA(100), two()...), evicted("a", time.Minute), evicted("b", 2*time.Minute))), StateVictim, []string{"a", "b"}, "a", "", ""},
+		{"the leader of the growth is never held", withHistory(input(byETA(100), pod("a", size(900), grows(100)), pod("b", size(800))), returned(evicted("a", time.Minute))),
+			StateVictim, []string{"a"}, "a", "", "boomerang: its workload was evicted, came back to this node and grows again"},
+		{"the same workload name in another namespace", withHistory(input(byUsed(700), flat()...), PastEviction{Namespace: "bank", OwnerKind: "ReplicaSet", OwnerName: "a", At: testNow}), StateVictim, []string{"a"}, "a", "", ""},
+		{"known by name alone", withHistory(input(byUsed(700), flat()...), PastEviction{Namespace: "shop", OwnerKind: "ReplicaSet", OwnerName: "a", At: testNow}), StateVictim, []string{"b"}, "a", "cooldown", ""},
+		{"made anew under the same name", withHistory(input(byUsed(700), flat()...), PastEviction{OwnerUID: "older", Namespace: "shop", OwnerKind: "ReplicaSet", OwnerName: "a", At: testNow}), StateVictim, []string{"a"}, "a", "", ""},
+		{"it came back: another goes", withHistory(input(byUsed(700), flat()...), returned(evicted("a", 30*time.Minute))), StateVictim, []string{"b"}, "a", "came back to this node, and it does not grow", ""},
+		{"it came back long ago", withHistory(input(byUsed(700), flat()...), returned(evicted("a", 61*time.Minute))), StateVictim, []string{"a"}, "a", "", ""},
+		{"it came back, nobody else helps", withHistory(input(byUsed(850), flat()...), returned(evicted("a", 30*time.Minute))), StateHistory, nil, "a", "came back", "left alone because of past evictions; shop/a its workload was evicted and came back"},
+		{"not at critical", critical(withHistory(input(byUsed(850), flat()...), returned(evicted("a", 30*time.Minute)))), StateVictim, []string{"a"}, "a", "", ""},
+		{"a pod made before the eviction is no replacement", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 19*time.Minute)), StateVictim, []string{"a"}, "a", "", ""},
+		{"a pod made after the eviction is its replacement", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 21*time.Minute)), StateVictim, []string{"b"}, "a", "came back", ""},
+		{"made in the second of the eviction", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 20*time.Minute-600*time.Millisecond)), StateVictim, []string{"b"}, "a", "came back", ""},
+		{"a set of two does not take it either", withHistory(input(byUsed(1700), flat()...), returned(evicted("a", 30*time.Minute))), StateNoCover, nil, "a", "would not end", ""},
+		{"three times within a day, flat: spared", withHistory(input(byUsed(700), flat()...), thrice...), StateVictim, []string{"b"}, "a", "evicted 3 times already", ""},
+		{"twice is not often", withHistory(input(byUsed(700), flat()...), thrice[:2]...), StateVictim, []string{"a"}, "a", "", ""},
+		{"the third was longer ago", withHistory(input(byUsed(700), flat()...), thrice[0], thrice[1], evicted("a", 24*time.Hour)), StateVictim, []string{"a"}, "a", "", ""},
+		{"three times, and it grows: it goes, and the record says so", withHistory(input(byETA(100), pod("a", size(900), grows(100))), thrice...), StateVictim, []string{"a"}, "a", "", "repeat offender: its workload was evicted 3 times"},
+		{"a cooldown and a refusal", withHistory(input(byETA(100), pod("a", size(900), grows(50), refused), pod("b", size(800), grows(50))), evicted("b", time.Minute)), StateBlocked, nil, "b", "cooldown", "PodDisruptionBudget; shop/b a pod of its workload"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := Decide(tc.in)
+			c := find(d.Pods, tc.of)
+			held := c.Protection.Reason + c.Excluded
+			if d.State != tc.state || !slices.Equal(setNames(d), append([]string{}, tc.set...)) || !strings.Contains(d.Reason, tc.reason) {
+				t.Errorf("state %s, set %v: %s", d.State, setNames(d), d.Reason)
+			}
+			if tc.held == "" && slices.Contains(tc.set, tc.of) && held != "" || !strings.Contains(held, tc.held) {
+				t.Errorf("%s is held because %q, want %q", tc.of, held, tc.held)
+			}
+		})
+	}
+}
+
+func TestRepeatTerm(t *testing.T) {
+	in := withHistory(input(Need{}, pod("a", grows(50)), pod("b", grows(50)), pod("flat")), evicted("a", time.Hour), evicted("a", 2*time.Hour), evicted("flat", time.Hour), evicted("flat", time.Hour), evicted("flat", time.Hour))
+	in.Config.Weights = Weights{TermRepeat: 1, TermGrowthShare: 1}
+	ranked := Rank(in)
+	// Two of three times: (66.7 + 50) / 2.
+	for name, want := range map[string]float64{"a": (200.0/3 + 50) / 2, "b": 25, "flat": 0} {
+		if c := find(ranked, name); !near(c.Score, want) {
+			t.Errorf("%s scores %v, want %v: %+v", name, c.Score, want, c.Terms)
+		}
+	}
+}
