@@ -116,13 +116,13 @@ func (in *Input) limit() int {
 
 // Decision is the ranking and what follows from it.
 type Decision struct {
-	Pods    []Candidate // ranked first to last, then the protected ones by name
-	Victims []int       // indexes into Pods that may be tried, best first; empty: nobody
-	Set     []int       // indexes into Pods that this decision evicts, one after the other; some of Victims
-	Covered bool        // the set meets the need
-	Missing uint64      // bytes that the need is short of after the set; 0 when Covered or when there is no set
-	Lead    time.Duration
-	Late    bool // the set's memory is expected back (after Lead) only when the threshold was reached
+	Pods    []Candidate   // ranked first to last, then the protected ones by name
+	Victims []int         // indexes into Pods that may be tried, best first; empty: nobody
+	Set     []int         // indexes into Pods that this decision evicts, one after the other; some of Victims
+	Covered bool          // the set meets the need
+	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or when there is no set
+	Lead    time.Duration // of the slowest pod of the set
+	Late    bool          // the set's memory is expected back (after Lead) only when the threshold was reached
 	State   string
 	Reason  string
 }

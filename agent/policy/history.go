@@ -48,7 +48,7 @@ const defaultRepeatWindow = 24 * time.Hour
 // Past is what the history says of one pod's workload.
 type Past struct {
 	Evictions int       // within the repeat window
-	Last      time.Time // the newest of them; zero: none
+	Last      time.Time // the newest eviction that is known; zero: none
 	Returned  bool      // within the boomerang window a replacement came to this node
 }
 
@@ -62,16 +62,13 @@ func ownerOf(namespace string, uid, kind, name string) owner {
 	return owner{namespace: namespace, kind: kind, name: name}
 }
 
-// byOwner sorts the history by controller, nil when there is none. Evictions without any controller are left out.
+// byOwner sorts the history by controller, nil when there is none.
 func (h History) byOwner() map[owner][]PastEviction {
 	if len(h) == 0 {
 		return nil
 	}
 	out := make(map[owner][]PastEviction, len(h))
 	for _, e := range h {
-		if e.OwnerUID == "" && e.OwnerKind == "" {
-			continue
-		}
 		k := ownerOf(e.Namespace, e.OwnerUID, e.OwnerKind, e.OwnerName)
 		out[k] = append(out[k], e)
 	}
@@ -91,7 +88,7 @@ func past(evictions []PastEviction, p *Pod, now time.Time, cfg *HistoryConfig) P
 		if ago < window {
 			out.Evictions++
 		}
-		if e.At.After(out.Last) && ago < max(window, cfg.WorkloadCooldown, cfg.BoomerangWindow) {
+		if e.At.After(out.Last) {
 			out.Last = e.At
 		}
 		// Creation times are whole seconds, and a controller replaces a pod within the second.

@@ -30,7 +30,7 @@ func (d *Decision) choose(in *Input) {
 		}
 	}
 	if len(pool) == 0 {
-		pool, limit = d.Victims, 1
+		pool = d.Victims // each of them is enough alone
 	}
 	s := search{need: &in.Need, pods: d.Pods, leader: leader}
 	d.Set = s.smallest(pool, 1, limit)

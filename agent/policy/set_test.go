@@ -71,6 +71,11 @@ func TestVictimSet(t *testing.T) {
 			[]string{"a", "b"}, true, 0, ""},
 		{"growth of nobody: no set of innocents", input(byETA(100), many(4, "flat", size(400))...), nil, false, 0, "none of 4"},
 		{"growth of a protected pod that others hide: no set of innocents", flatNode(input(byUsed(700), append(many(4, "flat", size(400)), pod("leak", grows(20), annotated))...)), nil, false, 0, "none of 4"},
+		{"nothing grows: a pod that gives under a tenth does not fill up", input(byUsed(1000), pod("a", size(920)), pod("b", size(90))), nil, false, 0, "none of 2 candidates"},
+		{"small leakers go where the large one is refused", input(byUsed(1000), pod("large", size(600), grows(40), refused), pod("a", size(80), grows(40)), pod("b", size(70), grows(39))),
+			[]string{"a", "b"}, false, 850, "850.0 MiB are still missing"},
+		{"small leakers go where the large pod is spared", withHistory(flatNode(input(byUsed(1000), pod("large", size(1500)), pod("a", size(80), grows(40)), pod("b", size(70), grows(40)))), returned(evicted("large", 30*time.Minute))),
+			[]string{"a", "b"}, false, 850, ""},
 		{"nothing grows: one is enough", input(byUsed(700), pod("a", size(800)), pod("b", size(790))), []string{"a"}, true, 0, ""},
 		{"refused pods are in no set", input(byUsed(1500), pod("a", size(800), refused), pod("b", size(790)), pod("c", size(780))), []string{"b", "c"}, true, 0, ""},
 	} {
