@@ -53,6 +53,7 @@ type Options struct {
 type Agent struct {
 	opts  Options
 	cfg   Config
+	rules policy.Config // of cfg
 	log   *slog.Logger
 	begin time.Time
 
@@ -95,6 +96,7 @@ func New(opts Options) (*Agent, error) {
 			return nil, errors.New("no node name: set NODE_NAME or --node-name to the name of this node's Node object, or use --standalone")
 		}
 	}
+	a.rules, _ = a.cfg.policy()
 	a.sources.init(a.log)
 	ok := false
 	defer func() {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"spillway/agent/evict"
+	"spillway/agent/kube"
 	"spillway/agent/policy"
 )
 
@@ -40,6 +40,7 @@ type Config struct {
 	Cooldown      Duration         `yaml:"cooldown"`
 	HourlyCap     int              `yaml:"hourlyCap"`
 	Profile       policy.Profile   `yaml:"profile"`
+	Weights       policy.Weights   `yaml:"weights"`
 	Protection    ProtectionConfig `yaml:"protection"`
 	Sampling      SamplingConfig   `yaml:"sampling"`
 	CRI           CRIConfig        `yaml:"cri"`
@@ -57,7 +58,39 @@ type ThresholdConfig struct {
 
 // ProtectionConfig names what is never evicted beyond the built-in protections.
 type ProtectionConfig struct {
-	Namespaces []string `yaml:"namespaces"`
+	Namespaces      []string `yaml:"namespaces"`
+	Labels          []string `yaml:"labels"`
+	NamePrefixes    []string `yaml:"namePrefixes"`
+	PriorityCeiling *int32   `yaml:"priorityCeiling"`
+	LastReplica     bool     `yaml:"lastReplica"`
+	EmptyDir        bool     `yaml:"emptyDir"`
+	MemoryEmptyDir  bool     `yaml:"memoryEmptyDir"`
+	VolumeClaims    bool     `yaml:"volumeClaims"`
+}
+
+// policy returns what the policy needs of c, and what is wrong with it.
+func (c *Config) policy() (policy.Config, []finding) {
+	p := c.Protection
+	out := policy.Config{
+		Profile: c.Profile, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, PriorityCeiling: p.PriorityCeiling,
+		ProtectLastReplica: p.LastReplica, ProtectEmptyDir: p.EmptyDir, ProtectMemoryEmptyDir: p.MemoryEmptyDir, ProtectPVC: p.VolumeClaims,
+	}
+	if len(c.Weights) > 0 {
+		out.Weights = c.Weights
+	}
+	var bad []finding
+	for _, text := range p.Labels {
+		s, err := kube.ParseSelector(text)
+		if err != nil {
+			bad = append(bad, finding{"protection.labels", err.Error() + ", want a label selector such as tier=database"})
+			continue
+		}
+		out.ProtectedLabels = append(out.ProtectedLabels, s)
+	}
+	for _, f := range out.Problems() {
+		bad = append(bad, finding{f.Field, f.Problem})
+	}
+	return out, bad
 }
 
 // SamplingConfig bounds the time between two readings of the node: slowest far from a threshold, fastest near one.
@@ -209,12 +242,11 @@ func (c *Config) check() []finding {
 	if c.HourlyCap < 1 || c.HourlyCap > 100 {
 		bad("hourlyCap", "%d, want 1 to 100", c.HourlyCap)
 	}
-	if c.Profile != policy.LeakAware && c.Profile != policy.Classic {
-		bad("profile", "%q, want %s or %s", c.Profile, policy.LeakAware, policy.Classic)
+	if c.Profile == "" {
+		bad("profile", "empty, want %s or %s", policy.LeakAware, policy.Classic)
 	}
-	if slices.Contains(c.Protection.Namespaces, "") {
-		bad("protection.namespaces", "an empty name")
-	}
+	_, wrong := c.policy()
+	out = append(out, wrong...)
 	fastest, slowest := time.Duration(c.Sampling.Fastest), time.Duration(c.Sampling.Slowest)
 	if fastest < 20*time.Millisecond || fastest > 200*time.Millisecond {
 		bad("sampling.fastest", "%s, want 20ms to 200ms", fastest)

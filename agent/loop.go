@@ -153,7 +153,8 @@ func (l *loop) assess(now time.Time) {
 	if l.a.evicts != nil {
 		release, growth := l.a.evicts.Credit(func(p *policy.Pod) (uint64, float64) {
 			r := l.readings[l.cgroupUID(p)]
-			return r.Release, r.Growth
+			release, _ := r.Held.Release(p)
+			return release, r.Growth
 		})
 		in.Credit = pressure.Credit{Release: pressure.Bytes(min(release, math.MaxInt64)), Growth: growth}
 	}
@@ -173,12 +174,12 @@ func (l *loop) assess(now time.Time) {
 	}
 }
 
-// askOwners wants the owners of the first candidates to be known, and of Job pods, which are held until they are.
+// askOwners wants the owners of the first candidates to be known, and of pods that are held until they are.
 func (l *loop) askOwners() {
 	var want []asked
 	for i := range l.ranking {
 		c := &l.ranking[i]
-		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && c.Protection.Name != policy.ProtectJob {
+		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && c.Protection.Name != policy.ProtectJob && c.Protection.Name != policy.ProtectLastReplica {
 			continue
 		}
 		if want = append(want, asked{c.Pod.Namespace, c.Pod.Owner}); len(want) == askFirst {

@@ -135,7 +135,8 @@ func reading(s *sampler.GroupSample) (policy.Reading, bool) {
 	if !okShmem { // v1 kernels before 4.20 have no figure for it: what cannot be seen is not promised
 		shmem = 0
 	}
-	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Release: anon + shmem}, okUsage && okWS && okCache && okAnon
+	held := policy.Held{Known: true, Anon: anon, Shmem: shmem}
+	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Held: held}, okUsage && okWS && okCache && okAnon
 }
 
 // candidates joins the API server's pods with their readings.
@@ -159,7 +160,7 @@ func (l *loop) candidates() []policy.Candidate {
 func (l *loop) policyInput(now time.Time) policy.Input {
 	in := policy.Input{
 		Now: now, SelfUID: l.a.opts.SelfUID, NodeGrowth: l.verdict.EvictSlope, Pods: l.candidates(),
-		Config: policy.Config{Profile: l.a.cfg.Profile, ProtectedNamespaces: l.a.cfg.Protection.Namespaces},
+		Config: l.a.rules, Critical: l.verdict.Now == pressure.Critical,
 	}
 	if n := len(l.samples); n > 0 && l.samples[n-1].Capacity.Known() {
 		in.NodeMemory = uint64(l.samples[n-1].Capacity)

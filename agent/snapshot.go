@@ -168,7 +168,10 @@ func (l *loop) podsStatus() []status.Pod {
 		if p.API != nil {
 			continue
 		}
-		c := policy.Candidate{Pod: &policy.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, Reading: l.readings[p.UID],
+		reading := l.readings[p.UID]
+		pod := policy.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+		reading.Release, _ = reading.Held.Release(&pod)
+		c := policy.Candidate{Pod: &pod, Reading: reading,
 			Protection: policy.Protection{Name: "not-listed", Reason: "the API server does not list it"}}
 		out = append(out, podStatus(&c, p))
 	}

@@ -70,6 +70,8 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 		Limit:         mem.limit,
 		LimitSet:      mem.hasLimit,
 		Containers:    containers,
+		Volumes:       volumesOf(pod.Spec.Volumes),
+		HostIPC:       pod.Spec.HostIPC,
 	}
 	if pod.Spec.Priority != nil {
 		out.Priority = *pod.Spec.Priority
@@ -79,6 +81,24 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		out.Owner = policy.Owner{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name, UID: string(ref.UID)}
+	}
+	return out
+}
+
+// volumesOf says which kinds of volumes a pod has.
+func volumesOf(volumes []corev1.Volume) policy.Volumes {
+	out := policy.Volumes{Known: true}
+	for i := range volumes {
+		switch v := &volumes[i]; {
+		case v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumMemory:
+			out.MemoryEmptyDir = true
+		case v.EmptyDir != nil:
+			out.EmptyDir = true
+		case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+			out.PVC = true
+		case v.HostPath != nil:
+			out.HostPath = true
+		}
 	}
 	return out
 }
@@ -167,8 +187,30 @@ func trim(obj any) (any, error) {
 		Priority:                      pod.Spec.Priority,
 		Overhead:                      pod.Spec.Overhead,
 		Resources:                     pod.Spec.Resources,
+		Volumes:                       trimVolumes(pod.Spec.Volumes),
+		HostIPC:                       pod.Spec.HostIPC,
 	}
 	return pod, nil
+}
+
+// trimVolumes keeps the kinds that volumesOf knows, one volume of each, as the API server writes them.
+func trimVolumes(in []corev1.Volume) []corev1.Volume {
+	has := volumesOf(in)
+	var out []corev1.Volume
+	for _, kind := range []struct {
+		has    bool
+		source corev1.VolumeSource
+	}{
+		{has.EmptyDir, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		{has.MemoryEmptyDir, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+		{has.PVC, corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}},
+		{has.HostPath, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}},
+	} {
+		if kind.has {
+			out = append(out, corev1.Volume{VolumeSource: kind.source})
+		}
+	}
+	return out
 }
 
 func trimContainers(in []corev1.Container) []corev1.Container {

@@ -141,6 +141,7 @@ status:
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := convertPod(podOf(t, tc.pod))
+			tc.want.Volumes.Known = true // of every pod that comes from the API server; see TestVolumes
 			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
 				t.Errorf("pod (-want +got):\n%s", diff)
 			}
@@ -258,7 +259,64 @@ spec:
 	}
 }
 
+func TestVolumes(t *testing.T) {
+	for _, tc := range []struct {
+		name, spec string
+		want       policy.Volumes
+		ipc        bool
+	}{
+		{"none", "containers: []", policy.Volumes{Known: true}, false},
+		{"what every pod has", "volumes: [{name: a, projected: {}}, {name: b, configMap: {name: x}}, {name: c, secret: {secretName: x}}, {name: d, downwardAPI: {}}]", policy.Volumes{Known: true}, false},
+		{"scratch", "volumes: [{name: a, emptyDir: {}}]", policy.Volumes{Known: true, EmptyDir: true}, false},
+		{"huge pages are no memory that comes back by itself", "volumes: [{name: a, emptyDir: {medium: HugePages}}]", policy.Volumes{Known: true, EmptyDir: true}, false},
+		{"scratch in memory", "volumes: [{name: a, emptyDir: {medium: Memory}}]", policy.Volumes{Known: true, MemoryEmptyDir: true}, false},
+		{"claims", "volumes: [{name: a, persistentVolumeClaim: {claimName: x}}]", policy.Volumes{Known: true, PVC: true}, false},
+		{"generic ephemeral", "volumes: [{name: a, ephemeral: {}}]", policy.Volumes{Known: true, PVC: true}, false},
+		{"all", "volumes: [{name: a, emptyDir: {}}, {name: b, emptyDir: {medium: Memory}}, {name: c, persistentVolumeClaim: {claimName: x}}, {name: d, hostPath: {path: /x}}]\n  hostIPC: true",
+			policy.Volumes{Known: true, EmptyDir: true, MemoryEmptyDir: true, PVC: true, HostPath: true}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pod := podOf(t, "metadata: {name: a}\nspec:\n  "+tc.spec+"\n")
+			for _, when := range []string{"whole", "trimmed"} {
+				if p := convertPod(pod); p.Volumes != tc.want || p.HostIPC != tc.ipc {
+					t.Errorf("%s: %+v, IPC of the host %v", when, p.Volumes, p.HostIPC)
+				}
+				if _, err := trim(pod); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestParseSelector(t *testing.T) {
+	for _, tc := range []struct {
+		text  string
+		match bool
+		err   string
+	}{
+		{"tier=database", true, ""},
+		{"tier=web", false, ""},
+		{"tier in (web,database),!temporary", true, ""},
+		{"tier==", false, ""},
+		{"", false, "every pod"},
+		{"tier in database", false, `"tier in database"`},
+	} {
+		s, err := ParseSelector(tc.text)
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%q: error %v, want %q in it", tc.text, err, tc.err)
+			}
+			continue
+		}
+		if err != nil || s.Text != tc.text || s.Match(map[string]string{"tier": "database"}) != tc.match {
+			t.Errorf("%q: error %v, or not matched as it should be", tc.text, err)
+		}
+	}
+}
+
 func FuzzConvertPod(f *testing.F) {
+	f.Add([]byte(`{"spec":{"hostIPC":true,"volumes":[{"name":"v","emptyDir":{"medium":"Memory"}},{"name":"w","hostPath":{"path":"/x"}},{"name":"x","ephemeral":{}}]}}`))
 	f.Add([]byte(`{"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","resources":{"limits":{"memory":"1Gi"}}}]}}`))
 	f.Add([]byte(`{"spec":{"initContainers":[{"name":"i","restartPolicy":"Always"}],"overhead":{"memory":"1"},"resources":{}},"status":{"containerStatuses":[{"name":"c"}]}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
