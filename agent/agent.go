@@ -72,6 +72,7 @@ type Agent struct {
 	snapshot    atomic.Pointer[status.Status]
 	lastPass    atomic.Int64 // unix nanoseconds
 	kills       chan status.OOMKill
+	questions   chan question
 	killsLost   atomic.Uint64
 	sources     sources
 
@@ -87,7 +88,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4)}
 	if a.cfg.Mode != Standalone {
 		for _, f := range a.cfg.check() {
 			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
@@ -113,7 +114,11 @@ func New(opts Options) (*Agent, error) {
 	} else {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
 	}
-	if a.server, err = status.Listen(opts.Socket, status.Views{Status: a.snapshot.Load, Samples: a.window}); err != nil {
+	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
+	if a.cfg.Mode != Standalone {
+		views.Explain = a.explain
+	}
+	if a.server, err = status.Listen(opts.Socket, views); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
 	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Fastest), Slowest: time.Duration(a.cfg.Sampling.Slowest), Logger: a.log}); err != nil {

@@ -98,6 +98,9 @@ func (l *loop) run(ctx context.Context) error {
 				l.a.samples.Wake()
 			}
 			continue
+		case q := <-l.a.questions:
+			l.answer(time.Now(), q)
+			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
 			if len(l.kills) > keepKills {
@@ -278,12 +281,16 @@ func partText(p pressure.Part) string {
 	return ", most of it is: " + string(p)
 }
 
+// decisionInput is what a decision of this moment depends on.
+func (l *loop) decisionInput(now time.Time) policy.Input {
+	in, n := l.policyInput(now), l.verdict.Need
+	in.Need = policy.Need{ByETA: n.ByETA, Bytes: int64(n.Bytes), Margin: int64(n.Margin), Slope: n.Slope, Horizon: n.Horizon}
+	return in
+}
+
 // decide chooses a victim, asks hold, and starts the eviction; whatever comes of it is a record.
 func (l *loop) decide(now time.Time) {
-	in := l.policyInput(now)
-	n := l.verdict.Need
-	in.Need = policy.Need{ByETA: n.ByETA, Bytes: int64(n.Bytes), Margin: int64(n.Margin), Slope: n.Slope, Horizon: n.Horizon}
-	made := policy.Decide(in)
+	made := policy.Decide(l.decisionInput(now))
 	l.ranking, l.rankedAt = made.Pods, now
 
 	name, why := l.hold(now)

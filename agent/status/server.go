@@ -27,10 +27,12 @@ var ErrInUse = errors.New("another agent answers there")
 type Views struct {
 	Status  func() *Status // nil before the first pass
 	Samples func(SampleQuery) (Samples, error)
+	// Explain says what would happen to a pod of this node, by namespace/name; nil: this agent evicts nobody.
+	Explain func(ctx context.Context, pod string) (Explanation, error)
 }
 
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
-// the parameters resolution and pod of SampleQuery.
+// the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation.
 type Server struct {
 	path     string
 	file     os.FileInfo // of the socket: another agent's is not removed
@@ -98,6 +100,18 @@ func Listen(path string, views Views) (*Server, error) {
 		}
 		writeJSON(w, s)
 	})
+	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) {
+		if views.Explain == nil {
+			http.Error(w, "a standalone agent evicts nobody", http.StatusNotFound)
+			return
+		}
+		e, err := views.Explain(r.Context(), r.URL.Query().Get("pod"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		writeJSON(w, e)
+	})
 	return &Server{path: path, file: file, listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}}, nil
@@ -153,6 +167,13 @@ func GetSamples(ctx context.Context, path string, q SampleQuery) (Samples, error
 	var s Samples
 	err := get(ctx, path, "/v1/samples?"+url.Values{"resolution": {q.Resolution}, "pod": {q.Pod}}.Encode(), &s)
 	return s, err
+}
+
+// GetExplanation asks the agent that listens on the socket about a pod, by namespace/name.
+func GetExplanation(ctx context.Context, path, pod string) (Explanation, error) {
+	var e Explanation
+	err := get(ctx, path, "/v1/explain?"+url.Values{"pod": {pod}}.Encode(), &e)
+	return e, err
 }
 
 func get(ctx context.Context, path, what string, into any) error {

@@ -47,6 +47,42 @@ type Pressure struct {
 	SampleAt      *float64    `json:"sampleBootSeconds"` // CLOCK_BOOTTIME of the sample that this is made of
 }
 
+// Explanation says what the agent would do with one pod now, and why.
+type Explanation struct {
+	At    time.Time `json:"at"`
+	Pod   string    `json:"pod"` // namespace/name
+	UID   string    `json:"uid"`
+	Evict bool      `json:"evict"` // it would be evicted now
+	Why   string    `json:"why"`   // one sentence, from the first thing that decides
+
+	Level       string `json:"level"` // of this moment: only evict and critical act
+	LevelReason string `json:"levelReason"`
+	Gates       []Gate `json:"gates"`
+	Held        string `json:"held,omitempty"` // what holds every eviction back now
+
+	Fate        string       `json:"fate"` // by the policy alone: evicted, protected, no-need, excluded, outranked
+	FateReason  string       `json:"fateReason"`
+	Protections []Protection `json:"protections"` // all that hold
+	Rank        int          `json:"rank"`        // 1 goes first; 0: protected
+	Of          int          `json:"of"`          // unprotected pods
+	Score       *float64     `json:"score"`       // null: no fresh reading
+	Terms       []Term       `json:"terms"`
+
+	Fresh         bool     `json:"fresh"`
+	ReleaseBytes  *uint64  `json:"releaseBytes"`  // what its exit gives back
+	SurvivesBytes *uint64  `json:"survivesBytes"` // shared memory that may outlive it
+	GrowthBytes   *float64 `json:"growthBytesPerSecond"`
+	GrowthPercent *float64 `json:"growthSharePercent"`
+	Covers        bool     `json:"covers"` // its eviction alone would end the shortage
+	Set           []string `json:"set"`    // the pods that the policy names now, in order
+}
+
+// Protection is one reason why a pod is not evicted.
+type Protection struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
 // Risk is what a line through the history of up to 24 h says of memory that cannot be reclaimed.
 type Risk struct {
 	High           bool    `json:"high"` // over 0.5 % of the node's memory per hour, and r2 over 0.8

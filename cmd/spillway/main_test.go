@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,12 @@ func TestStatus(t *testing.T) {
 			}
 			return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}}, nil
 		},
+		Explain: func(_ context.Context, pod string) (status.Explanation, error) {
+			if pod != "shop/cart" {
+				return status.Explanation{}, errors.New("no pod " + pod)
+			}
+			return status.Explanation{Pod: pod, Evict: true, Why: "it leaks"}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +139,17 @@ func TestStatus(t *testing.T) {
 	}
 	if code, _, stderr := call(t, "status", "--socket", socket, "--pod", "shop/cart"); code == 0 || !strings.Contains(stderr, "--samples") {
 		t.Errorf("a pod without --samples: code %d, %q", code, stderr)
+	}
+	if code, stdout, _ := call(t, "explain", "--socket", socket, "shop/cart"); code != 0 || !strings.Contains(stdout, "shop/cart would be evicted now") {
+		t.Errorf("explain: code %d, %q", code, stdout)
+	}
+	if code, _, stderr := call(t, "explain", "--socket", socket, "shop/none"); code == 0 || !strings.Contains(stderr, "no pod shop/none") {
+		t.Errorf("explain a pod that is not there: code %d, %q", code, stderr)
+	}
+	for _, bad := range []string{"cart", "/cart", "shop/", "a/b/c"} {
+		if code, _, stderr := call(t, "explain", "--socket", socket, bad); code == 0 || !strings.Contains(stderr, "want NAMESPACE/POD") {
+			t.Errorf("explain %q: code %d, %q", bad, code, stderr)
+		}
 	}
 	var samples status.Samples
 	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples", "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &samples) != nil || len(samples.Node) != 1 {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"strings"
@@ -97,16 +98,47 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestProtectedLeak: a leak in a protected namespace is reported, and nobody goes for it.
+// TestProtectedLeak: a leak in a protected namespace is reported, and nobody goes for it; explain says why, for the leak
+// and for an innocent pod.
 func TestProtectedLeak(t *testing.T) {
 	c := scenario.Leak(100, false)
 	c.Name, c.Note = "protected", "leak of 100 MiB/s in namespace monitoring that stops at 1.8 GiB"
 	c.Workloads[0].Namespace = "monitoring"
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
 	c.Quiet = 25 * time.Second
+	var leak, innocent status.Explanation
+	c.Meanwhile = func(ctx context.Context, _ func() time.Duration) error {
+		for ctx.Err() == nil && (leak.Level != "evict" || innocent.Level != "evict") {
+			s, err := runner.Status(ctx)
+			if err != nil {
+				continue
+			}
+			for _, p := range s.Pods {
+				into := map[bool]*status.Explanation{strings.HasPrefix(p.Name, "recommendation-"): &leak, strings.HasPrefix(p.Name, "payment-"): &innocent}[true]
+				if into == nil || into.Level == "evict" {
+					continue
+				}
+				out, err := runner.Agent(ctx, "explain", p.Namespace+"/"+p.Name, "-o", "json")
+				if err != nil {
+					continue // the context may have ended
+				}
+				if err := json.Unmarshal(out, into); err != nil {
+					return err
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		return nil
+	}
 	res := runCase(t, c, scenario.Enforce)
 	if len(res.Fates) != 0 {
 		t.Errorf("pods went: %+v, want none", res.Fates)
+	}
+	if leak.Evict || leak.Fate != "protected" || len(leak.Protections) == 0 || leak.Protections[0].Name != "namespace" || len(leak.Terms) == 0 || leak.GrowthPercent == nil || *leak.GrowthPercent < 50 {
+		t.Errorf("explain says of the leak: %+v, want protected by its namespace, with its score and most of the growth", leak)
+	}
+	if innocent.Evict || innocent.Fate != "excluded" || !strings.Contains(innocent.Why, "no part in the growth") {
+		t.Errorf("explain says of payment: %+v, want that it has no part in the growth", innocent)
 	}
 	d := decision(t, res.Status, "no-candidate-helps")
 	if !strings.Contains(d.Reason, "monitoring/recommendation-") || !strings.Contains(d.Reason, "protected") {

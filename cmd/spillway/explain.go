@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spillway/agent/status"
+)
+
+func explainCommand(stdout io.Writer) *cobra.Command {
+	output := format("table")
+	var socket string
+	c := &cobra.Command{
+		Use:   "explain NAMESPACE/POD",
+		Short: "Say whether a pod of this node would be evicted now, and why",
+		Long: "Say whether a pod of this node would be evicted now, and why: level and gates, what holds evictions back, protections,\n" +
+			"and its score term by term. The agent decides by the same path as for an eviction, up to the call.",
+		Example: `  spillway explain shop/cart-5fc8ff689d-lp4g5
+  kubectl -n spillway-system exec ds/spillway -- /spillway explain shop/cart-5fc8ff689d-lp4g5 -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if namespace, name, ok := strings.Cut(args[0], "/"); !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+				return fmt.Errorf("pod %q: want NAMESPACE/POD", args[0])
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			e, err := status.GetExplanation(ctx, socket, args[0])
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(stdout, e)
+			}
+			return status.WriteExplanation(stdout, e)
+		},
+	}
+	c.Flags().VarP(&output, "output", "o", "table or json")
+	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
+	return c
+}
