@@ -321,7 +321,7 @@ type Decision struct {
 	LeadSeconds float64   `json:"leadTimeSeconds"`
 	Cause       string    `json:"cause"`
 	Why         string    `json:"why"`    // the condition that made the level
-	State       string    `json:"state"`  // victim, held, no-need, all-protected, no-candidate-helps
+	State       string    `json:"state"`  // held, or one of package policy: victim, no-need, all-protected, all-blocked, no-candidate-helps, held-by-history
 	Reason      string    `json:"reason"` // in words
 	Victim      string    `json:"victim,omitempty"`
 	VictimUID   string    `json:"victimUid,omitempty"`
