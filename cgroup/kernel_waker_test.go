@@ -33,8 +33,9 @@ func startWaker(t *testing.T, tree *Tree, o WakerOptions) *waking {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &waking{t: t, w: w, done: make(chan error, 1), cancel: cancel}
-	go func() { s.done <- w.Run(ctx) }()
-	t.Cleanup(func() { cancel(); w.Close() })
+	closed := make(chan struct{})
+	go func() { defer close(closed); s.done <- w.Run(ctx) }()
+	t.Cleanup(func() { cancel(); w.Close(); <-closed }) // a later test counts open files
 	return s
 }
 

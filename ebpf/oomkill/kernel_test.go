@@ -194,10 +194,12 @@ func newMemoryCgroup(t testing.TB) *memoryCgroup {
 	dir := filepath.Join(root, fmt.Sprintf("spillway-oom-%d-%d", os.Getpid(), cgroupCount.Add(1)))
 	g := makeCgroup(t, dir, v2)
 	g.write(t, file, strconv.Itoa(limit))
+	swap, most := "memory.memsw.limit_in_bytes", strconv.Itoa(limit)
 	if v2 {
-		if _, err := os.Stat(filepath.Join(g.dir, "memory.swap.max")); err == nil {
-			g.write(t, "memory.swap.max", "0")
-		}
+		swap, most = "memory.swap.max", "0"
+	}
+	if _, err := os.Stat(filepath.Join(g.dir, swap)); err == nil {
+		g.write(t, swap, most)
 	}
 	return g
 }

@@ -37,6 +37,9 @@ const (
 	mostVMs      = 8
 )
 
+// A boot that does not come to the guest's answer is repeated, see vm.Boots.
+const bootTimeout = 45 * time.Second
+
 // VMOptions describe a node in a virtual machine. The zero value is a working one.
 type VMOptions struct {
 	// Name is the node's name; empty means node2.
@@ -267,17 +270,18 @@ func (v *VM) join(ctx context.Context, request VMRequest, begin time.Time) error
 		fmt.Fprintf(c.progress, "%5.1f s  %s: %s\n", time.Since(begin).Seconds(), n.Name, what)
 	}
 	step("boot")
-	if _, err := c.run.control(ctx, http.MethodPost, ControlVMUp, request); err != nil {
-		return err
-	}
-	if err := v.save(); err != nil {
-		return err
-	}
-	if err := v.poll(ctx, "", "the guest to answer", func(ctx context.Context) error {
-		_, err := v.guest.Memory(ctx)
-		return err
-	}); err != nil {
-		return err
+	for boot := 1; ; boot++ {
+		err := v.wake(ctx, request)
+		if err == nil {
+			break
+		}
+		if boot == vm.Boots || ctx.Err() != nil {
+			return err
+		}
+		step(fmt.Sprintf("boot again: %v; last line of its console: %s", err, v.Console(1)))
+		if _, err := c.run.control(ctx, http.MethodPost, ControlVMDown, VMRequest{Name: request.Name}); err != nil {
+			return err
+		}
 	}
 	if err := os.Remove(request.Machine.Initrd); err != nil { // it is in the machine's memory now
 		return err
@@ -321,6 +325,22 @@ func (v *VM) join(ctx context.Context, request VMRequest, begin time.Time) error
 	step("kubelet")
 	_, err = v.SetMargin(ctx, v.info.Options.Margin)
 	return err
+}
+
+// wake boots the machine and waits until the guest answers.
+func (v *VM) wake(ctx context.Context, request VMRequest) error {
+	if _, err := v.cluster.run.control(ctx, http.MethodPost, ControlVMUp, request); err != nil {
+		return err
+	}
+	if err := v.save(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %s", bootTimeout))
+	defer cancel()
+	return v.poll(ctx, "", "the guest to answer", func(ctx context.Context) error {
+		_, err := v.guest.Memory(ctx)
+		return err
+	})
 }
 
 func (v *VM) run(ctx context.Context, argv ...string) error {

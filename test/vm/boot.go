@@ -64,6 +64,9 @@ func ReadBoot() (Boot, error) {
 	return b, nil
 }
 
+// Started is what process 1 reports before it starts the test program; the exit code follows.
+const Started = "start\n"
+
 // Ports names the serial ports for a test program's output and its exit code.
 func Ports() (output, result string) { return outputPort, resultPort }
 

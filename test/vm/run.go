@@ -22,6 +22,16 @@ const (
 	DefaultTimeout   = 5 * time.Minute
 )
 
+// Boots is how often a boot is tried. The kernel patches its own code while it starts, and the emulator with two processors
+// sometimes lets one of them run into the half of a patch: a trap that nobody expects, or a machine that stands still.
+const Boots = 3
+
+// bootTimeout bounds the time until process 1 starts the program: ten times what it takes.
+const bootTimeout = time.Minute
+
+// errBoot is why a machine was ended that did not start the program.
+var errBoot = fmt.Errorf("program not started after %s", bootTimeout)
+
 // Spec describes one machine that runs one static program. Binary is needed.
 type Spec struct {
 	Kernel Kernel // default 6.1
@@ -81,22 +91,39 @@ func Run(ctx context.Context, s Spec) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	begin := time.Now()
-	if err := m.run(ctx, s.Timeout); err != nil {
-		return Result{}, fmt.Errorf("machine with kernel %s, cgroup %s: %w", s.Kernel, s.Cgroup, err)
+	for boot := 1; ; boot++ {
+		res, started, err := m.once(ctx, s.Timeout)
+		if err == nil {
+			return res, nil
+		}
+		err = fmt.Errorf("machine with kernel %s, cgroup %s: %w", s.Kernel, s.Cgroup, err)
+		if started || boot == Boots || ctx.Err() != nil {
+			return res, err
+		}
+		fmt.Fprintf(s.Progress, "boot again: %v\n", err)
 	}
-	res := Result{Took: time.Since(begin)}
-	output, err1 := os.ReadFile(m.Serial[1])
-	report, err2 := os.ReadFile(m.Serial[2])
-	if err := errors.Join(err1, err2); err != nil {
-		return res, fmt.Errorf("read machine's report: %w", err)
+}
+
+// once runs the machine once; started tells whether the program was.
+func (m Machine) once(ctx context.Context, limit time.Duration) (res Result, started bool, err error) {
+	begin := time.Now()
+	err = m.run(ctx, limit)
+	res.Took = time.Since(begin)
+	report, rerr := os.ReadFile(m.Serial[2])
+	started = bytes.HasPrefix(report, []byte(Started))
+	if err != nil {
+		return res, started, err
+	}
+	output, oerr := os.ReadFile(m.Serial[1])
+	if err := errors.Join(rerr, oerr); err != nil {
+		return res, started, fmt.Errorf("read machine's report: %w", err)
 	}
 	res.Output = string(output)
-	if _, err := fmt.Sscanf(string(report), "exit %d", &res.ExitCode); err != nil {
-		return res, fmt.Errorf("machine with kernel %s, cgroup %s: ended before the program did; last lines of its console:\n%s\nthe program's output:\n%s",
-			s.Kernel, s.Cgroup, ConsoleTail(m.Serial[0], 25), res.Output)
+	if _, err := fmt.Sscanf(string(report), Started+"exit %d", &res.ExitCode); err != nil {
+		return res, started, fmt.Errorf("ended before the program did; last lines of its console:\n%s\nthe program's output:\n%s",
+			ConsoleTail(m.Serial[0], 25), res.Output)
 	}
-	return res, nil
+	return res, started, nil
 }
 
 func (s Spec) prepare(ctx context.Context, dir string) (Machine, error) {
@@ -181,6 +208,14 @@ func raw(name string, mib int) error {
 func (m Machine) run(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not off after %s", limit))
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	boot := time.AfterFunc(bootTimeout, func() {
+		if report, err := os.ReadFile(m.Serial[2]); err != nil || len(report) == 0 {
+			giveUp(errBoot)
+		}
+	})
+	defer boot.Stop()
 	cmd := exec.CommandContext(ctx, QEMU, m.Args()...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said

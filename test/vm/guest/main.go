@@ -104,6 +104,8 @@ func test(b vm.Boot) error {
 	cmd.Env = append(os.Environ(), b.Env...)
 	cmd.Dir = "/test"
 	cmd.Stdout, cmd.Stderr = out, out
+	fmt.Fprint(res, vm.Started)
+	drain(res)
 	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
