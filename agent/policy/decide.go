@@ -26,13 +26,14 @@ type Candidate struct {
 	Pod      *Pod
 	Workload Workload
 	Reading  Reading
-	Refused  string // why the API server refused its eviction a short time ago; empty when it did not
+	Refused  string        // why the API server refused its eviction a short time ago; empty when it did not
+	Learned  time.Duration // how long its workload was seen to take until its memory is back; 0: not learned
 
 	Leader     bool // has more than half of the node's growth
 	Protection Protection
 	Terms      []Term
 	Score      float64
-	Lead       time.Duration // grace (at most 30 s) plus one second
+	Lead       time.Duration // Learned or LeadTime, whichever is shorter
 	Covers     bool          // its eviction alone meets the need
 	Grower     bool          // it has a real part in the growth
 	Survives   uint64        // bytes of its shared memory that may outlive it: no part of Release
@@ -41,7 +42,7 @@ type Candidate struct {
 	Rank       int           // 1 is first; 0 for protected pods
 }
 
-// Need is what the eviction has to achieve: see pressure.Need.
+// Need is what the eviction has to achieve beyond what victims on their way out will give: see pressure.Need.
 type Need struct {
 	ByETA   bool
 	Bytes   int64
@@ -95,13 +96,14 @@ type Input struct {
 	NodeGrowth float64
 	Need       Need
 	Critical   bool // the level is critical: the kubelet is about to act, and past evictions hold nobody back
-	RoundLimit int  // most pods of one set: 1 to MaxRound; 0 or less means DefaultRoundLimit
+	RoundLimit int  // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
+	InFlight   int  // victims on their way out that the need is credited with: this decision would join their round
 	Pods       []Candidate
 	History    History
 	Config     Config
 }
 
-// The pods of one set.
+// The pods of one round.
 const (
 	DefaultRoundLimit = 2
 	MaxRound          = 5
@@ -120,7 +122,7 @@ type Decision struct {
 	Victims []int         // indexes into Pods that may be tried, best first; empty: nobody
 	Set     []int         // indexes into Pods that this decision evicts, one after the other; some of Victims
 	Covered bool          // the set meets the need
-	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or when there is no set
+	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or when there is no set, unless the round is full
 	Lead    time.Duration // of the slowest pod of the set
 	Late    bool          // the set's memory is expected back (after Lead) only when the threshold was reached
 	State   string
@@ -130,7 +132,8 @@ type Decision struct {
 // States of a decision.
 const (
 	StateVictim    = "victim"             // there is one
-	StateNoNeed    = "no-need"            // what is in flight is enough
+	StateNoNeed    = "no-need"            // what is in flight is enough, or has the time
+	StateRound     = "round-full"         // what is in flight is not enough, and more may not go at once
 	StateProtected = "all-protected"      // every pod is protected
 	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
 	StateHistory   = "held-by-history"    // every candidate that would help is left alone because of past evictions
@@ -140,10 +143,16 @@ const (
 // Decide ranks the pods, names those that may be evicted for the need, best first, and the set that is to go. A pod is
 // named if its eviction alone meets the need, or if it has a real part in the growth, or, on a node where nothing
 // grows, as part of a set that meets the need: an innocent pod whose memory would only buy time stays.
+//
+// While victims are on their way out, only a shortage by ETA is answered with one more, only by a pod with a part in the
+// growth, and only up to the round limit: an innocent pod is never second because an estimate was a little off.
 func Decide(in Input) Decision {
 	d := Decision{Pods: Rank(in)}
 	if in.Need.Covers(0, 0) {
 		d.State, d.Reason = StateNoNeed, "victims in flight give back enough"
+		return d
+	}
+	if d.closed(&in) {
 		return d
 	}
 	x := exclusion{in: &in}
@@ -152,7 +161,7 @@ func Decide(in Input) Decision {
 		c := &d.Pods[i]
 		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
 		if c.Rank == 0 {
-			if c.Protection.Name == ProtectCooldown && (c.Covers || c.Grower) {
+			if c.Protection.Name == ProtectCooldown && (c.Grower || c.Covers && !in.joins()) {
 				x.held.add(c, c.Protection.Reason)
 			}
 			continue
@@ -184,6 +193,9 @@ func Decide(in Input) Decision {
 	case open == 0:
 		d.State = StateProtected
 		d.Reason = fmt.Sprintf("all %d pods are protected%s", len(d.Pods), growingProtected(d.Pods))
+	case in.joins():
+		d.State = StateNoCover
+		d.Reason = fmt.Sprintf("none of %d candidates has a part in the growth and may join the %d on their way out%s", open, in.leaving(), growingProtected(d.Pods))
 	default:
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates would end the shortage%s", open, growingProtected(d.Pods))
@@ -224,6 +236,8 @@ const (
 
 func (x *exclusion) unhelpful(c *Candidate) string {
 	switch {
+	case x.in.joins() && !c.Grower:
+		return whyJoins
 	case !c.Covers && !c.Grower:
 		return whyNoEnd
 	case !x.in.Need.ByETA && x.in.NodeGrowth > 0 && !c.Grower:
@@ -268,14 +282,15 @@ func (d *Decision) reason(in *Input, open int) string {
 			b.WriteString(d.Pods[i].Pod.Key())
 		}
 	}
+	if in.joins() {
+		fmt.Fprintf(&b, "; it joins %d on their way out", in.leaving())
+	}
 	switch {
 	case d.Covered && d.Set[0] != d.Victims[0]:
 		b.WriteString(", the fewest pods that meet the need")
 	case !d.Covered:
-		fmt.Fprintf(&b, "; %d of at most %d pods of this round: %.1f MiB are still missing after it", len(d.Set), in.limit(), float64(d.Missing)/(1<<20))
-		if _, growth := d.gain(); in.Need.ByETA && in.Need.Slope-growth > 0 {
-			fmt.Fprintf(&b, ", growth of %.1f MiB/s goes on", (in.Need.Slope-growth)/(1<<20))
-		}
+		_, growth := d.gain()
+		fmt.Fprintf(&b, "; %d of at most %d pods of this round: %s", len(d.Set)+in.leaving(), in.limit(), in.Need.short(d.Missing, growth))
 	}
 	if d.Late {
 		fmt.Fprintf(&b, "; late: memory comes back in %.0f s, the threshold is %.1f s away", d.Lead.Seconds(), in.Need.eta())

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Fate says in one word what a decision means for one pod.
@@ -13,9 +14,10 @@ const (
 	FateEvicted   Fate = "evicted"     // it is in the set
 	FateUnknown   Fate = "unknown-pod" // no pod of the input has this UID
 	FateProtected Fate = "protected"
-	FateNoNeed    Fate = "no-need"   // nobody would be evicted
-	FateExcluded  Fate = "excluded"  // it would not help, or it was refused, or its past spares it
-	FateOutranked Fate = "outranked" // it may go, but others go first
+	FateNoNeed    Fate = "no-need"    // nobody would be evicted
+	FateExcluded  Fate = "excluded"   // it would not help, or it was refused, or its past spares it
+	FateOutranked Fate = "outranked"  // it may go, but others go first
+	FateRound     Fate = "round-full" // as many as the round limit allows are on their way out
 )
 
 // Point is one term of a score.
@@ -49,6 +51,8 @@ type Explanation struct {
 	Covers   bool   // it meets the need alone
 	Missing  uint64 // bytes that the need would be short of after its eviction alone; 0 without a fresh reading
 	Past     Past
+	Lead     time.Duration // until its memory would be back
+	Learned  bool          // Lead is what its workload was seen to take, not the grace of the pod
 
 	State  string   // of the decision
 	Reason string   // of the decision
@@ -71,6 +75,7 @@ func Explain(in Input, uid string) Explanation {
 	growth, _ := nodeGrowth(&in)
 	c := &d.Pods[at]
 	e.Pod, e.Excluded, e.Rank, e.Score, e.Past = c.Pod.Key(), c.Excluded, c.Rank, c.Score, c.Past
+	e.Lead, e.Learned = c.lead()
 	for i := range d.Pods {
 		e.Of = max(e.Of, d.Pods[i].Rank)
 	}
@@ -96,6 +101,8 @@ func (d *Decision) fate(at int) (Fate, string) {
 		return FateProtected, c.Protection.Name + ": " + c.Protection.Reason
 	case d.State == StateNoNeed:
 		return FateNoNeed, fmt.Sprintf("nobody would be evicted: %s; it ranks %d", d.Reason, c.Rank)
+	case d.State == StateRound:
+		return FateRound, fmt.Sprintf("nobody else is evicted now: %s; it ranks %d", d.Reason, c.Rank)
 	case place == 0:
 		return FateEvicted, d.Reason
 	case place > 0:

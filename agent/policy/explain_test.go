@@ -18,6 +18,10 @@ func TestExplain(t *testing.T) {
 	both := input(Need{ByETA: true, Margin: 500 * testMiB, Slope: 120 * testMiB, Horizon: 93 * time.Second}, shop()...)
 	one := both
 	one.RoundLimit = 1
+	full := both
+	full.InFlight = 2
+	joining := both
+	joining.InFlight = 1
 	calm := both
 	calm.Need = Need{}
 	alone := both
@@ -32,6 +36,9 @@ func TestExplain(t *testing.T) {
 		{"first of the set", both, "uid-leak", FateEvicted, "to go: shop/leak, then shop/second"},
 		{"second of the set", both, "uid-second", FateEvicted, "shop/leak goes first, and is not enough alone"},
 		{"the round is full", one, "uid-second", FateOutranked, "it ranks 2, and the round limit is reached without it"},
+		{"as many as may are on their way out", full, "uid-leak", FateRound, "nobody else is evicted now: round limit: 2 of at most 2"},
+		{"protected while the round is full", full, "uid-db", FateProtected, "no controller"},
+		{"innocent while another is on its way out", joining, "uid-flat", FateExcluded, "others are on their way out already"},
 		{"the need is met", alone, "uid-second", FateOutranked, "it ranks 2, and the need is met without it"},
 		{"innocent", both, "uid-flat", FateExcluded, "no part in the growth"},
 		{"refused", both, "uid-gone", FateExcluded, "PodDisruptionBudget"},
@@ -71,6 +78,15 @@ func TestExplain(t *testing.T) {
 	// Alone: 500 + 700 MiB against 80 MiB/s for 93 s. 40 of 185 MiB/s is its share.
 	if e.Rank != 2 || e.Of != 4 || !e.Grower || e.Leader || e.Covers || e.Missing != (80*93-1200)*testMiB || !near(e.Share, 4000.0/185) || !slices.Equal(e.Set, []string{"shop/leak", "shop/second"}) {
 		t.Errorf("%+v", e)
+	}
+	if e.Lead != 31*time.Second || e.Learned {
+		t.Errorf("lead time %v, learned %v", e.Lead, e.Learned)
+	}
+	for i := range both.Pods {
+		both.Pods[i].Learned = 4 * time.Second
+	}
+	if e := Explain(both, "uid-second"); e.Lead != 4*time.Second || !e.Learned {
+		t.Errorf("lead time %v, learned %v", e.Lead, e.Learned)
 	}
 	if e := Explain(both, "uid-blind"); e.Missing != 0 || e.Release != 0 || e.Share != 0 {
 		t.Errorf("figures without a reading: %+v", e)

@@ -106,6 +106,12 @@ func vary(r *rand.Rand, in *Input) {
 				At: testNow.Add(-time.Duration(r.Int64N(int64(time.Hour) >> 4 << r.IntN(9))))}
 			in.History = append(in.History, e)
 		}
+		if pick(4) {
+			c.Learned = time.Duration(r.Int64N(int64(60 * time.Second)))
+		}
+	}
+	if pick(3) {
+		in.InFlight = r.IntN(4) - 1
 	}
 }
 
@@ -121,7 +127,7 @@ func deepCopy(pods []Candidate) []Candidate {
 func TestPropertiesOfADecision(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	states, protected := map[string]int{}, map[string]int{}
-	sets, flat, uncovered, several := 0, 0, 0, 0
+	sets, flat, uncovered, several, joined := 0, 0, 0, 0, 0
 	for i := range 12000 {
 		in := randomInput(r)
 		if i%5 == 0 { // nothing grows
@@ -156,9 +162,12 @@ func TestPropertiesOfADecision(t *testing.T) {
 			if len(d.Set) > 1 {
 				several++
 			}
+			if in.InFlight > 0 {
+				joined++
+			}
 		}
 	}
-	for _, s := range []string{StateVictim, StateNoNeed, StateProtected, StateBlocked, StateHistory, StateNoCover} {
+	for _, s := range []string{StateVictim, StateNoNeed, StateRound, StateProtected, StateBlocked, StateHistory, StateNoCover} {
 		if states[s] < 50 {
 			t.Errorf("state %s was reached %d times: the inputs are too narrow", s, states[s])
 		}
@@ -168,8 +177,8 @@ func TestPropertiesOfADecision(t *testing.T) {
 			t.Errorf("protection %s was seen %d times: the inputs are too narrow", rule.name, protected[rule.name])
 		}
 	}
-	if flat < 50 || uncovered < 50 || several < 50 {
-		t.Errorf("of %d sets %d are of pods that do not grow, %d do not cover, %d have several pods: the inputs are too narrow", sets, flat, uncovered, several)
+	if flat < 50 || uncovered < 50 || several < 50 || joined < 50 {
+		t.Errorf("of %d sets %d are of pods that do not grow, %d do not cover, %d have several pods, %d join others: the inputs are too narrow", sets, flat, uncovered, several, joined)
 	}
 }
 
@@ -217,6 +226,19 @@ func wrongDecision(in *Input, d *Decision) string {
 	if len(d.Victims) > 0 && in.Need.Covers(0, 0) {
 		return "victims without a need"
 	}
+	if in.InFlight > 0 {
+		full := in.InFlight >= roundOf(in) && in.Need.ByETA && !in.Need.Covers(0, 0)
+		switch {
+		case len(d.Victims) > 0 && !in.Need.ByETA:
+			return "a shortage by percentage does not wait for those on their way out"
+		case full != (d.State == StateRound):
+			return fmt.Sprintf("state %s with %d in flight of %d", d.State, in.InFlight, roundOf(in))
+		case full && d.Missing != in.Need.Missing(0, 0):
+			return fmt.Sprintf("missing %d", d.Missing)
+		}
+	} else if d.State == StateRound {
+		return "a full round of nobody"
+	}
 	return wrongSet(in, d)
 }
 
@@ -235,6 +257,10 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 		return fmt.Sprintf("%+v", c)
 	case !c.Reading.Fresh:
 		return "no fresh reading"
+	case in.InFlight > 0 && !c.Grower:
+		return "an innocent pod joins others"
+	case c.Lead > LeadTime(p) || c.Learned > 0 && c.Lead > c.Learned || c.Learned <= 0 && c.Lead != LeadTime(p):
+		return fmt.Sprintf("lead time %v", c.Lead)
 	case c.Covers != in.Need.Covers(c.Reading.Release, c.Reading.Growth):
 		return "covers is wrong"
 	case c.Grower && !(c.Reading.Growth > 0):
@@ -256,16 +282,19 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 	return ""
 }
 
+func roundOf(in *Input) int {
+	if in.RoundLimit <= 0 {
+		return 2
+	}
+	return min(in.RoundLimit, 5)
+}
+
 // wrongSet tries all sets where they are few: none of the allowed ones may be smaller, or as small and of better ranks.
 func wrongSet(in *Input, d *Decision) string {
 	if len(d.Set) == 0 {
 		return ""
 	}
-	limit := in.RoundLimit
-	if limit <= 0 {
-		limit = 2
-	}
-	limit = min(limit, 5)
+	limit := roundOf(in) - max(in.InFlight, 0)
 	var release, growth float64
 	growers, leader, ranks, lead := []int{}, -1, 0, time.Duration(0)
 	for _, v := range d.Victims {

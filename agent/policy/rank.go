@@ -20,6 +20,16 @@ const maxGrace = 30 * time.Second
 // one second for the call and the exit.
 func LeadTime(p *Pod) time.Duration { return min(p.Grace, maxGrace) + time.Second }
 
+// lead returns how long the eviction of c is taken to last, and whether that was learned from its workload. What was
+// learned only ever shortens it.
+func (c *Candidate) lead() (d time.Duration, learned bool) {
+	d = LeadTime(c.Pod)
+	if c.Learned > 0 && c.Learned <= d {
+		return c.Learned, true
+	}
+	return d, false
+}
+
 // Rank scores and orders the pods; it needs no Need. Decide goes on from here.
 func Rank(in Input) []Candidate {
 	pods := slices.Clone(in.Pods)
@@ -38,7 +48,7 @@ func Rank(in Input) []Candidate {
 	for i := range pods {
 		c := &pods[i]
 		c.Leader = c.Reading.Fresh && c.Reading.Growth > growth/2
-		c.Lead = LeadTime(c.Pod)
+		c.Lead, _ = c.lead()
 		c.Grower = c.Reading.Fresh && c.Reading.Growth > 0 && c.Reading.Growth >= growerShare*fastest
 		c.Past = past(lookUp(history, c.Pod), c.Pod, in.Now, &in.Config.History)
 		if c.Reading.Fresh {

@@ -14,7 +14,7 @@ import (
 //   - otherwise it is the best ranked pod that meets the need alone;
 //   - on a node where nothing grows, and no pod is enough alone, it is several that are together, or nobody.
 func (d *Decision) choose(in *Input) {
-	limit := in.limit()
+	limit := in.places()
 	if len(d.Victims) == 0 {
 		d.chooseFlat(in, limit)
 		return
@@ -42,7 +42,7 @@ func (d *Decision) choose(in *Input) {
 
 // chooseFlat looks for several innocent pods that end a shortage in which nothing grows.
 func (d *Decision) chooseFlat(in *Input, limit int) {
-	if in.Need.ByETA && !(in.Need.Slope <= 0) || !(in.NodeGrowth <= 0) {
+	if in.joins() || in.Need.ByETA && !(in.Need.Slope <= 0) || !(in.NodeGrowth <= 0) {
 		return
 	}
 	var pool []int
