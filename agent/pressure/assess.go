@@ -28,6 +28,9 @@ const (
 // riseGap is how long growth may pause and still count as the same growth.
 const riseGap = time.Second
 
+// leadSlack is what an ETA has to leave beyond the lead time.
+const leadSlack = 2 * time.Second
+
 // MaxLead is the longest lead time that is assumed for a victim, and the one used while no victim is known: the
 // longest grace that Spillway waits for plus one second for call and exit.
 const MaxLead = 31 * time.Second
@@ -66,6 +69,10 @@ type Config struct {
 	EvictPercent  float64
 	TargetPercent float64
 	EvictWhenFlat bool // evict at EvictPercent even when nothing grows
+
+	// BaselinePercent is the usual use of the cluster's nodes; 0: not known. The alert threshold in force is 10 points
+	// above it, at least 70 and at most AlertPercent.
+	BaselinePercent float64
 }
 
 // Credit is what victims whose eviction was accepted will still give back.
@@ -94,46 +101,51 @@ type Gate struct {
 	Detail string
 }
 
-// Need is what an eviction has to achieve.
+// Need is what an eviction has to achieve beyond what victims on their way out will give.
+//
+// The first eviction of a round is to end the shortage: it builds up a reserve of three lead times. The next one,
+// while others are on their way out, is for when those cannot make it in time: it need only bridge its own lead
+// time and the 2 s by which the ETA has to be longer.
 type Need struct {
 	ByETA   bool          // true: hard margin at least 0 and ETA at least Horizon; false: Bytes down to the target
 	Bytes   Bytes         // down to the target percentage, after in-flight credit
 	Margin  Bytes         // after in-flight credit
 	Slope   float64       // bytes per second, without what in-flight victims grow
-	Horizon time.Duration // 3 × lead time
+	Horizon time.Duration // 3 × lead time; lead time + 2 s when Credit has anything
 }
 
 // Verdict is the state of the node and why it is so.
 type Verdict struct {
-	At          time.Duration
-	Level       Level // with hysteresis, for people
-	Now         Level // by the conditions of this very moment: only this may evict
-	Nearest     Reading
-	Readings    []Reading
-	UsedPercent float64 // 100 × (1 − smallest hard margin / allocatable)
-	Short, Long Trend   // growth against the nearest threshold; positive means it comes nearer
-	Slope       float64 // the steeper of the two, bytes per second; 0 when nothing rises
-	CacheSlope  float64 // the part of Slope that is active page cache
-	EvictSlope  float64 // Slope without page cache when that explains at least half of it
-	ETA         time.Duration
-	ETALower    time.Duration // lower bound, from the upper bound of EvictSlope
-	Lasted      time.Duration // how long the growth has lasted
-	LeadTime    time.Duration
-	Cause       Cause
-	Need        Need
-	Soft        []Soft  // the kubelet's soft thresholds
-	Stall       Stall   // of the node
-	Reclaim     Reclaim // of the node; unknown without slow samples
-	Split       Split   // of the node's growth; unknown without slow samples
-	Part        Part    // where it grows, when Cause is CauseOutside
-	Gates       []Gate
-	Reason      string // the condition that made the level
+	At           time.Duration
+	Level        Level // with hysteresis, for people
+	Now          Level // by the conditions of this very moment: only this may evict
+	Nearest      Reading
+	Readings     []Reading
+	UsedPercent  float64 // 100 × (1 − smallest hard margin / allocatable)
+	AlertPercent float64 // the alert threshold in force, see Config.BaselinePercent
+	Short, Long  Trend   // growth against the nearest threshold; positive means it comes nearer
+	Slope        float64 // the steeper of the two, bytes per second; 0 when nothing rises
+	CacheSlope   float64 // the part of Slope that is active page cache
+	EvictSlope   float64 // Slope without page cache when that explains at least half of it
+	ETA          time.Duration
+	ETALower     time.Duration // lower bound, from the upper bound of EvictSlope
+	Lasted       time.Duration // how long the growth has lasted
+	LeadTime     time.Duration
+	Cause        Cause
+	Need         Need
+	Soft         []Soft  // the kubelet's soft thresholds
+	Stall        Stall   // of the node
+	Reclaim      Reclaim // of the node; unknown without slow samples
+	Split        Split   // of the node's growth; unknown without slow samples
+	Part         Part    // where it grows, when Cause is CauseOutside
+	Gates        []Gate
+	Reason       string // the condition that made the level
 }
 
 // Assess judges the newest sample in the light of the ones before. The caller keeps the returned Memory for the
 // next call and passes it nowhere else.
 func Assess(in Input, mem Memory) (Verdict, Memory) {
-	v := Verdict{ETA: Forever, ETALower: Forever, Cause: CauseNone, LeadTime: in.LeadTime}
+	v := Verdict{ETA: Forever, ETALower: Forever, Cause: CauseNone, LeadTime: in.LeadTime, AlertPercent: in.Config.alertPercent()}
 	if v.LeadTime <= 0 {
 		v.LeadTime = MaxLead
 	}
@@ -299,17 +311,17 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	soft := v.softMet()
 	// Waiting for memory raises the level only where memory is short or on its way there, and never to more than this.
 	stalled := ""
-	if v.UsedPercent >= cfg.AlertPercent || v.ETA < stallHorizon {
+	if v.UsedPercent >= v.AlertPercent || v.ETA < stallHorizon {
 		stalled = waits(v.Stall, v.Reclaim, in.Explained)
 	}
-	alert := v.UsedPercent >= cfg.AlertPercent || v.ETA < alertETA || soft != nil || stalled != ""
+	alert := v.UsedPercent >= v.AlertPercent || v.ETA < alertETA || soft != nil || stalled != ""
 
 	bothRise := v.Short.Clear() && v.Long.Clear() && v.EvictSlope > 0
 	// A shortage by percentage has time: growth must have filled half of the long window and lasted as it must for an ETA.
 	sustained := bothRise && v.Long.Span >= LongWindow/2 && v.Lasted >= min(evictETA/4, time.Minute)
 	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < 10*time.Minute))
 	// The last second must rise too: what was allocated in one step and then stands still is not on its way anywhere.
-	byETA := v.ETALower < lead+2*time.Second && v.Lasted >= evictETA/4 && v.Short.Clear()
+	byETA := v.ETALower < lead+leadSlack && v.Lasted >= evictETA/4 && v.Short.Clear()
 	// Just after a wake-up only the long window can tell that the node is on its way out.
 	falling := v.Short.Falling() || (!v.Short.Known && v.Long.Falling())
 	criticalMargin := margin < 0 && !falling
@@ -346,6 +358,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 		ByETA: byETA || critical, Margin: margin + in.Credit.Release,
 		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: 3 * lead,
 	}
+	if in.Credit.Release > 0 || in.Credit.Growth > 0 {
+		v.Need.Horizon = lead + leadSlack
+	}
 	if allocatable.Known() {
 		target := Bytes(float64(allocatable) * (1 - cfg.TargetPercent/100))
 		v.Need.Bytes = target - margin - in.Credit.Release
@@ -357,14 +372,14 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	v.Gates = []Gate{
 		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
 		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), mib(v.CacheSlope))},
-		{"eta", v.ETALower < lead+2*time.Second, fmt.Sprintf("ETA %s (at least %s), lead time %s + 2 s", eta(evictETA), eta(v.ETALower), lead)},
+		{"eta", v.ETALower < lead+leadSlack, fmt.Sprintf("ETA %s (at least %s), lead time %s + 2 s", eta(evictETA), eta(v.ETALower), lead)},
 		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
 		{"cause", v.Cause == CausePods, string(v.Cause)},
 	}
 	if len(v.Soft) > 0 {
 		v.Gates = append(v.Gates, Gate{"soft", soft != nil && soft.Run, soft.detail()})
 	}
-	v.Reason = v.reason(conditions{byUsed, byETA, bySoft, criticalMargin, criticalETA, soft, stalled})
+	v.Reason = v.reason(&cfg, conditions{byUsed, byETA, bySoft, criticalMargin, criticalETA, soft, stalled})
 	if v.Cause == CauseOutside {
 		v.Reason += "; outside the pods: " + v.outside(mem, in.Slow)
 	}
@@ -387,7 +402,7 @@ type conditions struct {
 	stalled                                            string
 }
 
-func (v *Verdict) reason(c conditions) string {
+func (v *Verdict) reason(cfg *Config, c conditions) string {
 	switch {
 	case c.criticalMargin:
 		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, mib(-float64(v.Nearest.Margin)))
@@ -404,7 +419,7 @@ func (v *Verdict) reason(c conditions) string {
 	case v.Now == Alert && c.stalled != "":
 		return fmt.Sprintf("%s, with used %.1f %% and ETA %s", c.stalled, v.UsedPercent, eta(v.ETA))
 	case v.Now == Alert:
-		return fmt.Sprintf("used %.1f %%", v.UsedPercent)
+		return v.alertUsed(cfg)
 	}
 	return "margin " + mib(float64(v.Nearest.Margin))
 }

@@ -17,6 +17,12 @@ func randomInput(r *rand.Rand) Input {
 	}
 	in := Input{Config: defaults, LeadTime: time.Duration(r.Int64N(int64(40 * time.Second))), Allocatable: size()}
 	in.Config.EvictWhenFlat = r.IntN(4) == 0
+	if r.IntN(3) == 0 {
+		in.Config.BaselinePercent = r.Float64()*140 - 20
+	}
+	if r.IntN(3) == 0 {
+		in.Credit = Credit{Release: Bytes(r.Int64N(int64(testGiB))), Growth: r.Float64() * float64(100*testMiB)}
+	}
 	for range r.IntN(4) {
 		in.Thresholds = append(in.Thresholds, Threshold{Signal: []Signal{MemoryAvailable, AllocatableAvailable, MemAvailable}[r.IntN(3)], Hard: r.IntN(3) > 0,
 			Bytes: Bytes(r.Int64N(int64(testGiB))), Percent: []float64{0, 0, 5}[r.IntN(3)]})
@@ -105,6 +111,12 @@ func TestPropertiesOfAVerdict(t *testing.T) {
 			if reading.Hard && reading.Margin.Known() && reading.Margin < v.Nearest.Margin {
 				t.Fatalf("input %d: %+v is nearer than %+v", i, reading, v.Nearest)
 			}
+		}
+		if at := v.AlertPercent; at > in.Config.AlertPercent || at < min(in.Config.AlertPercent, 70) || v.UsedPercent >= at && v.Now < Alert {
+			t.Fatalf("input %d: %v at %.1f %% used, alert at %.1f %%", i, v.Now, v.UsedPercent, at)
+		}
+		if want := v.LeadTime + 2*time.Second; in.Credit != (Credit{}) && v.Need.Horizon != want || in.Credit == (Credit{}) && v.Need.Horizon != 3*v.LeadTime {
+			t.Fatalf("input %d: horizon %v, lead time %v, credit %+v", i, v.Need.Horizon, v.LeadTime, in.Credit)
 		}
 		if v.Reason == "" {
 			t.Fatalf("input %d: no reason", i)
