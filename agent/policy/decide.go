@@ -26,7 +26,7 @@ type Candidate struct {
 	Pod      *Pod
 	Workload Workload
 	Reading  Reading
-	Refused  string        // why the API server refused its eviction a short time ago; empty when it did not
+	Refused  string        // why its eviction is not asked for, such as that the API server refused it a short time ago; empty: it may be
 	Learned  time.Duration // how long its workload was seen to take until its memory is back; 0: not learned
 
 	Leader     bool // has more than half of the node's growth

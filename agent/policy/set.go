@@ -42,7 +42,7 @@ func (d *Decision) choose(in *Input) {
 
 // chooseFlat looks for several innocent pods that end a shortage in which nothing grows.
 func (d *Decision) chooseFlat(in *Input, limit int) {
-	if in.joins() || in.Need.ByETA && !(in.Need.Slope <= 0) || !(in.NodeGrowth <= 0) {
+	if in.Need.ByETA && !(in.Need.Slope <= 0) || !(in.NodeGrowth <= 0) {
 		return
 	}
 	var pool []int
