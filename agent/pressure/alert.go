@@ -11,9 +11,9 @@ const (
 
 // alertPercent returns the alert threshold in force: the configured one, or an earlier one where nodes are usually used
 // far less. A node that leaves what is usual for its cluster is worth a look before it is full. A baseline that is no
-// percentage is not known.
+// percentage changes nothing.
 func (c *Config) alertPercent() float64 {
-	if b := c.BaselinePercent; b > 0 && b <= 100 {
+	if b := c.BaselinePercent; b > 0 { // a NaN is not
 		return min(c.AlertPercent, max(leastAlert, b+alertAbove))
 	}
 	return c.AlertPercent
