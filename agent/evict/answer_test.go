@@ -24,7 +24,7 @@ func TestAnswers(t *testing.T) {
 		memory  time.Duration // until it may be asked for again
 		counted int           // towards the hourly cap
 	}{
-		{name: "accepted", answer: policy.Answer{Verb: policy.Accepted, Code: 201}, state: InFlight, open: true, forbid: "on its way out", counted: 1},
+		{name: "accepted", answer: policy.Answer{Verb: policy.Accepted, Code: 201}, state: InFlight, open: true, forbid: "on its way out", refused: "asked to go already (in-flight)", counted: 1},
 		{name: "gone", answer: policy.Answer{Verb: policy.Gone, Code: 404}, state: Vanished, refused: "gone when its eviction", memory: 5 * time.Minute},
 		{name: "another pod has the name", answer: policy.Answer{Verb: policy.Gone, Code: 409}, state: Vanished, refused: "gone when its eviction", memory: 5 * time.Minute},
 		{name: "budget", answer: policy.Answer{Verb: policy.Budget, Code: 429, Message: "needs 3 healthy pods"}, state: Refused, refused: "PodDisruptionBudget: needs 3 healthy pods", memory: 30 * time.Second},
@@ -34,8 +34,8 @@ func TestAnswers(t *testing.T) {
 		{name: "back off", answer: policy.Answer{Verb: policy.Backoff, Code: 503, Message: "busy"}, state: Refused, forbid: "(503): busy", next: time.Second},
 		{name: "back off for as long as the server says", answer: policy.Answer{Verb: policy.Backoff, Code: 429, RetryAfter: 20 * time.Second}, state: Refused, forbid: "(429)", next: 20 * time.Second},
 		{name: "unauthorized", answer: policy.Answer{Verb: policy.Unauthorized, Code: 401}, state: Refused, forbid: "401", next: time.Minute},
-		{name: "no answer", answer: policy.Answer{Verb: policy.Unknown, Message: "time-out"}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, counted: 1},
-		{name: "a verb from the future", answer: policy.Answer{Verb: 99}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, counted: 1},
+		{name: "no answer", answer: policy.Answer{Verb: policy.Unknown, Message: "time-out"}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, refused: "asked to go already (uncertain)", counted: 1},
+		{name: "a verb from the future", answer: policy.Answer{Verb: 99}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, refused: "asked to go already (uncertain)", counted: 1},
 		{name: "dry run, accepted", answer: policy.Answer{Verb: policy.Accepted, Code: 201}, dryRun: true, state: WouldEvict, forbid: "cooldown", next: 90 * time.Second, counted: 1},
 		{name: "dry run, budget", answer: policy.Answer{Verb: policy.Budget, Code: 429}, dryRun: true, state: Refused, refused: "PodDisruptionBudget", memory: 30 * time.Second},
 		{name: "dry run, no answer", answer: policy.Answer{Verb: policy.Unknown}, dryRun: true, state: NotHappened, forbid: "dry-run call had no answer", next: 10 * time.Second},

@@ -23,11 +23,13 @@ func TestNew(t *testing.T) {
 		{"no caller", Options{}, "no caller"},
 		{"negative cooldown", Options{Call: call, Cooldown: -1}, "must not be negative"},
 		{"negative cap", Options{Call: call, HourlyCap: -1}, "must not be negative"},
+		{"negative round limit", Options{Call: call, RoundLimit: -1}, "round limit -1, want 1 to 5"},
+		{"larger round than a set can be", Options{Call: call, RoundLimit: 6}, "round limit 6, want 1 to 5"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m, err := New(tc.opts)
 			if tc.want == "" {
-				if err != nil || m.opts.Cooldown != 90*time.Second || m.opts.HourlyCap != 10 || m.Forbid(time.Now()) != "" {
+				if err != nil || m.opts.Cooldown != 90*time.Second || m.opts.HourlyCap != 10 || m.opts.RoundLimit != 2 || m.Forbid(time.Now()) != "" {
 					t.Errorf("%v %+v", err, m.opts)
 				}
 				return
@@ -58,7 +60,7 @@ func TestRunLeavesNoGoroutine(t *testing.T) {
 	}
 }
 
-// One victim at a time: nothing starts while one is on its way, whatever the path.
+// One victim at a time, unless another may join: nothing starts while one is on its way, whatever the path.
 func TestOneAtATime(t *testing.T) {
 	play(t, Options{}, func(r *rig) {
 		o := r.start("a")

@@ -1,6 +1,6 @@
-// Package evict carries decisions out: one eviction at a time, its answer, the victim's way out, the memory that
-// came back, and everything that forbids a next one meanwhile. It never waits for the API server on the caller's
-// goroutine, and knows nothing of how the call is made.
+// Package evict carries decisions out: rounds of a few evictions, one call at a time, its answer, the victim's way out,
+// the memory that came back, and everything that forbids a next one meanwhile. It remembers what was evicted and how
+// long that took. It never waits for the API server on the caller's goroutine, and knows nothing of how the call is made.
 package evict
 
 import (
@@ -28,7 +28,7 @@ const (
 	firstBackoff   = time.Second
 	longestBackoff = 30 * time.Second
 	authPause      = time.Minute // after a 401
-	keepOutcomes   = 64
+	keepOutcomes   = 64          // those that go on are kept beyond
 	maxRefusals    = 1024
 )
 
@@ -45,12 +45,13 @@ type Caller func(ctx context.Context, r Request) policy.Answer
 
 // Options configure a Manager. Call is required.
 type Options struct {
-	Call      Caller
-	DryRun    bool          // observe mode: the same call with dryRun=All, and nothing after it
-	Cooldown  time.Duration // default 90 s
-	HourlyCap int           // accepted evictions per hour; default 10
-	StateFile string        // where cooldown, cap and victims survive a restart; empty: nowhere
-	Now       time.Time     // of the start, for what the state file holds; default time.Now()
+	Call       Caller
+	DryRun     bool          // observe mode: the same call with dryRun=All, and nothing after it
+	Cooldown   time.Duration // default 90 s
+	HourlyCap  int           // accepted evictions per hour; default 10
+	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
+	StateFile  string        // where cooldown, cap, victims, history and lead times survive a restart; empty: nowhere
+	Now        time.Time     // of the start, for what the state file holds; default time.Now()
 }
 
 // State is how far an eviction has come.
@@ -76,6 +77,7 @@ type Victim struct {
 	Release    uint64  // bytes expected back
 	Growth     float64 // bytes per second that end with it
 	Margin     int64   // hard margin at the decision, bytes
+	Joins      bool    // may be started beside victims of the present round: see ForbidJoining
 }
 
 // Outcome is one eviction from the call to the measured release.
@@ -97,15 +99,6 @@ type Outcome struct {
 // Open reports whether the outcome still waits for something.
 func (o *Outcome) Open() bool { return o.EndedAt.IsZero() }
 
-// Fact is what the node and the API server show of a victim now.
-type Fact struct {
-	Listed      bool   // the API server lists a pod with this UID on this node
-	Terminating bool   // with a deletionTimestamp
-	HasCgroup   bool   // its cgroup exists
-	Usage       uint64 // bytes charged to it; only when HasCgroup
-	Stale       bool   // the pod view cannot be trusted now: Listed and Terminating say nothing
-}
-
 // Manager follows evictions. All its methods but Run are for one goroutine: the agent's loop.
 type Manager struct {
 	opts    Options
@@ -115,7 +108,10 @@ type Manager struct {
 	fault   atomic.Pointer[string] // why the state file could not be written last time
 
 	outcomes  []*Outcome // newest last
+	round     round
 	accepted  []time.Time
+	history   []past // oldest first
+	leads     map[workload]leadTimes
 	refusals  map[string]refusal // by pod UID
 	coolUntil time.Time
 	backoff   time.Duration
@@ -123,6 +119,8 @@ type Manager struct {
 	waitWhy   string
 	lastUsage map[string]uint64
 	setAside  string
+	seq       uint64 // of the newest snapshot
+	written   uint64 // seq of the newest state on disk; belongs to Run
 }
 
 type sent struct {
@@ -157,12 +155,18 @@ func New(opts Options) (*Manager, error) {
 	if opts.HourlyCap == 0 {
 		opts.HourlyCap = DefaultHourlyCap
 	}
+	if opts.RoundLimit == 0 {
+		opts.RoundLimit = policy.DefaultRoundLimit
+	}
 	if opts.Cooldown < 0 || opts.HourlyCap < 0 {
 		return nil, fmt.Errorf("evict: cooldown %s and hourly cap %d must not be negative", opts.Cooldown, opts.HourlyCap)
 	}
+	if opts.RoundLimit < 0 || opts.RoundLimit > policy.MaxRound {
+		return nil, fmt.Errorf("evict: round limit %d, want 1 to %d", opts.RoundLimit, policy.MaxRound)
+	}
 	m := &Manager{
 		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1),
-		refusals: map[string]refusal{}, lastUsage: map[string]uint64{},
+		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{},
 	}
 	if err := m.load(opts.Now); err != nil {
 		// No state can be kept there: every call will be refused for that, and the rest of the agent is of use.
@@ -210,7 +214,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 func (m *Manager) write(s state) error {
-	if m.opts.StateFile == "" {
+	if m.opts.StateFile == "" || s.seq < m.written { // what is newer on disk knows of everything that this one does
 		return nil
 	}
 	err := s.write(m.opts.StateFile)
@@ -220,6 +224,7 @@ func (m *Manager) write(s state) error {
 		return err
 	}
 	m.fault.Store(nil)
+	m.written = s.seq
 	return nil
 }
 
@@ -234,53 +239,14 @@ func (m *Manager) Fault() string {
 // Results delivers answers; the loop hands each to Take at once.
 func (m *Manager) Results() <-chan Result { return m.results }
 
-// Forbid returns why no eviction may start now, "" when one may.
-func (m *Manager) Forbid(now time.Time) string {
-	for _, o := range m.outcomes {
-		if !o.Open() {
-			continue
-		}
-		switch o.State {
-		case Asking:
-			return fmt.Sprintf("the Eviction call for %s has no answer yet", o.Victim.Pod.Key())
-		case InFlight:
-			return fmt.Sprintf("%s is on its way out (%.0f s left)", o.Victim.Pod.Key(), max(0, o.Deadline.Sub(now).Seconds()))
-		case Uncertain:
-			return fmt.Sprintf("the Eviction call for %s had no answer: it may still happen", o.Victim.Pod.Key())
-		case Overdue:
-			return fmt.Sprintf("%s was evicted but is still here past its deadline: the kubelet does not seem to act", o.Victim.Pod.Key())
-		}
-	}
-	if now.Before(m.waitUntil) {
-		return fmt.Sprintf("%s (%.0f s left)", m.waitWhy, m.waitUntil.Sub(now).Seconds())
-	}
-	if now.Before(m.coolUntil) {
-		return fmt.Sprintf("cooldown after the last eviction (at most %.0f s left)", m.coolUntil.Sub(now).Seconds())
-	}
-	if n := m.acceptedWithin(now, time.Hour); n >= m.opts.HourlyCap {
-		return fmt.Sprintf("hourly cap: %d evictions within the last hour", n)
-	}
-	return ""
-}
-
-func (m *Manager) acceptedWithin(now time.Time, d time.Duration) int {
-	m.accepted = slices.DeleteFunc(m.accepted, func(t time.Time) bool { return now.Sub(t) > time.Hour })
-	n := 0
-	for _, t := range m.accepted {
-		if now.Sub(t) <= d {
-			n++
-		}
-	}
-	return n
-}
-
-// LastHour returns how many evictions were accepted within the last hour, and the cap.
-func (m *Manager) LastHour(now time.Time) (count, limit int) {
-	return m.acceptedWithin(now, time.Hour), m.opts.HourlyCap
-}
-
-// RefusedBefore returns why a pod that was refused a short time ago is not asked for again, "" when it may be.
+// RefusedBefore returns why a pod that was refused a short time ago is not asked for again, "" when it may be. Nor is one
+// whose eviction goes on.
 func (m *Manager) RefusedBefore(now time.Time, uid string) string {
+	for _, o := range m.outcomes {
+		if o.Open() && !o.DryRun && o.Victim.Pod.UID == uid {
+			return "was asked to go already (" + string(o.State) + ")"
+		}
+	}
 	r, ok := m.refusals[uid]
 	if !ok || !now.Before(r.until) {
 		delete(m.refusals, uid)
@@ -289,11 +255,18 @@ func (m *Manager) RefusedBefore(now time.Time, uid string) string {
 	return r.why
 }
 
-// Start queues the Eviction call for v. The caller has asked Forbid in the same pass; Start asks again and returns
-// false when something forbids it, so that no path leads around the brakes.
+// Start queues the Eviction call for v. The caller has asked Forbid, or ForbidJoining when v joins, in the same pass;
+// Start asks again and returns false when something forbids it, so that no path leads around the brakes.
 func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
-	if m.Forbid(now) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
+	forbid := m.Forbid
+	if v.Joins {
+		forbid = m.ForbidJoining
+	}
+	if forbid(now) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
 		return nil, false
+	}
+	if m.open() == 0 {
+		m.round = round{}
 	}
 	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now}
 	req := Request{Namespace: v.Pod.Namespace, Name: v.Pod.Name, UID: v.Pod.UID, DryRun: m.opts.DryRun}
@@ -308,17 +281,27 @@ func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
 		m.outcomes = m.outcomes[:len(m.outcomes)-1]
 		return nil, false
 	}
-	if len(m.outcomes) > keepOutcomes {
-		m.outcomes = slices.Delete(m.outcomes, 0, len(m.outcomes)-keepOutcomes)
-	}
+	m.forget()
 	return o, true
+}
+
+// forget drops the oldest outcomes that have ended: a round goes on for as long as its slowest victim, and many may be
+// refused beside it.
+func (m *Manager) forget() {
+	for i := 0; i < len(m.outcomes) && len(m.outcomes) > keepOutcomes; {
+		if m.outcomes[i].Open() {
+			i++
+		} else {
+			m.outcomes = slices.Delete(m.outcomes, i, i+1)
+		}
+	}
 }
 
 // Take books an answer and returns the outcome that it belongs to.
 func (m *Manager) Take(now time.Time, r Result) *Outcome {
 	o := r.out
 	o.Answer, o.AnswerAt = r.answer, now
-	end := func(s State) { o.State, o.EndedAt = s, now }
+	end := func(s State) { m.end(now, o, s) }
 	if r.answer.Verb != policy.Backoff && r.answer.Verb != policy.Unknown {
 		m.backoff = 0
 	}
@@ -332,6 +315,7 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 		}
 		o.State = InFlight
 		o.Deadline = now.Add(o.Victim.Pod.Grace + exitSlack)
+		m.remember(now, o)
 	case policy.Gone:
 		end(Vanished)
 		m.refuse(now, o, blockedMemory, "the pod was gone when its eviction was asked for")
@@ -375,84 +359,6 @@ func (m *Manager) refuse(now time.Time, o *Outcome, d time.Duration, why string)
 		clear(m.refusals)
 	}
 	m.refusals[o.Victim.Pod.UID] = refusal{now.Add(d), why}
-}
-
-// Observe moves open outcomes on by what is seen of their pods, ends the cooldown when the last release is measured
-// and the level is under evict, and returns the outcomes whose state changed.
-func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look func(p *policy.Pod) Fact) []*Outcome {
-	var changed []*Outcome
-	for _, o := range m.outcomes {
-		if !o.Open() || o.State == Asking {
-			continue
-		}
-		uid := o.Victim.Pod.UID
-		f := look(o.Victim.Pod)
-		_, seen := m.lastUsage[uid] // after a restart a cgroup that was never seen is not one that is gone
-		if f.HasCgroup {
-			m.lastUsage[uid] = max(m.lastUsage[uid], f.Usage)
-		}
-		before := o.State
-		gone := !f.HasCgroup && (seen && (f.Stale || f.Terminating) || !f.Stale && !f.Listed)
-		switch {
-		case gone && (o.State == InFlight || o.State == Overdue || !f.Listed || f.Terminating):
-			if o.State == Uncertain {
-				m.coolUntil = o.AskedAt.Add(m.opts.Cooldown)
-			}
-			o.State, o.EndedAt, o.MarginAfter = Released, now, margin
-			o.Measured, o.MeasuredKnown = m.lastUsage[uid], m.lastUsage[uid] > 0
-		case o.State == Uncertain && !f.Stale && f.Terminating:
-			o.State = InFlight
-			o.Deadline = o.AskedAt.Add(o.Victim.Pod.Grace + exitSlack)
-			m.coolUntil = o.AskedAt.Add(m.opts.Cooldown)
-		case o.State == Uncertain && !f.Stale && now.After(o.Deadline):
-			o.State, o.EndedAt = NotHappened, now
-			m.uncount(o.AnswerAt)
-		case o.State == InFlight && now.After(o.Deadline):
-			o.State = Overdue
-		case o.State == Overdue && now.Sub(o.Deadline) > overdueHold:
-			o.EndedAt = now
-		}
-		if o.State != before || !o.Open() {
-			changed = append(changed, o)
-		}
-		if !o.Open() {
-			delete(m.lastUsage, uid)
-		}
-	}
-	if underEvict && now.Before(m.coolUntil) && !m.opts.DryRun && m.lastReleased() {
-		m.coolUntil = now
-		m.save(now)
-	} else if len(changed) > 0 {
-		m.save(now)
-	}
-	return changed
-}
-
-// uncount takes back what an unanswered call had counted.
-func (m *Manager) uncount(at time.Time) {
-	if i := slices.IndexFunc(m.accepted, at.Equal); i >= 0 {
-		m.accepted = slices.Delete(m.accepted, i, i+1)
-	}
-}
-
-func (m *Manager) lastReleased() bool {
-	for _, o := range slices.Backward(m.outcomes) {
-		if o.Answer.Verb == policy.Accepted || o.State == InFlight || o.State == Uncertain {
-			return o.State == Released && o.MeasuredKnown
-		}
-	}
-	return false
-}
-
-// Credit returns what victims on their way out will still give back, with present figures where look has them.
-func (m *Manager) Credit(look func(p *policy.Pod) (release uint64, growth float64)) (release uint64, growth float64) {
-	for _, o := range m.outcomes {
-		if o.Open() && (o.State == InFlight || o.State == Uncertain || o.State == Asking) && !o.DryRun {
-			r, g := look(o.Victim.Pod)
-			release, growth = release+r, growth+g
-		}
-	}
-	return release, growth
 }
 
 // Outcomes returns the newest outcomes, oldest first. The caller must not change them.

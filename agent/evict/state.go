@@ -18,13 +18,22 @@ const tempPrefix = ".evictions-"
 // stateVersion is the format of the state file.
 const stateVersion = 1
 
-// state is what must survive a restart so that one decision never evicts twice: cooldown, cap, victims on their way.
+// state is what must survive a restart so that one decision never evicts twice: cooldown, cap, victims on their way; and
+// what was learned: history and lead times. A field that an older agent did not write is empty.
 type state struct {
+	seq uint64 // the order in which states were made
+
 	Version   int         `json:"version"`
 	SavedAt   time.Time   `json:"savedAt"`
 	CoolUntil time.Time   `json:"coolUntil"`
 	Accepted  []time.Time `json:"accepted"` // within the last hour
 	Victims   []saved     `json:"victims"`  // that were asked for or accepted and were not seen to go
+
+	RoundSpent      int  `json:"roundSpent,omitempty"` // evictions of the round of Victims that have ended
+	RoundUnmeasured bool `json:"roundUnmeasured,omitempty"`
+
+	History []past      `json:"history,omitempty"`
+	Leads   []leadTimes `json:"leads,omitempty"`
 }
 
 // saved is one victim in the state file.
@@ -33,6 +42,10 @@ type saved struct {
 	Namespace  string        `json:"namespace"`
 	Name       string        `json:"name"`
 	UID        string        `json:"uid"`
+	OwnerAPI   string        `json:"ownerApiVersion,omitempty"`
+	OwnerKind  string        `json:"ownerKind,omitempty"`
+	OwnerName  string        `json:"ownerName,omitempty"`
+	OwnerUID   string        `json:"ownerUid,omitempty"`
 	Grace      time.Duration `json:"graceNanoseconds"`
 	Release    uint64        `json:"releaseBytes"`
 	State      State         `json:"state"`
@@ -43,13 +56,21 @@ type saved struct {
 
 // snapshot makes the state of this moment.
 func (m *Manager) snapshot(now time.Time) state {
-	s := state{Version: stateVersion, SavedAt: now, CoolUntil: m.coolUntil, Accepted: slices.Clone(m.accepted)}
+	m.seq++
+	s := state{
+		seq: m.seq, Version: stateVersion, SavedAt: now, CoolUntil: m.coolUntil, Accepted: slices.Clone(m.accepted),
+		History: slices.Clone(m.history), Leads: m.savedLeads(),
+	}
+	if m.open() > 0 {
+		s.RoundSpent, s.RoundUnmeasured = m.round.spent, m.round.unmeasured
+	}
 	for _, o := range m.outcomes {
 		if !o.Open() || o.DryRun {
 			continue
 		}
 		p := o.Victim.Pod
 		s.Victims = append(s.Victims, saved{DecisionID: o.Victim.DecisionID, Namespace: p.Namespace, Name: p.Name, UID: p.UID, Grace: p.Grace,
+			OwnerAPI: p.Owner.APIVersion, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name, OwnerUID: p.Owner.UID,
 			Release: o.Victim.Release, State: o.State, AskedAt: o.AskedAt, AnswerAt: o.AnswerAt, Deadline: o.Deadline})
 	}
 	return s
@@ -130,21 +151,33 @@ func (m *Manager) load(now time.Time) error {
 		m.coolUntil = now.Add(m.opts.Cooldown)
 		return nil
 	}
-	// The clock may have been set meanwhile: a cooldown is never longer than it was, and the future counts as now.
+	m.takeOver(now, &s)
+	return nil
+}
+
+// takeOver goes on from a state. The clock may have been set meanwhile: a cooldown is never longer than it was, and the
+// future counts as now.
+func (m *Manager) takeOver(now time.Time, s *state) {
+	past := func(t time.Time) time.Time {
+		if t.After(now) {
+			return now
+		}
+		return t
+	}
 	if m.coolUntil = s.CoolUntil; m.coolUntil.After(now.Add(m.opts.Cooldown)) {
 		m.coolUntil = now.Add(m.opts.Cooldown)
 	}
 	for _, t := range s.Accepted {
-		if t.After(now) {
-			t = now
-		}
-		m.accepted = append(m.accepted, t)
+		m.accepted = append(m.accepted, past(t))
 	}
+	m.history = s.History
+	m.prune(now)
+	m.takeLeads(now, s.Leads)
 	for _, v := range s.Victims {
 		o := &Outcome{
-			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release,
-				Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace}},
-			State: v.State, AskedAt: v.AskedAt, AnswerAt: v.AnswerAt, Deadline: v.Deadline,
+			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
+				Owner: policy.Owner{APIVersion: v.OwnerAPI, Kind: v.OwnerKind, Name: v.OwnerName, UID: v.OwnerUID}}},
+			State: v.State, AskedAt: past(v.AskedAt), AnswerAt: past(v.AnswerAt), Deadline: v.Deadline,
 		}
 		if o.Deadline.IsZero() || o.Deadline.After(now.Add(v.Grace+exitSlack)) {
 			o.Deadline = now.Add(v.Grace + exitSlack)
@@ -157,8 +190,13 @@ func (m *Manager) load(now time.Time) error {
 		case Uncertain:
 			o.State, o.Deadline = Uncertain, now.Add(unknownWait)
 			m.coolUntil = now.Add(m.opts.Cooldown)
+		case Overdue:
+		default:
+			o.State = InFlight
 		}
 		m.outcomes = append(m.outcomes, o)
 	}
-	return nil
+	if len(m.outcomes) > 0 { // they go on being a round
+		m.round = round{spent: max(0, s.RoundSpent), unmeasured: s.RoundUnmeasured}
+	}
 }
