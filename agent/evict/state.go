@@ -158,7 +158,7 @@ func (m *Manager) load(now time.Time) error {
 // takeOver goes on from a state. The clock may have been set meanwhile: a cooldown is never longer than it was, and the
 // future counts as now.
 func (m *Manager) takeOver(now time.Time, s *state) {
-	past := func(t time.Time) time.Time {
+	notAhead := func(t time.Time) time.Time {
 		if t.After(now) {
 			return now
 		}
@@ -168,7 +168,7 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 		m.coolUntil = now.Add(m.opts.Cooldown)
 	}
 	for _, t := range s.Accepted {
-		m.accepted = append(m.accepted, past(t))
+		m.accepted = append(m.accepted, notAhead(t))
 	}
 	m.history = s.History
 	m.prune(now)
@@ -177,7 +177,7 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 		o := &Outcome{
 			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
 				Owner: policy.Owner{APIVersion: v.OwnerAPI, Kind: v.OwnerKind, Name: v.OwnerName, UID: v.OwnerUID}}},
-			State: v.State, AskedAt: past(v.AskedAt), AnswerAt: past(v.AnswerAt), Deadline: v.Deadline,
+			State: v.State, AskedAt: notAhead(v.AskedAt), AnswerAt: notAhead(v.AnswerAt), Deadline: v.Deadline,
 		}
 		if o.Deadline.IsZero() || o.Deadline.After(now.Add(v.Grace+exitSlack)) {
 			o.Deadline = now.Add(v.Grace + exitSlack)
