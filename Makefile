@@ -59,6 +59,10 @@ e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent fro
 e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes client
 	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':(exclude,glob)test/e2e/*.go' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
+.PHONY: decisions
+decisions: ## what is decided under three dozen loads, modelled and recorded: prints a table
+	@$(GO) run ./test/decisions
+
 .PHONY: kernels
 kernels: ## the tests that read the kernel, in virtual machines: cgroup v1 and v2 on Debian's kernels (some 10 minutes)
 	$(GO) test -tags=vm -count=1 -v -timeout=60m ./test/vm

@@ -15,6 +15,7 @@ import (
 	"spillway/agent/metrics"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/recording"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -57,16 +58,17 @@ type Agent struct {
 	log   *slog.Logger
 	begin time.Time
 
-	tree    *cgroup.Tree
-	samples *sampler.Sampler
-	waker   *cgroup.Waker // nil: none here
-	mapper  *podmap.Mapper
-	runtime *cri.Client    // nil: none here
-	cluster *cluster       // nil: standalone
-	evicts  *evict.Manager // nil: standalone
-	tracer  *oomkill.Tracer
-	metrics *metrics.Metrics
-	server  *status.Server
+	tree     *cgroup.Tree
+	samples  *sampler.Sampler
+	waker    *cgroup.Waker // nil: none here
+	mapper   *podmap.Mapper
+	runtime  *cri.Client    // nil: none here
+	cluster  *cluster       // nil: standalone
+	evicts   *evict.Manager // nil: standalone
+	tracer   *oomkill.Tracer
+	metrics  *metrics.Metrics
+	recorder *recording.Writer // nil: nothing is recorded
+	server   *status.Server
 
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
@@ -116,7 +118,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
 	if a.cfg.Mode != Standalone {
-		views.Explain = a.explain
+		views.Explain, views.Recording = a.explain, a.copyRecording
 	}
 	if a.server, err = status.Listen(opts.Socket, views); err != nil {
 		return nil, err // a second agent on this node would act twice
@@ -125,6 +127,7 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	a.openWaker()
+	a.openRecorder()
 	a.openTracer()
 	a.openRuntime()
 	if err := a.openCluster(); err != nil {
@@ -185,7 +188,7 @@ func (a *Agent) openCluster() error {
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
-		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
+		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			return client.Evict(ctx, kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun})
 		},
@@ -269,6 +272,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
 		start("evict", a.evicts.Run)
+	}
+	if a.recorder != nil {
+		start("recording", a.recorder.Run)
 	}
 	if a.opts.MetricsListen != "" {
 		// A taken port degrades the agent, it does not stop it; it is tried again.

@@ -35,25 +35,58 @@ const (
 // Config is what a user sets in the config file. Its keys are the yaml names; DefaultConfig has the defaults.
 type Config struct {
 	Mode          Mode             `yaml:"mode"`
+	Preset        Preset           `yaml:"preset"`
 	Thresholds    ThresholdConfig  `yaml:"thresholds"`
 	EvictWhenFlat bool             `yaml:"evictWhenFlat"`
 	Cooldown      Duration         `yaml:"cooldown"`
+	RoundLimit    int              `yaml:"roundLimit"`
 	HourlyCap     int              `yaml:"hourlyCap"`
 	Profile       policy.Profile   `yaml:"profile"`
 	Weights       policy.Weights   `yaml:"weights"`
+	History       HistoryConfig    `yaml:"history"`
 	Protection    ProtectionConfig `yaml:"protection"`
 	Sampling      SamplingConfig   `yaml:"sampling"`
+	Recording     RecordingConfig  `yaml:"recording"`
 	CRI           CRIConfig        `yaml:"cri"`
 	Kubelet       KubeletConfig    `yaml:"kubelet"`
 	Metrics       MetricsConfig    `yaml:"metrics"`
 	Log           LogConfig        `yaml:"log"`
 }
 
-// ThresholdConfig holds percentages of allocatable memory.
+// ThresholdConfig holds percentages of allocatable memory. With a baseline, the usual use of the cluster's nodes, the alert
+// threshold is at most 10 points above it, and at least 70.
 type ThresholdConfig struct {
-	AlertPercent  float64 `yaml:"alertPercent"`
-	EvictPercent  float64 `yaml:"evictPercent"`
-	TargetPercent float64 `yaml:"targetPercent"`
+	AlertPercent    float64 `yaml:"alertPercent"`
+	EvictPercent    float64 `yaml:"evictPercent"`
+	TargetPercent   float64 `yaml:"targetPercent"`
+	BaselinePercent float64 `yaml:"baselinePercent"`
+}
+
+// Preset names the defaults for a cluster of some size: the smaller it is, the less room a node's pods find elsewhere, and
+// the earlier an operator wants to know.
+type Preset string
+
+// presets are the thresholds of alert and evict, and the round limit; keys beside the preset override them.
+var presets = map[Preset]struct {
+	alert, evict float64
+	round        int
+}{
+	"small":  {85, 90, 2}, // under 10 nodes
+	"medium": {88, 93, 3}, // 10 to 50
+	"large":  {90, 95, 5},
+}
+
+// HistoryConfig says what follows from past evictions of this node: see policy.HistoryConfig.
+type HistoryConfig struct {
+	WorkloadCooldown Duration `yaml:"workloadCooldown"`
+	RepeatCount      int      `yaml:"repeatCount"`
+	RepeatWindow     Duration `yaml:"repeatWindow"`
+	BoomerangWindow  Duration `yaml:"boomerangWindow"`
+}
+
+// RecordingConfig bounds the files that hold what was seen and decided from alert to calm; 0 MiB: no recording.
+type RecordingConfig struct {
+	MaxMiB int `yaml:"maxMiB"`
 }
 
 // ProtectionConfig names what is never evicted beyond the built-in protections.
@@ -75,6 +108,9 @@ func (c *Config) policy() (policy.Config, []finding) {
 		Profile: c.Profile, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, PriorityCeiling: p.PriorityCeiling,
 		ProtectLastReplica: p.LastReplica, ProtectEmptyDir: p.EmptyDir, ProtectMemoryEmptyDir: p.MemoryEmptyDir, ProtectPVC: p.VolumeClaims,
 	}
+	h := c.History
+	out.History = policy.HistoryConfig{WorkloadCooldown: time.Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
+		RepeatWindow: time.Duration(h.RepeatWindow), BoomerangWindow: time.Duration(h.BoomerangWindow)}
 	if len(c.Weights) > 0 {
 		out.Weights = c.Weights
 	}
@@ -137,6 +173,9 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// MarshalYAML writes what UnmarshalYAML reads.
+func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(), nil }
+
 // LogLevel is debug, info, warn or error.
 type LogLevel slog.Level
 
@@ -154,18 +193,26 @@ func (l *LogLevel) UnmarshalYAML(n *yaml.Node) error {
 	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a log level: debug, info, warn, error", n.Line, n.Value)}}
 }
 
+// MarshalYAML writes what UnmarshalYAML reads.
+func (l LogLevel) MarshalYAML() (any, error) { return strings.ToLower(slog.Level(l).String()), nil }
+
 // DefaultConfig returns the configuration of an empty file.
 func DefaultConfig() Config {
+	h := policy.DefaultHistory()
 	return Config{
 		Mode:       Observe,
 		Thresholds: ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
 		Cooldown:   Duration(evict.DefaultCooldown),
+		RoundLimit: policy.DefaultRoundLimit,
 		HourlyCap:  evict.DefaultHourlyCap,
 		Profile:    policy.LeakAware,
 		Protection: ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
 		Sampling:   SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
-		CRI:        CRIConfig{Events: true},
-		Kubelet:    KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
+		History: HistoryConfig{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
+			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow)},
+		Recording: RecordingConfig{MaxMiB: 64},
+		CRI:       CRIConfig{Events: true},
+		Kubelet:   KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
 	}
 }
 
@@ -193,6 +240,14 @@ func ReadConfig(path string) (Config, error) {
 // ParseConfig parses and checks a config file's text.
 func ParseConfig(data []byte) (Config, error) {
 	c := DefaultConfig()
+	var size struct {
+		Preset Preset `yaml:"preset"`
+	}
+	if yaml.Unmarshal(data, &size) == nil { // what is wrong otherwise is said below
+		if p, ok := presets[size.Preset]; ok {
+			c.Thresholds.AlertPercent, c.Thresholds.EvictPercent, c.RoundLimit = p.alert, p.evict, p.round
+		}
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
@@ -221,6 +276,9 @@ func (c *Config) check() []finding {
 	if c.Mode != Observe && c.Mode != Enforce {
 		bad("mode", "%q, want observe or enforce", c.Mode)
 	}
+	if _, ok := presets[c.Preset]; !ok && c.Preset != "" {
+		bad("preset", "%q, want small (under 10 nodes), medium (10 to 50) or large", string(c.Preset))
+	}
 	t := c.Thresholds
 	for _, p := range []struct {
 		key string
@@ -238,6 +296,15 @@ func (c *Config) check() []finding {
 	}
 	if d := time.Duration(c.Cooldown); d < 10*time.Second || d > time.Hour {
 		bad("cooldown", "%s, want 10s to 1h", d)
+	}
+	if b := t.BaselinePercent; !(b >= 0 && b <= 100) {
+		bad("thresholds.baselinePercent", "%v, want 0 (not known) to 100", b)
+	}
+	if c.RoundLimit < 1 || c.RoundLimit > policy.MaxRound {
+		bad("roundLimit", "%d, want 1 to %d", c.RoundLimit, policy.MaxRound)
+	}
+	if m := c.Recording.MaxMiB; m < 0 || m > 4096 {
+		bad("recording.maxMiB", "%d, want 0 (no recording) to 4096", m)
 	}
 	if c.HourlyCap < 1 || c.HourlyCap > 100 {
 		bad("hourlyCap", "%d, want 1 to 100", c.HourlyCap)

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"log/slog"
 	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.yaml.in/yaml/v3"
+
+	"spillway/agent/policy"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -35,6 +39,11 @@ func TestParseConfig(t *testing.T) {
 		{"sampling too slow", "sampling:\n  slowest: 2s\n", []string{"line 2", "sampling.slowest", "to 1s"}},
 		{"slowest is faster", "sampling:\n  fastest: 100ms\n  slowest: 50ms\n", []string{"line 3", "sampling.slowest", "fastest (100ms)"}},
 		{"cap of zero", "hourlyCap: 0\n", []string{"line 1", "hourlyCap", "1 to 100"}},
+		{"unknown preset", "preset: huge\n", []string{"line 1", "preset", "small (under 10 nodes), medium (10 to 50) or large"}},
+		{"round limit", "mode: observe\nroundLimit: 9\n", []string{"line 2", "roundLimit", "9, want 1 to 5"}},
+		{"baseline", "thresholds: {baselinePercent: 101}\n", []string{"line 1", "thresholds.baselinePercent", "101, want 0"}},
+		{"recording", "recording: {maxMiB: -1}\n", []string{"line 1", "recording.maxMiB", "-1, want 0"}},
+		{"history", "history:\n  repeatCount: 3\n  workloadCooldown: 25h\n", []string{"line 3", "history.workloadCooldown", "0s to 24h"}},
 		{"unknown profile", "profile: gentle\n", []string{"line 1", "profile", "leak-aware or classic"}},
 		{"protections", "protection:\n  labels: [tier=database, 'app in (a,b)']\n  namePrefixes: [redis-]\n  priorityCeiling: 1000\n  lastReplica: true\n", nil},
 		{"weights", "weights: {growth-share: 50, age: 50}\n", nil},
@@ -98,8 +107,16 @@ func TestShippedConfigIsTheDefault(t *testing.T) {
 	if diff := cmp.Diff(DefaultConfig(), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("defaults (-) against the shipped file (+):\n%s", diff)
 	}
+	// What a preset sets is commented out, as a key that is given overrides it; the comment shows the default.
+	shown := regexp.MustCompile(`(?m)^( *)# (alertPercent|evictPercent|roundLimit): `).ReplaceAll(data, []byte("$1$2: "))
+	if got, err = ParseConfig(shown); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(DefaultConfig(), got, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("defaults (-) against what the comments show (+):\n%s", diff)
+	}
 	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
+	if err := yaml.Unmarshal(shown, &root); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range keys(reflect.TypeFor[Config](), "") {
@@ -134,4 +151,52 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("accepted %q with findings %v", data, c.check())
 		}
 	})
+}
+
+func TestPresets(t *testing.T) {
+	for _, tc := range []struct {
+		text         string
+		alert, evict float64
+		round        int
+	}{
+		{"", 88, 93, 2},
+		{"preset: small", 85, 90, 2},
+		{"preset: medium", 88, 93, 3},
+		{"preset: large", 90, 95, 5},
+		{"preset: large\nroundLimit: 1\nthresholds: {evictPercent: 97}", 90, 97, 1},
+		{"roundLimit: 1\npreset: large", 90, 95, 1},
+	} {
+		c, err := ParseConfig([]byte(tc.text))
+		if err != nil || c.Thresholds.AlertPercent != tc.alert || c.Thresholds.EvictPercent != tc.evict || c.RoundLimit != tc.round || c.Thresholds.TargetPercent != 80 {
+			t.Errorf("%q: %+v, round limit %d, %v", tc.text, c.Thresholds, c.RoundLimit, err)
+		}
+	}
+}
+
+// TestConfigIsWrittenAsItIsRead: a recording holds the configuration in force.
+func TestConfigIsWrittenAsItIsRead(t *testing.T) {
+	ceiling := int32(1000)
+	for _, change := range []func(*Config){
+		func(*Config) {},
+		func(c *Config) {
+			c.Mode, c.Preset, c.RoundLimit, c.Cooldown, c.Log.Level = Enforce, "large", 1, Duration(95*time.Second), LogLevel(slog.LevelWarn)
+			c.Weights = policy.Weights{policy.TermQoS: 0.1 + 0.2}
+			c.Protection.PriorityCeiling, c.Protection.Labels = &ceiling, []string{"tier in (a,b)"}
+			c.Thresholds.AlertPercent = 87.1
+		},
+	} {
+		want := DefaultConfig()
+		change(&want)
+		text, err := yaml.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ParseConfig(text)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+	}
 }

@@ -11,7 +11,10 @@
 //	       +---------> [one loop: pressure.Assess -> policy.Decide -> evict.Start] <---- cluster (node, thresholds,
 //	                                     | decision, outcome                             Lease, owners)
 //	                +--------------------+--------------------+
-//	          agent/status          agent/metrics      log, journald, Kubernetes Events
+//	          agent/status          agent/metrics      log, journald, Kubernetes Events     agent/recording
+//
+// Assess and Decide are called through agent/judge, which keeps the windows between them. It is pure, like what it calls: a
+// recording of its arguments can be played again, see [Replay].
 //
 // The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
 // the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
@@ -30,7 +33,8 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict metrics
+//	sampler podmap kube evict metrics recording
+//	judge                                    (pure)
 //	pressure policy ring status journal      (leaves; pressure and policy are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
 //

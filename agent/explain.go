@@ -43,18 +43,18 @@ func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, er
 
 // answer makes an explanation by the path that a decision takes, up to the call.
 func (l *loop) answer(now time.Time, q question) {
-	in := l.decisionInput(now)
+	pods := l.pods(now)
 	uid := ""
-	for i := range in.Pods {
-		if in.Pods[i].Pod.Key() == q.pod {
-			uid = in.Pods[i].Pod.UID
+	for i := range pods.Pods {
+		if p := pods.Pods[i].Pod; p.Key() == q.pod {
+			uid = p.UID
 		}
 	}
 	if uid == "" {
 		q.err <- fmt.Errorf("no pod %s that the API server lists has a cgroup on this node", q.pod)
 		return
 	}
-	e := policy.Explain(in, uid)
+	e := l.judge.Explain(pods, uid)
 	held, why := l.hold(now)
 	if held == "" {
 		why = ""
@@ -62,7 +62,7 @@ func (l *loop) answer(now time.Time, q question) {
 	v := &l.verdict
 	out := status.Explanation{
 		At: now, Pod: e.Pod, UID: uid, Level: v.Now.String(), LevelReason: v.Reason, Held: why, Fate: string(e.Fate), FateReason: e.Why,
-		Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set,
+		Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned,
 	}
 	for _, g := range v.Gates {
 		out.Gates = append(out.Gates, status.Gate(g))

@@ -29,10 +29,10 @@ type limitMark struct {
 // while the node stalls.
 func (l *loop) explain() {
 	x := &l.limits
-	if len(l.samples) == 0 {
+	last := l.judge.Last()
+	if last == nil {
 		return
 	}
-	last := &l.samples[len(l.samples)-1]
 	if last.At-x.at < limitsEvery && last.At >= x.at {
 		return
 	}

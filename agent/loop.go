@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/agent/evict"
+	"spillway/agent/judge"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -29,23 +30,21 @@ const (
 type loop struct {
 	a *Agent
 
-	memory   pressure.Memory
-	verdict  pressure.Verdict
-	ranking  []policy.Candidate // of the newest look at the pods
+	judge    *judge.Judge
+	verdict  pressure.Verdict // of the judge
 	rankedAt time.Time
-	lead     time.Duration
-	growers  []pressure.Grower
 
 	node       []sampler.NodeSample
 	group      []sampler.GroupSample
 	scratch    []uint64
 	slowBuffer [12]sampler.SlowSample
-	slow       []pressure.Slow
+	slow       []pressure.Slow   // that the judge has not seen
+	samples    []pressure.Sample // likewise
 	limits     limits
 	wakes      wakeFilter
 	risks      risks
+	near       nearMiss
 	points     []pressure.Point
-	samples    []pressure.Sample
 	readings   map[string]policy.Reading // by pod cgroup UID
 	kills      []status.OOMKill
 	decisions  []*status.Decision
@@ -62,7 +61,7 @@ type loop struct {
 func (l *loop) init(a *Agent) {
 	slots := a.samples.Slots()
 	*l = loop{
-		a: a, lead: pressure.MaxLead,
+		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{},
 	}
@@ -103,6 +102,7 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
+			l.recordEvent(time.Now(), "oom-kill", k)
 			if len(l.kills) > keepKills {
 				l.kills = l.kills[len(l.kills)-keepKills:]
 			}
@@ -123,8 +123,10 @@ func (l *loop) pass(now time.Time) {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
 			l.decidedAt = now
+			l.near.decided = true
 			l.decide(now)
 		}
+		l.noteNearMiss(now)
 	}
 	l.judgeHistory()
 	l.passes++
@@ -140,14 +142,7 @@ func (l *loop) pass(now time.Time) {
 }
 
 func (l *loop) assess(now time.Time) {
-	in := pressure.Input{
-		Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: pressure.Unknown, LeadTime: l.lead, Growers: l.growers,
-		Explained: l.limits.explained,
-		Config: pressure.Config{
-			AlertPercent: l.a.cfg.Thresholds.AlertPercent, EvictPercent: l.a.cfg.Thresholds.EvictPercent,
-			TargetPercent: l.a.cfg.Thresholds.TargetPercent, EvictWhenFlat: l.a.cfg.EvictWhenFlat,
-		},
-	}
+	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: pressure.Unknown, Explained: l.limits.explained}
 	if l.a.cluster != nil {
 		if v := l.a.cluster.node.Load(); v.known && v.node.Allocatable > 0 && v.node.Allocatable < math.MaxInt64 {
 			in.Allocatable = pressure.Bytes(v.node.Allocatable)
@@ -162,7 +157,8 @@ func (l *loop) assess(now time.Time) {
 		in.Credit = pressure.Credit{Release: pressure.Bytes(min(release, math.MaxInt64)), Growth: growth}
 	}
 	calm := l.verdict.Level <= pressure.Calm
-	l.verdict, l.memory = pressure.Assess(in, l.memory)
+	l.verdict = *l.judge.Assess(in)
+	l.recordLook(now, &in)
 	l.setPace()
 	l.explain()
 	if l.a.cluster != nil && l.verdict.Level >= pressure.Alert {
@@ -180,8 +176,9 @@ func (l *loop) assess(now time.Time) {
 // askOwners wants the owners of the first candidates to be known, and of pods that are held until they are.
 func (l *loop) askOwners() {
 	var want []asked
-	for i := range l.ranking {
-		c := &l.ranking[i]
+	ranking := l.judge.Ranking()
+	for i := range ranking {
+		c := &ranking[i]
 		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && c.Protection.Name != policy.ProtectJob && c.Protection.Name != policy.ProtectLastReplica {
 			continue
 		}
@@ -243,10 +240,11 @@ func (l *loop) hold(now time.Time) (name, why string) {
 		return "pause-unknown", "the pause switch is not known: " + pause.Detail
 	case l.a.tree.Namespaced():
 		return "cgroup-namespace", "the readings are those of one container, not of the node"
-	case l.verdict.Cause == pressure.CauseCache:
-		return "cache", "the growth is page cache: evicting a pod would not answer it"
-	case l.verdict.Cause == pressure.CauseOutside:
-		return "cause-outside-pods", "pods explain less than half of the growth" + partText(l.verdict.Part)
+	}
+	if name, why := l.judge.Hold(); name != "" {
+		return name, why
+	}
+	switch {
 	case boot-l.verdict.At > max(maxLate, l.a.samples.Fresh().Node):
 		return "stale-sample", fmt.Sprintf("the newest sample of the node is %.1f s old", (boot - l.verdict.At).Seconds())
 	case health.LastLate > maxLate:
@@ -267,52 +265,43 @@ func (l *loop) hold(now time.Time) (name, why string) {
 	if why := l.a.cluster.lease.Load().dead(now); why != "" {
 		return "kubelet-dead", why
 	}
-	if why := l.a.evicts.Forbid(now); why != "" {
+	// A decision knows who is on the way out already: it is for what they cannot do in time.
+	if why := l.a.evicts.ForbidJoining(now); why != "" {
 		return "brake", why
 	}
 	return "", ""
 }
 
-// partText names where memory grows outside the pods.
-func partText(p pressure.Part) string {
-	if p == pressure.PartNone {
-		return ""
-	}
-	return ", most of it is: " + string(p)
-}
-
-// decisionInput is what a decision of this moment depends on.
-func (l *loop) decisionInput(now time.Time) policy.Input {
-	in, n := l.policyInput(now), l.verdict.Need
-	in.Need = policy.Need{ByETA: n.ByETA, Bytes: int64(n.Bytes), Margin: int64(n.Margin), Slope: n.Slope, Horizon: n.Horizon}
-	return in
-}
-
-// decide chooses a victim, asks hold, and starts the eviction; whatever comes of it is a record.
+// decide chooses who has to go, asks hold, and starts the eviction of the first; whatever comes of it is a record. A second
+// one needs a decision of its own, which credits the first with what it will give back.
 func (l *loop) decide(now time.Time) {
-	made := policy.Decide(l.decisionInput(now))
-	l.ranking, l.rankedAt = made.Pods, now
+	pods := l.pods(now)
+	made := l.judge.Decide(pods)
+	l.rankedAt = now
 
 	name, why := l.hold(now)
 	d := l.record(now, &made)
 	if made.State != policy.StateVictim {
 		// Who is protected matters more than what would have held the eviction back.
 		l.keep(now, d, made.State)
+		l.recordDecision(&pods, &made, "", d.ID)
 		return
 	}
-	victim := &made.Pods[made.Victims[0]]
+	victim := &made.Pods[made.Set[0]]
 	d.Victim, d.VictimUID, d.Score = victim.Pod.Key(), victim.Pod.UID, &victim.Score
 	if name != "" {
 		d.State, d.Reason = stateHeld, why
 		l.keep(now, d, stateHeld+name)
+		l.recordDecision(&pods, &made, why, d.ID)
 		return
 	}
 	l.keep(now, d, "")
+	l.recordDecision(&pods, &made, "", d.ID)
 	_, ok := l.a.evicts.Start(now, evict.Victim{
-		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin),
+		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
 	})
 	if !ok {
-		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.Forbid(now)))
+		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidJoining(now)))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"spillway/agent/judge"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -19,12 +20,7 @@ const (
 
 // observe takes the windows out of the rings.
 func (l *loop) observe(now time.Time) {
-	var window []sampler.NodeSample
-	window, l.scratch = l.a.samples.Window(l.node[:cap(l.node)], l.scratch)
-	l.samples = l.samples[:0]
-	for i := range window {
-		l.samples = append(l.samples, nodeSample(&window[i]))
-	}
+	l.readNode()
 	l.readSlow()
 	every := calmPods
 	if l.verdict.Level > pressure.Calm {
@@ -33,6 +29,39 @@ func (l *loop) observe(now time.Time) {
 	if now.Sub(l.rankedAt) >= every {
 		l.readPods(now)
 	}
+}
+
+// newNode is how many samples are looked at for new ones: at the fastest pace they are more than a second's.
+const newNode = 64
+
+// readNode takes the node's samples that the judge has not seen.
+func (l *loop) readNode() {
+	seen := time.Duration(-1)
+	if last := l.judge.Last(); last != nil {
+		seen = last.At
+	}
+	var window []sampler.NodeSample
+	window, l.scratch = l.a.samples.Window(l.node[:newNode], l.scratch)
+	if len(window) == newNode && window[0].At > seen {
+		window, l.scratch = l.a.samples.Window(l.node[:cap(l.node)], l.scratch)
+	}
+	l.samples = l.samples[:0]
+	for i := range window {
+		if window[i].At > seen {
+			l.samples = append(l.samples, nodeSample(&window[i]))
+		}
+	}
+}
+
+// capacity of the node, Unknown before the first sample.
+func (l *loop) capacity() pressure.Bytes {
+	if n := len(l.samples); n > 0 {
+		return l.samples[n-1].Capacity
+	}
+	if last := l.judge.Last(); last != nil {
+		return last.Capacity
+	}
+	return pressure.Unknown
 }
 
 func amount(a cgroup.Amount) pressure.Bytes {
@@ -60,13 +89,15 @@ func count(a cgroup.Amount) pressure.Count {
 	return pressure.Count(n)
 }
 
-// readSlow takes the slow samples of the long window.
+// readSlow takes the slow samples that the judge has not seen.
 func (l *loop) readSlow() {
 	var got []sampler.SlowSample
 	got, l.scratch = l.a.samples.SlowWindow(l.slowBuffer[:], l.scratch)
 	l.slow = l.slow[:0]
 	for i := range got {
-		l.slow = append(l.slow, slowSample(&got[i]))
+		if got[i].At > l.judge.LastSlow() {
+			l.slow = append(l.slow, slowSample(&got[i]))
+		}
 	}
 }
 
@@ -87,11 +118,9 @@ func minus(a, b cgroup.Amount) pressure.Bytes {
 	return x - y
 }
 
-// readPods makes a reading of every followed cgroup. Growth is taken over as long as the node has been growing,
-// at least the short and at most the long window.
+// readPods makes a reading of every followed cgroup.
 func (l *loop) readPods(now time.Time) {
 	boot, fresh := l.a.samples.Now(), l.a.samples.Fresh().Pods
-	window := min(max(l.verdict.Lasted, pressure.ShortWindow), pressure.LongWindow)
 	clear(l.readings)
 	for _, s := range l.a.samples.Series() {
 		if s.Gone() {
@@ -105,10 +134,6 @@ func (l *loop) readPods(now time.Time) {
 		last := &got[len(got)-1]
 		r, ok := reading(last)
 		r.Fresh = ok && boot-last.At <= fresh
-		over := window
-		if n := len(got); n > 1 { // a trend needs five readings, however slow they come
-			over = min(max(over, 6*(got[n-1].At-got[n-2].At)), pressure.LongWindow)
-		}
 		l.points = l.points[:0]
 		for i := range got {
 			value := pressure.Unknown
@@ -117,9 +142,7 @@ func (l *loop) readPods(now time.Time) {
 			}
 			l.points = append(l.points, pressure.Point{At: got[i].At, Value: value})
 		}
-		if t := pressure.Fit(l.points, over); t.Rising() {
-			r.Growth = t.Slope
-		}
+		r.Growth = judge.Growth(l.points, l.verdict.Lasted)
 		l.readings[s.Target.Key] = r
 	}
 	l.rank(now)
@@ -157,47 +180,28 @@ func (l *loop) candidates() []policy.Candidate {
 	return out
 }
 
-func (l *loop) policyInput(now time.Time) policy.Input {
-	in := policy.Input{
-		Now: now, SelfUID: l.a.opts.SelfUID, NodeGrowth: l.verdict.EvictSlope, Pods: l.candidates(),
-		Config: l.a.rules, Critical: l.verdict.Now == pressure.Critical,
-	}
-	if n := len(l.samples); n > 0 && l.samples[n-1].Capacity.Known() {
-		in.NodeMemory = uint64(l.samples[n-1].Capacity)
-	}
-	if l.a.evicts != nil {
-		for i := range in.Pods {
-			in.Pods[i].Refused = l.a.evicts.RefusedBefore(now, in.Pods[i].Pod.UID)
+// pods is what is known of the pods now. Times are wall clock time alone, as a recording has them.
+func (l *loop) pods(now time.Time) judge.Pods {
+	out := judge.Pods{Now: now.UTC().Round(0), Pods: l.candidates()}
+	if m := l.a.evicts; m != nil {
+		for i := range out.Pods {
+			c := &out.Pods[i]
+			c.Refused = m.RefusedBefore(now, c.Pod.UID)
+			if lead, ok := m.Lead(c.Pod); ok {
+				c.Learned = lead
+			}
+			m.Returned(now, c.Pod)
 		}
+		out.History, out.InFlight = m.History(now), m.InFlight()
 	}
-	return in
+	return out
 }
 
 // rank orders the pods for the lead time, for the ETA's bounds and for people.
 func (l *loop) rank(now time.Time) {
-	l.ranking, l.rankedAt = policy.Rank(l.policyInput(now)), now
-	l.lead = pressure.MaxLead
-	if len(l.ranking) > 0 && l.ranking[0].Rank == 1 {
-		l.lead = l.ranking[0].Lead
-	}
-	l.growers = l.growers[:0]
-	for i := range l.ranking {
-		c := &l.ranking[i]
-		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
-			continue
-		}
-		room := pressure.Unknown
-		use := c.Reading.WorkingSet
-		if c.Pod.LimitSet {
-			room = pressure.Bytes(c.Pod.Limit) - pressure.Bytes(use)
-		}
-		if use < c.Pod.Request {
-			room = pressure.Bytes(c.Pod.Request - use)
-		}
-		if room.Known() {
-			l.growers = append(l.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room})
-		}
-	}
+	pods := l.pods(now)
+	l.recordRead(&pods, l.judge.Read(pods))
+	l.rankedAt = now
 }
 
 // thresholds are the kubelet's and the guard of our own.
@@ -206,8 +210,8 @@ func (l *loop) thresholds() []pressure.Threshold {
 	if l.a.cluster != nil {
 		out = append(out, l.a.cluster.node.Load().thresholds...)
 	}
-	if n := len(l.samples); n > 0 && l.samples[n-1].Capacity.Known() {
-		out = append(out, pressure.Guard(l.samples[n-1].Capacity))
+	if capacity := l.capacity(); capacity.Known() {
+		out = append(out, pressure.Guard(capacity))
 	}
 	return out
 }

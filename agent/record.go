@@ -24,6 +24,8 @@ func (l *loop) booked(o *evict.Outcome) {
 	}
 	l.a.log.Info("eviction "+string(o.State), attrs...)
 	l.a.metrics.Eviction(string(o.State), o.DryRun)
+	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,
+		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
 	if o.State == evict.InFlight || o.State == evict.WouldEvict {
 		if d := l.decision(v.DecisionID); d != nil {
@@ -96,7 +98,7 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 	l.a.log.Info("decision", "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
-	if d.State != policy.StateVictim && d.State != policy.StateNoNeed && key != stateHeld+"brake" {
+	if d.State != policy.StateVictim && d.State != policy.StateNoNeed && d.State != policy.StateRound && d.State != stateNearMiss && key != stateHeld+"brake" {
 		node := l.a.cluster.node.Load().node
 		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayHeld", Message: fmt.Sprintf("memory pressure, nobody is evicted: %s; %s", d.Reason, eventText(d)), At: now})
 	}

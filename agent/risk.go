@@ -30,10 +30,7 @@ func (l *loop) judgeHistory() {
 		return
 	}
 	r.at, r.pods = now, map[string]*status.Risk{}
-	capacity := pressure.Unknown
-	if n := len(l.samples); n > 0 {
-		capacity = l.samples[n-1].Capacity
-	}
+	capacity := l.capacity()
 	var got []sampler.HistoryPoint
 	got, l.scratch = l.a.samples.History(r.buffer, l.scratch)
 	r.node = r.judge(got, capacity)

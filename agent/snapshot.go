@@ -66,6 +66,7 @@ func (a *Agent) observeSources() {
 		}
 	}
 	a.observeWaker()
+	a.observeRecorder()
 	if a.evicts != nil {
 		if fault := a.evicts.Fault(); fault != "" {
 			a.sources.set("state", status.Degraded, fault+"; no eviction is asked for that could not be remembered")
@@ -93,9 +94,9 @@ func (l *loop) pressureStatus() status.Pressure {
 		used := v.UsedPercent
 		p.UsedPercent = &used
 	}
-	if n := len(l.samples); n > 0 {
-		p.CapacityBytes = known(l.samples[n-1].Capacity)
-		at := l.samples[n-1].At.Seconds()
+	if last := l.judge.Last(); last != nil {
+		p.CapacityBytes = known(last.Capacity)
+		at := last.At.Seconds()
 		p.SampleAt = &at
 	}
 	if l.a.cluster != nil {
@@ -155,8 +156,9 @@ func (l *loop) podsStatus() []status.Pod {
 		}
 	}
 	out := make([]status.Pod, 0, len(m.Pods))
-	for i := range l.ranking {
-		c := &l.ranking[i]
+	ranking := l.judge.Ranking()
+	for i := range ranking {
+		c := &ranking[i]
 		item := podStatus(c, byUID[c.Pod.UID])
 		if p := byUID[c.Pod.UID]; p != nil {
 			item.Risk = l.risks.pods[p.UID]

@@ -46,7 +46,7 @@ func Reach(margin Bytes, slope float64, growers []Grower) time.Duration {
 		if need := left / slope; now+need <= s.at {
 			return seconds(now + need)
 		}
-		left -= slope * (s.at - now)
+		left -= float64(slope * (s.at - now))
 		now = s.at
 		slope -= s.slope
 	}

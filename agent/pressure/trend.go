@@ -126,6 +126,8 @@ func (l *line) add(at time.Duration, v Bytes) bool {
 	return true
 }
 
+// trend rounds every product before it is added: some processors would fuse both steps, and the same series would not have
+// the same line everywhere.
 func (l *line) trend() Trend {
 	if l.broken || l.n == 0 {
 		return Trend{}
@@ -148,8 +150,8 @@ func (l *line) trend() Trend {
 	var sxx, sxy float64
 	for i := range b {
 		dt := b[i].at - meanT
-		sxx += dt * dt
-		sxy += dt * (b[i].value - meanV)
+		sxx += float64(dt * dt)
+		sxy += float64(dt * (b[i].value - meanV))
 	}
 	if sxx == 0 {
 		return tr
@@ -157,9 +159,9 @@ func (l *line) trend() Trend {
 	tr.Known, tr.Slope = true, sxy/sxx
 	var rest, pairs, before float64
 	for i := range b {
-		e := b[i].value - meanV - tr.Slope*(b[i].at-meanT)
-		rest += e * e
-		pairs += e * before
+		e := b[i].value - meanV - float64(tr.Slope*(b[i].at-meanT))
+		rest += float64(e * e)
+		pairs += float64(e * before)
 		before = e
 	}
 	if rest <= 0 {
@@ -169,7 +171,7 @@ func (l *line) trend() Trend {
 	// Residuals of which each resembles the next are worth fewer points: n (1 − r) / (1 + r) of them for a first-order
 	// process of correlation r. In a window as short as these, r comes out too low by about (1 + 4 r) / n.
 	if r := pairs / rest; r > 0 {
-		r = min(r+(1+4*r)/float64(n), maxCorrelation)
+		r = min(r+(1+float64(4*r))/float64(n), maxCorrelation)
 		tr.Error *= math.Sqrt((1 + r) / (1 - r))
 	}
 	return tr

@@ -27,6 +27,11 @@ func WriteExplanation(w io.Writer, e Explanation) error {
 		fmt.Fprintf(t, "release\t%s, and %s may outlive it\n", bytesOf(e.ReleaseBytes), bytesOf(e.SurvivesBytes))
 		fmt.Fprintf(t, "growth\t%s/s, %s of what grows\n", floatSize(e.GrowthBytes), percent(e.GrowthPercent))
 	}
+	learned := "from its grace period"
+	if e.LeadLearned {
+		learned = "learned from evictions of its workload"
+	}
+	fmt.Fprintf(t, "lead time\t%.1f s, %s\n", e.LeadSeconds, learned)
 	for _, s := range e.Set {
 		fmt.Fprintf(t, "names\t%s\n", Clean(s))
 	}

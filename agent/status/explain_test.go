@@ -19,7 +19,7 @@ func someExplanation() Explanation {
 		Level: "evict", LevelReason: "ETA 3.0 s", Gates: []Gate{{"eta", true, "ETA 3.0 s is under the lead time"}}, Held: "the cooldown runs",
 		Fate: "protected", FateReason: "label", Protections: []Protection{{"label", "business-critical=true"}, {"volume-claim", "it has a claimed volume"}},
 		Of: 6, Score: ptr(57.5), Terms: []Term{{"growth-share", 0.5, 100}, {"qos", 0.125, 60}}, Fresh: true,
-		ReleaseBytes: ptr(uint64(1 << 30)), SurvivesBytes: ptr(uint64(0)), GrowthBytes: ptr(100.0 * (1 << 20)), GrowthPercent: ptr(100.0), Covers: true, Set: []string{"shop/batch"},
+		ReleaseBytes: ptr(uint64(1 << 30)), SurvivesBytes: ptr(uint64(0)), GrowthBytes: ptr(100.0 * (1 << 20)), GrowthPercent: ptr(100.0), Covers: true, Set: []string{"shop/batch"}, LeadSeconds: 4.5, LeadLearned: true,
 	}
 }
 

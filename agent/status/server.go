@@ -29,10 +29,13 @@ type Views struct {
 	Samples func(SampleQuery) (Samples, error)
 	// Explain says what would happen to a pod of this node, by namespace/name; nil: this agent evicts nobody.
 	Explain func(ctx context.Context, pod string) (Explanation, error)
+	// Recording copies what was recorded; nil: this agent records nothing.
+	Recording func(io.Writer) error
 }
 
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
-// the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation.
+// the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation, GET /v1/recording the
+// recording (see agent/recording).
 type Server struct {
 	path     string
 	file     os.FileInfo // of the socket: another agent's is not removed
@@ -112,6 +115,23 @@ func Listen(path string, views Views) (*Server, error) {
 		}
 		writeJSON(w, e)
 	})
+	mux.HandleFunc("GET /v1/recording", func(w http.ResponseWriter, _ *http.Request) {
+		if views.Recording == nil {
+			http.Error(w, "a standalone agent records nothing", http.StatusNotFound)
+			return
+		}
+		// It may be large, and who reads it slow.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(10 * time.Minute))
+		w.Header().Set("Content-Type", "application/gzip")
+		sent := &counted{w: w}
+		if err := views.Recording(sent); err != nil {
+			if sent.n == 0 {
+				http.Error(w, err.Error(), http.StatusNotFound)
+				return
+			}
+			panic(http.ErrAbortHandler) // the client must not take a part for the whole
+		}
+	})
 	return &Server{path: path, file: file, listener: l, http: &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}}, nil
@@ -146,6 +166,18 @@ func (s *Server) remove() {
 	})
 }
 
+// counted tells whether anything was sent yet.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
@@ -176,7 +208,26 @@ func GetExplanation(ctx context.Context, path, pod string) (Explanation, error) 
 	return e, err
 }
 
+// GetRecording copies what the agent that listens on the socket has recorded.
+func GetRecording(ctx context.Context, path string, out io.Writer) error {
+	return request(ctx, path, "/v1/recording", func(body io.Reader) error {
+		if _, err := io.Copy(out, body); err != nil {
+			return fmt.Errorf("copy recording: %w", err)
+		}
+		return nil
+	})
+}
+
 func get(ctx context.Context, path, what string, into any) error {
+	return request(ctx, path, what, func(body io.Reader) error {
+		if err := json.NewDecoder(body).Decode(into); err != nil {
+			return fmt.Errorf("decode answer: %w", err)
+		}
+		return nil
+	})
+}
+
+func request(ctx context.Context, path, what string, take func(io.Reader) error) error {
 	if path == "" {
 		path = DefaultSocket
 	}
@@ -203,8 +254,8 @@ func get(ctx context.Context, path, what string, into any) error {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 		return fmt.Errorf("ask %s: the agent answered %s: %s", path, resp.Status, strings.TrimSpace(string(why)))
 	}
-	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		return fmt.Errorf("ask %s: decode answer: %w", path, err)
+	if err := take(resp.Body); err != nil {
+		return fmt.Errorf("ask %s: %w", path, err)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ type Explanation struct {
 	Gates       []Gate `json:"gates"`
 	Held        string `json:"held,omitempty"` // what holds every eviction back now
 
-	Fate        string       `json:"fate"` // by the policy alone: evicted, protected, no-need, excluded, outranked
+	Fate        string       `json:"fate"` // by the policy alone: evicted, protected, no-need, excluded, outranked, round-full
 	FateReason  string       `json:"fateReason"`
 	Protections []Protection `json:"protections"` // all that hold
 	Rank        int          `json:"rank"`        // 1 goes first; 0: protected
@@ -73,8 +73,10 @@ type Explanation struct {
 	SurvivesBytes *uint64  `json:"survivesBytes"` // shared memory that may outlive it
 	GrowthBytes   *float64 `json:"growthBytesPerSecond"`
 	GrowthPercent *float64 `json:"growthSharePercent"`
-	Covers        bool     `json:"covers"` // its eviction alone would end the shortage
-	Set           []string `json:"set"`    // the pods that the policy names now, in order
+	LeadSeconds   float64  `json:"leadTimeSeconds"` // until its memory would be back
+	LeadLearned   bool     `json:"leadTimeLearned"` // from evictions of its workload; else from its grace period
+	Covers        bool     `json:"covers"`          // its eviction alone would end the shortage
+	Set           []string `json:"set"`             // the pods that the policy names now, in order
 }
 
 // Protection is one reason why a pod is not evicted.
@@ -321,7 +323,7 @@ type Decision struct {
 	LeadSeconds float64   `json:"leadTimeSeconds"`
 	Cause       string    `json:"cause"`
 	Why         string    `json:"why"`    // the condition that made the level
-	State       string    `json:"state"`  // held, or one of package policy: victim, no-need, all-protected, all-blocked, no-candidate-helps, held-by-history
+	State       string    `json:"state"`  // held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps, held-by-history
 	Reason      string    `json:"reason"` // in words
 	Victim      string    `json:"victim,omitempty"`
 	VictimUID   string    `json:"victimUid,omitempty"`

@@ -62,6 +62,7 @@ func leak(t *testing.T, rate int, deaf bool) {
 	}
 	checkEvent(t, o, "SpillwayEvicted")
 	checkAudit(t, o, agentUser)
+	checkReplay(t, o.Pod)
 }
 
 // TestKubeletAlone is the other side of the table: what happens to the same pods without Spillway. It asserts only that

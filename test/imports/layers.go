@@ -24,8 +24,10 @@ var layers = []line{
 		reason: "cmd holds flags and subcommands only; nothing builds on a command"},
 	{name: "agent", rooms: []string{"agent"},
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
-	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics"},
+	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},
+	{name: "judge", rooms: []string{"agent/judge"},
+		reason: "the judge puts the pure core together and is as pure: agent and replay get the same answers from it"},
 	{name: "core", rooms: core, leaf: true,
 		reason: "the core has no edges: it works on values, so that explain, replay and tables give the same answer anywhere"},
 	{name: "edges", rooms: []string{"cgroup", "cri", "ebpf/oomkill"}, leaf: true,
@@ -55,9 +57,9 @@ var owners = []owner{
 }
 
 // pure are the packages that are functions of their arguments.
-var pure = []string{"agent/pressure", "agent/policy"}
+var pure = []string{"agent/pressure", "agent/policy", "agent/judge"}
 
-const pureReason = "pressure and policy are pure: same input, same output, no clock and no I/O; explain and replay depend on it"
+const pureReason = "pressure, policy and judge are pure: same input, same output, no clock and no I/O; explain and replay depend on it"
 
 // impure are the import path prefixes that a pure package must not name.
 var impure = []string{"os", "net", "context", "io", "log", "syscall", "runtime", "sync", "math/rand", "crypto", "database", "testing", "golang.org/x/sys"}

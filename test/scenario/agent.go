@@ -166,6 +166,18 @@ func (r *Runner) Agent(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
+// Local runs a command of the agent's binary here, for what needs no agent.
+func (r *Runner) Local(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, r.Binary, args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("spillway %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}
+
 // AgentPod finds the agent's pod on the node.
 func (r *Runner) AgentPod(ctx context.Context) (*corev1.Pod, error) {
 	r.useDefaultNode()

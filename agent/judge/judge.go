@@ -1,0 +1,239 @@
+// Package judge is the pure core as one piece: it keeps the windows and what is remembered between two looks, asks
+// pressure for the verdict and policy for the decision. The running agent and the replay of a recording go through it
+// alike: the same calls with the same arguments give the same answers.
+package judge
+
+import (
+	"math"
+	"time"
+
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+)
+
+// Config is what a user sets, and whose pod must not evict itself.
+type Config struct {
+	Pressure   pressure.Config
+	Policy     policy.Config
+	RoundLimit int    // see policy.Input
+	SelfUID    string // of Spillway's own pod
+}
+
+// What is kept of the series: a little more than the longest window that is looked at (10 s, of which a stall's may
+// begin 12 s ago).
+const (
+	keepSamples = 15 * time.Second
+	keepSlow    = 12
+)
+
+// Judge is for one goroutine. Make it with New.
+type Judge struct {
+	cfg     Config
+	samples []pressure.Sample
+	slow    []pressure.Slow
+	memory  pressure.Memory
+	verdict pressure.Verdict
+	ranking []policy.Candidate
+	lead    time.Duration
+	growers []pressure.Grower
+}
+
+// New returns a judge that has seen nothing yet.
+func New(cfg Config) *Judge { return &Judge{cfg: cfg, lead: pressure.MaxLead} }
+
+// Look is one look at the node.
+type Look struct {
+	Samples     []pressure.Sample // newer than those of the looks before, oldest first; others are passed over
+	Slow        []pressure.Slow   // likewise
+	Thresholds  []pressure.Threshold
+	Allocatable pressure.Bytes // Unknown when the API server has not said it
+	Credit      pressure.Credit
+	Explained   pressure.Share // of the node's stall, by pods at their own limits
+}
+
+// Assess takes a look in and judges the node. The verdict is the judge's own and holds until the next call.
+func (j *Judge) Assess(l Look) *pressure.Verdict {
+	for i := range l.Samples {
+		if n := len(j.samples); n == 0 || l.Samples[i].At > j.samples[n-1].At {
+			j.samples = append(j.samples, l.Samples[i])
+		}
+	}
+	j.samples = trim(j.samples, func(oldest, newest *pressure.Sample) bool { return newest.At-oldest.At > keepSamples })
+	for i := range l.Slow {
+		if n := len(j.slow); n == 0 || l.Slow[i].At > j.slow[n-1].At {
+			j.slow = append(j.slow, l.Slow[i])
+		}
+	}
+	if n := len(j.slow) - keepSlow; n > 0 {
+		j.slow = append(j.slow[:0], j.slow[n:]...)
+	}
+	j.verdict, j.memory = pressure.Assess(pressure.Input{
+		Samples: j.samples, Slow: j.slow, Thresholds: l.Thresholds, Allocatable: l.Allocatable, LeadTime: j.lead, Growers: j.growers,
+		Credit: l.Credit, Explained: l.Explained, Config: j.cfg.Pressure,
+	}, j.memory)
+	return &j.verdict
+}
+
+// trim drops the oldest while old says so, once they are many: dropping moves the rest.
+func trim(s []pressure.Sample, old func(oldest, newest *pressure.Sample) bool) []pressure.Sample {
+	n := 0
+	for n < len(s) && old(&s[n], &s[len(s)-1]) {
+		n++
+	}
+	if n == 0 {
+		return s
+	}
+	return append(s[:0], s[n:]...)
+}
+
+// Verdict is the newest.
+func (j *Judge) Verdict() *pressure.Verdict { return &j.verdict }
+
+// Last is the newest sample of the node, nil before the first.
+func (j *Judge) Last() *pressure.Sample {
+	if len(j.samples) == 0 {
+		return nil
+	}
+	return &j.samples[len(j.samples)-1]
+}
+
+// LastSlow is when the newest slow sample was read; before the first it is negative.
+func (j *Judge) LastSlow() time.Duration {
+	if len(j.slow) == 0 {
+		return -1
+	}
+	return j.slow[len(j.slow)-1].At
+}
+
+// Growth returns how fast a pod grows, bytes per second, 0 when it does not rise out of its noise. points are its working
+// set without page cache, oldest first. Growth is taken over as long as the node has been growing, at least the short and at
+// most the long window, and over five readings however slow they come.
+func Growth(points []pressure.Point, lasted time.Duration) float64 {
+	over := min(max(lasted, pressure.ShortWindow), pressure.LongWindow)
+	if n := len(points); n > 1 {
+		over = min(max(over, 6*(points[n-1].At-points[n-2].At)), pressure.LongWindow)
+	}
+	if t := pressure.Fit(points, over); t.Rising() {
+		return t.Slope
+	}
+	return 0
+}
+
+// Pods is what is known of the pods at one moment: facts, owners, readings, and what stands against evicting some.
+type Pods struct {
+	Now      time.Time
+	Pods     []policy.Candidate // of each only the part that goes in
+	History  policy.History
+	InFlight int // victims on their way out; the credit of the last look is theirs
+}
+
+func (j *Judge) input(p *Pods) policy.Input {
+	v := &j.verdict
+	in := policy.Input{
+		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, RoundLimit: j.cfg.RoundLimit,
+		Pods: p.Pods, History: p.History, InFlight: p.InFlight, Config: j.cfg.Policy,
+		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
+	}
+	if last := j.Last(); last != nil && last.Capacity.Known() {
+		in.NodeMemory = uint64(last.Capacity)
+	}
+	return in
+}
+
+// Read ranks the pods by new readings: the next looks take the lead time of the first and the room of those that grow
+// from it. The ranking is shared with Ranking.
+func (j *Judge) Read(p Pods) []policy.Candidate {
+	j.ranking = policy.Rank(j.input(&p))
+	j.lead = pressure.MaxLead
+	if len(j.ranking) > 0 && j.ranking[0].Rank == 1 {
+		j.lead = j.ranking[0].Lead
+	}
+	j.growers = j.growers[:0]
+	for i := range j.ranking {
+		c := &j.ranking[i]
+		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
+			continue
+		}
+		if room := room(c); room.Known() {
+			j.growers = append(j.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room})
+		}
+	}
+	return j.ranking
+}
+
+// room is what a pod may still grow: to its request while it is under it, else to its limit.
+func room(c *policy.Candidate) pressure.Bytes {
+	use := c.Reading.WorkingSet
+	switch {
+	case use < c.Pod.Request:
+		return difference(c.Pod.Request, use)
+	case c.Pod.LimitSet:
+		return difference(c.Pod.Limit, use)
+	}
+	return pressure.Unknown
+}
+
+func difference(a, b uint64) pressure.Bytes {
+	if a > math.MaxInt64 || b > math.MaxInt64 {
+		return pressure.Unknown
+	}
+	return pressure.Bytes(a) - pressure.Bytes(b)
+}
+
+// Ranking is the newest, of Read or of Decide.
+func (j *Judge) Ranking() []policy.Candidate { return j.ranking }
+
+// Decide says who would have to go now.
+func (j *Judge) Decide(p Pods) policy.Decision {
+	d := policy.Decide(j.input(&p))
+	j.ranking = d.Pods
+	return d
+}
+
+// Explain says what a decision of this moment would mean for one pod.
+func (j *Judge) Explain(p Pods, uid string) policy.Explanation {
+	return policy.Explain(j.input(&p), uid)
+}
+
+// Hold returns why the verdict itself forbids every eviction, "" when it does not: nobody is evicted for growth that
+// an eviction does not answer.
+func (j *Judge) Hold() (name, why string) {
+	switch j.verdict.Cause {
+	case pressure.CauseCache:
+		return "cache", "the growth is page cache: evicting a pod would not answer it"
+	case pressure.CauseOutside:
+		why = "pods explain less than half of the growth"
+		if part := j.verdict.Part; part != pressure.PartNone {
+			why += ", most of it is: " + string(part)
+		}
+		return "cause-outside-pods", why
+	}
+	return "", ""
+}
+
+// State is all that a judge remembers, so that a recording can begin at any moment.
+type State struct {
+	Samples []pressure.Sample
+	Slow    []pressure.Slow
+	Memory  pressure.Memory
+	Lead    time.Duration
+	Growers []pressure.Grower
+	// The parts of the last verdict that the next call of Read looks at.
+	EvictSlope float64
+	Now        pressure.Level
+}
+
+// State returns a copy.
+func (j *Judge) State() State {
+	return State{
+		Samples: append([]pressure.Sample(nil), j.samples...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
+		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: j.verdict.EvictSlope, Now: j.verdict.Now,
+	}
+}
+
+// Restore returns a judge that goes on from a state.
+func Restore(cfg Config, s State) *Judge {
+	j := &Judge{cfg: cfg, samples: s.Samples, slow: s.Slow, memory: s.Memory, lead: s.Lead, growers: s.Growers}
+	j.verdict.EvictSlope, j.verdict.Now = s.EvictSlope, s.Now
+	return j
+}

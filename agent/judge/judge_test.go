@@ -1,0 +1,182 @@
+package judge
+
+import (
+	"encoding/json"
+	"math"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+)
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+func sample(at time.Duration, used pressure.Bytes) pressure.Sample {
+	return pressure.Sample{At: at, Capacity: 8 * gib, RootWorkingSet: used, PodsWorkingSet: used - gib, PodsLimit: 8 * gib, MemAvailable: 8*gib - used,
+		RootMeminfo: pressure.Unknown, StallSome: pressure.Missing, StallFull: pressure.Missing}
+}
+
+func look(samples ...pressure.Sample) Look {
+	return Look{Samples: samples, Thresholds: []pressure.Threshold{{Signal: pressure.MemoryAvailable, Hard: true, Bytes: 100 * mib}}, Allocatable: 8 * gib}
+}
+
+// TestWindows: samples that were seen before are passed over, and what no window needs is dropped.
+func TestWindows(t *testing.T) {
+	j := New(Config{Pressure: pressure.Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80}})
+	if j.Last() != nil || j.LastSlow() >= 0 {
+		t.Error("something was seen before the first look")
+	}
+	var all []pressure.Sample
+	for i := range 2000 {
+		all = append(all, sample(time.Hour+time.Duration(i)*20*time.Millisecond, 2*gib))
+		from := max(0, len(all)-10)
+		l := look(all[from:]...)
+		l.Slow = []pressure.Slow{{At: time.Duration(i/50) * time.Second}}
+		j.Assess(l)
+	}
+	if n := len(j.samples); n < 650 || n > 800 {
+		t.Errorf("%d samples are kept of the last 15 s at 20 ms", n)
+	}
+	for i := 1; i < len(j.samples); i++ {
+		if j.samples[i].At <= j.samples[i-1].At {
+			t.Fatalf("sample %d at %s after %s", i, j.samples[i].At, j.samples[i-1].At)
+		}
+	}
+	if len(j.slow) != keepSlow || j.LastSlow() != 39*time.Second {
+		t.Errorf("%d slow samples up to %s", len(j.slow), j.LastSlow())
+	}
+	if j.Last().At != all[len(all)-1].At {
+		t.Errorf("the newest is of %s", j.Last().At)
+	}
+}
+
+// TestGoesOnFromItsState: a judge that was written down and restored answers as the one that went on.
+func TestGoesOnFromItsState(t *testing.T) {
+	cfg := Config{Pressure: pressure.Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80}, Policy: policy.Config{History: policy.DefaultHistory()}}
+	a := New(cfg)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var b *Judge
+	levels := map[pressure.Level]bool{}
+	for i := range 400 {
+		used := 3*gib + pressure.Bytes(i)*12*mib + pressure.Bytes(i%5)*4096
+		l := look(sample(time.Hour+time.Duration(i)*100*time.Millisecond, used))
+		pods := Pods{Now: now.Add(time.Duration(i) * 100 * time.Millisecond), Pods: []policy.Candidate{{
+			Pod:     &policy.Pod{Namespace: "shop", Name: "leak", UID: "u", QoS: policy.Burstable, Owner: policy.Owner{Kind: "ReplicaSet", Name: "leak", UID: "r"}, CreatedAt: now.Add(-time.Hour), StartedAt: now.Add(-time.Hour), Grace: 30 * time.Second},
+			Reading: policy.Reading{Fresh: true, Usage: uint64(used) - 2*gib, WorkingSet: uint64(used) - 2*gib, Held: policy.Held{Known: true, Anon: uint64(used) - 2*gib}, Growth: 120 * mib},
+		}}}
+		if b != nil {
+			if diff := cmp.Diff(a.Read(pods), b.Read(pods)); diff != "" {
+				t.Fatalf("ranking %d: %s", i, diff)
+			}
+		} else {
+			a.Read(pods)
+		}
+		v := *a.Assess(l)
+		levels[v.Now] = true
+		if b != nil {
+			if diff := cmp.Diff(v, *b.Assess(l)); diff != "" {
+				t.Fatalf("verdict %d: %s", i, diff)
+			}
+			if diff := cmp.Diff(a.Decide(pods), b.Decide(pods)); diff != "" {
+				t.Fatalf("decision %d: %s", i, diff)
+			}
+			continue
+		}
+		if i%50 == 49 { // at every level: b is thrown away again but for the last
+			data, err := json.Marshal(a.State())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s State
+			if err := json.Unmarshal(data, &s); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(a.State(), s, cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
+				t.Fatalf("state %d: %s", i, diff)
+			}
+			if i > 300 || v.Now >= pressure.Evict {
+				b = Restore(cfg, s)
+			}
+		}
+	}
+	if !levels[pressure.Alert] || !levels[pressure.Evict] || b == nil {
+		t.Errorf("levels %v", levels)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		use, request uint64
+		limit        uint64
+		limited      bool
+		want         pressure.Bytes
+	}{
+		{"no limit, no request", gib, 0, 0, false, pressure.Unknown},
+		{"up to its limit", gib, 0, 3 * gib, true, 2 * gib},
+		{"under its request", gib, 2 * gib, 0, false, gib},
+		{"under its request, with a limit", gib, 2 * gib, 3 * gib, true, gib},
+		{"over its limit", 4 * gib, 0, 3 * gib, true, -gib},
+		{"a limit that is no amount", gib, 0, math.MaxUint64, true, pressure.Unknown},
+	} {
+		c := policy.Candidate{Pod: &policy.Pod{Request: tc.request, Limit: tc.limit, LimitSet: tc.limited}, Reading: policy.Reading{WorkingSet: tc.use}}
+		if got := room(&c); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestGrowth(t *testing.T) {
+	line := func(n int, every time.Duration, slope float64) []pressure.Point {
+		var out []pressure.Point
+		for i := range n {
+			at := time.Duration(i) * every
+			out = append(out, pressure.Point{At: at, Value: gib + pressure.Bytes(slope*at.Seconds())})
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name   string
+		points []pressure.Point
+		lasted time.Duration
+		want   float64
+	}{
+		{"none", nil, 0, 0},
+		{"too few", line(3, 100*time.Millisecond, mib), 0, 0},
+		{"fast", line(100, 100*time.Millisecond, 50*mib), 0, 50 * mib},
+		{"read once a second", line(8, time.Second, 5*mib), 0, 5 * mib},
+		{"shrinks", line(100, 100*time.Millisecond, -5*mib), time.Minute, 0},
+	} {
+		if got := Growth(tc.points, tc.lasted); math.Abs(got-tc.want) > 1 {
+			t.Errorf("%s: %.0f bytes/s, want %.0f", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestHold(t *testing.T) {
+	for _, tc := range []struct {
+		cause pressure.Cause
+		part  pressure.Part
+		name  string
+		why   string
+	}{
+		{pressure.CausePods, "", "", ""},
+		{pressure.CauseNone, "", "", ""},
+		{pressure.CauseCache, "", "cache", "the growth is page cache: evicting a pod would not answer it"},
+		{pressure.CauseOutside, "", "cause-outside-pods", "pods explain less than half of the growth"},
+		{pressure.CauseOutside, pressure.PartKernel, "cause-outside-pods", "pods explain less than half of the growth, most of it is: kernel"},
+	} {
+		j := New(Config{})
+		j.verdict.Cause, j.verdict.Part = tc.cause, tc.part
+		if name, why := j.Hold(); name != tc.name || why != tc.why {
+			t.Errorf("%s: %q, %q", tc.cause, name, why)
+		}
+	}
+}

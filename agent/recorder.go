@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"spillway/agent/judge"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/recording"
+	"spillway/agent/status"
+)
+
+// recordingFile is the recording's newest part, in Options.StateDir.
+const recordingFile = "recording.gz"
+
+// judgeConfig is what the pure core needs of the configuration.
+func (a *Agent) judgeConfig() judge.Config {
+	c := a.cfg.judge(a.rules)
+	c.SelfUID = a.opts.SelfUID
+	return c
+}
+
+func (c *Config) judge(rules policy.Config) judge.Config {
+	return judge.Config{
+		Pressure: pressure.Config{
+			AlertPercent: c.Thresholds.AlertPercent, EvictPercent: c.Thresholds.EvictPercent, TargetPercent: c.Thresholds.TargetPercent,
+			BaselinePercent: c.Thresholds.BaselinePercent, EvictWhenFlat: c.EvictWhenFlat,
+		},
+		Policy: rules, RoundLimit: c.RoundLimit,
+	}
+}
+
+// openRecorder makes the writer of what the core sees and says. An agent that cannot record still works.
+func (a *Agent) openRecorder() {
+	if a.cfg.Mode == Standalone || a.cfg.Recording.MaxMiB == 0 {
+		a.sources.set("recording", status.Off, "not used")
+		return
+	}
+	text, err := yaml.Marshal(a.cfg)
+	if err == nil {
+		a.recorder, err = recording.NewWriter(recording.Options{
+			Path: filepath.Join(a.opts.StateDir, recordingFile), MaxBytes: int64(a.cfg.Recording.MaxMiB) << 20,
+			Header: recording.Header{Agent: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), SelfUID: a.opts.SelfUID, Config: string(text)},
+		})
+	}
+	if err != nil {
+		a.sources.set("recording", status.Degraded, err.Error())
+	}
+}
+
+// observeRecorder names the state of the recording.
+func (a *Agent) observeRecorder() {
+	if a.recorder == nil {
+		return
+	}
+	switch s := a.recorder.Stats(); {
+	case s.Fault != "":
+		a.sources.set("recording", status.Degraded, s.Fault)
+	case s.Dropped > 0:
+		a.sources.set("recording", status.Degraded, fmt.Sprintf("%d times the disk did not keep up, and the recording broke off", s.Dropped))
+	default:
+		a.sources.set("recording", status.OK, filepath.Join(a.opts.StateDir, recordingFile))
+	}
+}
+
+// recordLook records from alert to calm: what leads to an alert is in the windows that an episode begins with.
+func (l *loop) recordLook(now time.Time, in *judge.Look) {
+	w := l.a.recorder
+	if w == nil {
+		return
+	}
+	at := now.UTC().Round(0)
+	switch tense := l.verdict.Level >= pressure.Alert; {
+	case tense && !w.Open():
+		w.Begin(at, l.judge.State())
+	case tense:
+		w.Look(at, in, &l.verdict)
+	case w.Recording():
+		w.Look(at, in, &l.verdict)
+		w.End("the level is " + l.verdict.Level.String())
+	}
+}
+
+func (l *loop) recordRead(p *judge.Pods, ranking []policy.Candidate) {
+	if w := l.a.recorder; w != nil {
+		w.Read(p, ranking)
+	}
+}
+
+func (l *loop) recordDecision(p *judge.Pods, d *policy.Decision, held, id string) {
+	if w := l.a.recorder; w != nil {
+		w.Decide(p, d, held, id)
+	}
+}
+
+func (l *loop) recordEvent(now time.Time, kind string, what any) {
+	if w := l.a.recorder; w != nil {
+		w.Event(now.UTC().Round(0), kind, what)
+	}
+}
+
+// copyRecording writes both parts, the older one first. Any goroutine may.
+func (a *Agent) copyRecording(out io.Writer) error {
+	path := filepath.Join(a.opts.StateDir, recordingFile)
+	found := false
+	for _, name := range []string{path + recording.OldSuffix, path} {
+		f, err := os.Open(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read recording: %w", err)
+		}
+		found = true
+		_, err = io.Copy(out, f)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("read recording: %w", err)
+		}
+	}
+	if !found {
+		return errors.New("nothing was recorded yet: a recording begins with the first alert")
+	}
+	return nil
+}
+
+// Replay plays a recording, with the configuration in it and, when other is not nil, with another one too. An error
+// comes with what could be read before it.
+func Replay(data []byte, other *Config) (*recording.Report, error) {
+	var second recording.Configure
+	if other != nil {
+		rules, wrong := other.policy()
+		for _, f := range wrong {
+			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
+		}
+		second = func(h recording.Header) (judge.Config, error) {
+			c := other.judge(rules)
+			c.SelfUID = h.SelfUID
+			return c, nil
+		}
+	}
+	return recording.Replay(data, func(h recording.Header) (judge.Config, error) {
+		c, err := ParseConfig([]byte(h.Config))
+		if err != nil {
+			return judge.Config{}, err
+		}
+		rules, _ := c.policy() // ParseConfig has checked it
+		out := c.judge(rules)
+		out.SelfUID = h.SelfUID
+		return out, nil
+	}, second)
+}

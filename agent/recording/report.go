@@ -1,0 +1,74 @@
+package recording
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// WriteReport prints a report for people: each episode with what was decided when, and what came out otherwise.
+func WriteReport(w io.Writer, r *Report) error {
+	p := &printer{w: w}
+	for i := range r.Episodes {
+		p.episode(&r.Episodes[i])
+	}
+	for _, d := range r.Damages {
+		p.line("damaged: %v; what follows up to the next episode is left out", d)
+	}
+	return p.err
+}
+
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) line(format string, args ...any) {
+	_, err := fmt.Fprintf(p.w, format+"\n", args...)
+	p.err = errors.Join(p.err, err)
+}
+
+func (p *printer) episode(e *Episode) {
+	cut := ""
+	if !e.Complete {
+		cut = ", cut off"
+	}
+	p.line("%s  %s, %s%s (node %s, agent %s, mode %s)", e.Begin.UTC().Format(time.RFC3339), e.End.Sub(e.Begin).Round(time.Millisecond*100), count(e.Looks, "verdict"), cut, e.Header.Node, e.Header.Agent, e.Header.Mode)
+	for i := range e.Steps {
+		s := &e.Steps[i]
+		at := fmt.Sprintf("%+8.1f s", s.At.Sub(e.Begin).Seconds())
+		p.line("%s  %s", at, s.Recorded.text())
+		if s.Other != nil && s.Recorded.differs(s.Other) {
+			p.line("%*s  other: %s", len(at), "", s.Other.text())
+		}
+	}
+	all := e.Looks + e.Rankings + e.Decisions
+	if e.Different == 0 {
+		p.line("            all %d answers are the recorded ones (%s, %s, %s)", all, count(e.Looks, "verdict"), count(e.Rankings, "ranking"), count(e.Decisions, "decision"))
+	} else {
+		p.line("            %d of %d answers are not the recorded ones; first %s", e.Different, all, e.First)
+	}
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+func (s *State) text() string {
+	out := s.Level
+	if s.Decision == "" {
+		return out + ": " + s.Reason
+	}
+	out += ": " + s.Decision
+	if s.Victims != "" {
+		out += " " + s.Victims
+	}
+	if s.Held != "" {
+		return out + ", held: " + s.Held
+	}
+	return out + ": " + s.Why
+}
