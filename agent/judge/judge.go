@@ -218,22 +218,26 @@ type State struct {
 	Memory  pressure.Memory
 	Lead    time.Duration
 	Growers []pressure.Grower
-	// The parts of the last verdict that the next call of Read looks at.
+	// The parts of the last verdict that Read and Decide look at.
 	EvictSlope float64
 	Now        pressure.Level
+	Need       pressure.Need
+	Cause      pressure.Cause
+	Part       pressure.Part
 }
 
 // State returns a copy.
 func (j *Judge) State() State {
+	v := &j.verdict
 	return State{
 		Samples: append([]pressure.Sample(nil), j.samples...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
-		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: j.verdict.EvictSlope, Now: j.verdict.Now,
+		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part,
 	}
 }
 
 // Restore returns a judge that goes on from a state.
 func Restore(cfg Config, s State) *Judge {
 	j := &Judge{cfg: cfg, samples: s.Samples, slow: s.Slow, memory: s.Memory, lead: s.Lead, growers: s.Growers}
-	j.verdict.EvictSlope, j.verdict.Now = s.EvictSlope, s.Now
+	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part}
 	return j
 }

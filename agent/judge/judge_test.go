@@ -101,8 +101,16 @@ func TestGoesOnFromItsState(t *testing.T) {
 			if diff := cmp.Diff(a.State(), s, cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
 				t.Fatalf("state %d: %s", i, diff)
 			}
-			if i > 300 || v.Now >= pressure.Evict {
-				b = Restore(cfg, s)
+			// What comes next may be a decision of the same moment.
+			restored := Restore(cfg, s)
+			if diff := cmp.Diff(a.Decide(pods), restored.Decide(pods)); diff != "" {
+				t.Fatalf("decision at once %d: %s", i, diff)
+			}
+			if an, _ := a.Hold(); i > 300 || v.Now >= pressure.Evict {
+				if bn, _ := restored.Hold(); an != bn {
+					t.Fatalf("held %q, want %q", bn, an)
+				}
+				b = restored
 			}
 		}
 	}

@@ -269,7 +269,7 @@ func TestWriterIsBounded(t *testing.T) {
 			pods.Pods = append(pods.Pods, c)
 		}
 		begun := 0
-		for i := range 4000 {
+		for i := 0; begun < 4; i++ {
 			if !w.Open() {
 				begun++
 				w.Begin(begin, j.State())

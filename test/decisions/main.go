@@ -35,5 +35,13 @@ func write(out io.Writer) error {
 		}
 		fmt.Fprintf(out, "| %s | %s | %s | %.0f MiB | %d |\n", s.name, s.want, verdict, r.lowest/mib, len(r.kubelet))
 	}
+	for _, r := range recorded {
+		text, problem := replayed(r.file, r.victims)
+		if problem != "" {
+			errs = append(errs, fmt.Errorf("%s: %s", r.name, problem))
+			text += "; **wrong: " + problem + "**"
+		}
+		fmt.Fprintf(out, "| %s | %s | %s | | |\n", r.name, r.want, text)
+	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -53,14 +54,7 @@ func (r *result) text() string {
 		parts = append(parts, "nobody evicted, level at most "+r.top.String())
 	}
 	for _, m := range []map[string]int{r.states, r.held} {
-		var names []string
-		for name := range m {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for _, name := range names {
-			parts = append(parts, name)
-		}
+		parts = append(parts, slices.Sorted(maps.Keys(m))...)
 	}
 	if len(r.kubelet) > 0 {
 		parts = append(parts, "the kubelet took "+strings.Join(r.kubelet, ", "))
@@ -85,15 +79,13 @@ type player struct {
 	n       *node
 	judge   *judge.Judge
 	evicts  *evict.Manager
-	cancel  context.CancelFunc
 	answers []answer
 	history map[string][]pressure.Point // by pod UID
-	seen    map[string]pod              // newest reading's time is history's
 	verdict pressure.Verdict
 	before  pressure.Sample
 	result  result
 
-	nextSlow, nextPods, nextLook, nextDecide, fastUntil, podsAt float64
+	nextSlow, nextLook, nextDecide, fastUntil, podsAt float64
 }
 
 type answer struct {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,31 @@ func TestRereadFile(t *testing.T) {
 	if res.Lowest > res.Start-1<<30 {
 		t.Errorf("margin went from %d to %d MiB: the cache never filled, and the case proves nothing", res.Start>>20, res.Lowest>>20)
 	}
+	checkReplay(t, "")
+}
+
+// TestTwoLeaks: two pods leak so fast that the exit of one is not enough in time: both go in one round, nobody else.
+func TestTwoLeaks(t *testing.T) {
+	long(t)
+	c := scenario.Leak(120, false)
+	c.Name, c.Note = "two-leaks", "two pods leak 120 MiB/s each"
+	second := c.Workloads[0]
+	second.Name = "second"
+	c.Workloads = append(c.Workloads, second)
+	res := runCase(t, c, scenario.Enforce)
+	got := res.API()
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"recommendation", "second"}) {
+		t.Errorf("evicted through the API: %v, want recommendation and second", got)
+	}
+	if len(res.Kubelet()) != 0 || res.OOMKills != 0 || res.Lowest < 0 {
+		t.Errorf("evicted by the kubelet %v, %d OOM kills, lowest margin %d MiB", res.Kubelet(), res.OOMKills, res.Lowest>>20)
+	}
+	out := res.Status.Evictions.Outcomes // newest first
+	if len(out) != 2 || out[0].AskedAt.Sub(out[1].AskedAt) > 5*time.Second || out[1].EndedAt != nil && out[1].EndedAt.Before(out[0].AskedAt) {
+		t.Errorf("outcomes %+v, want two of one round", out)
+	}
+	checkReplay(t, "recommendation")
 }
 
 func onlyOutcome(t *testing.T, s *status.Status) status.Outcome {
