@@ -130,7 +130,7 @@ type Pods struct {
 func (j *Judge) input(p *Pods) policy.Input {
 	v := &j.verdict
 	in := policy.Input{
-		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, RoundLimit: j.cfg.RoundLimit,
+		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, Outside: v.Cause == pressure.CauseOutside, RoundLimit: j.cfg.RoundLimit,
 		Pods: p.Pods, History: p.History, InFlight: p.InFlight, Config: j.cfg.Policy,
 		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
 	}
@@ -196,19 +196,51 @@ func (j *Judge) Explain(p Pods, uid string) policy.Explanation {
 }
 
 // Hold returns why the verdict itself forbids every eviction, "" when it does not: nobody is evicted for growth that
-// an eviction does not answer.
+// an eviction does not answer. At critical somebody may go for what pods did not cause, as the kubelet is about to act; not
+// while that goes on, which would fill the memory again.
 func (j *Judge) Hold() (name, why string) {
-	switch j.verdict.Cause {
+	v := &j.verdict
+	switch v.Cause {
 	case pressure.CauseCache:
 		return "cache", "the growth is page cache: evicting a pod would not answer it"
 	case pressure.CauseOutside:
 		why = "pods explain less than half of the growth"
-		if part := j.verdict.Part; part != pressure.PartNone {
-			why += ", most of it is: " + string(part)
+		if v.Part != pressure.PartNone {
+			why += ", most of it is: " + string(v.Part)
 		}
-		return "cause-outside-pods", why
+		if v.Now < pressure.Critical || j.refills() {
+			return "cause-outside-pods", why
+		}
 	}
 	return "", ""
+}
+
+// refills reports whether system slices and kernel grow so fast that they fill, within the horizon of the need, what an
+// eviction has to give back; also when nobody knows how fast they grow. The slices are judged by the last second, the
+// kernel, whose figures are read once a second, by the long window.
+func (j *Judge) refills() bool {
+	slices := j.outside()
+	kernel := j.verdict.Split.Kernel
+	if !slices.Known || !kernel.Known {
+		return true
+	}
+	rate := max(0, kernel.Value)
+	if slices.Rising() {
+		rate += slices.Slope
+	}
+	return rate*j.verdict.Need.Horizon.Seconds() >= float64(max(0, -j.verdict.Need.Margin))
+}
+
+// outside is the trend of what the root cgroup holds beside the pods.
+func (j *Judge) outside() pressure.Trend {
+	var points []pressure.Point
+	for i := range j.samples {
+		s := &j.samples[i]
+		if s.RootWorkingSet.Known() && s.PodsWorkingSet.Known() {
+			points = append(points, pressure.Point{At: s.At, Value: s.RootWorkingSet - s.PodsWorkingSet})
+		}
+	}
+	return pressure.Fit(points, pressure.ShortWindow)
 }
 
 // State is all that a judge remembers, so that a recording can begin at any moment.
@@ -224,6 +256,7 @@ type State struct {
 	Need       pressure.Need
 	Cause      pressure.Cause
 	Part       pressure.Part
+	Split      pressure.Split
 }
 
 // State returns a copy.
@@ -231,13 +264,13 @@ func (j *Judge) State() State {
 	v := &j.verdict
 	return State{
 		Samples: append([]pressure.Sample(nil), j.samples...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
-		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part,
+		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
 	}
 }
 
 // Restore returns a judge that goes on from a state.
 func Restore(cfg Config, s State) *Judge {
 	j := &Judge{cfg: cfg, samples: s.Samples, slow: s.Slow, memory: s.Memory, lead: s.Lead, growers: s.Growers}
-	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part}
+	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part, Split: s.Split}
 	return j
 }

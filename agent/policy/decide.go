@@ -96,6 +96,7 @@ type Input struct {
 	NodeGrowth float64
 	Need       Need
 	Critical   bool // the level is critical: the kubelet is about to act, and past evictions hold nobody back
+	Outside    bool // pods cause less than half of the growth: asked only at critical, see Decide
 	RoundLimit int  // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
 	InFlight   int  // victims on their way out that the need is credited with: this decision would join their round
 	Pods       []Candidate
@@ -143,6 +144,9 @@ const (
 // Decide ranks the pods, names those that may be evicted for the need, best first, and the set that is to go. A pod is
 // named if its eviction alone meets the need, or if it has a real part in the growth, or, on a node where nothing
 // grows, as part of a set that meets the need: an innocent pod whose memory would only buy time stays.
+//
+// When the cause lies outside the pods, nobody's growth counts: the one that goes is the pod of the lowest priority whose
+// memory alone ends the shortage. The kubelet would take several, and not ask which.
 //
 // While victims are on their way out, only a shortage by ETA is answered with one more, only by a pod with a part in the
 // growth, and only up to the round limit: an innocent pod is never second because an estimate was a little off.
@@ -238,7 +242,7 @@ func (x *exclusion) unhelpful(c *Candidate) string {
 	switch {
 	case x.in.joins() && !c.Grower:
 		return whyJoins
-	case !c.Covers && !c.Grower:
+	case !c.Covers && (!c.Grower || x.in.Outside):
 		return whyNoEnd
 	case !x.in.Need.ByETA && x.in.NodeGrowth > 0 && !c.Grower:
 		return whyRefills
@@ -272,8 +276,13 @@ func releases(in *Input, c *Candidate) bool {
 func (d *Decision) reason(in *Input, open int) string {
 	var b strings.Builder
 	first := &d.Pods[d.Victims[0]]
-	fmt.Fprintf(&b, "%s ranks first of %d candidates with score %.1f", first.Pod.Key(), open, first.Score)
-	if d.Set[0] != d.Victims[0] || len(d.Set) > 1 {
+	if in.Outside {
+		first = &d.Pods[d.Set[0]]
+		fmt.Fprintf(&b, "pods did not cause the shortage: %s has the lowest priority (%d) of %d candidates whose memory alone ends it", first.Pod.Key(), first.Pod.Priority, len(d.Victims))
+	} else {
+		fmt.Fprintf(&b, "%s ranks first of %d candidates with score %.1f", first.Pod.Key(), open, first.Score)
+	}
+	if !in.Outside && (d.Set[0] != d.Victims[0] || len(d.Set) > 1) {
 		b.WriteString("; to go: ")
 		for k, i := range d.Set {
 			if k > 0 {
@@ -286,7 +295,7 @@ func (d *Decision) reason(in *Input, open int) string {
 		fmt.Fprintf(&b, "; it joins %d on their way out", in.leaving())
 	}
 	switch {
-	case d.Covered && d.Set[0] != d.Victims[0]:
+	case d.Covered && d.Set[0] != d.Victims[0] && !in.Outside:
 		b.WriteString(", the fewest pods that meet the need")
 	case !d.Covered:
 		_, growth := d.gain()

@@ -12,9 +12,19 @@ import (
 //     memory would only buy time. When they cannot meet the need within the round, the best ranked go, and Missing says
 //     what is left; the next decision sees what they gave;
 //   - otherwise it is the best ranked pod that meets the need alone;
-//   - on a node where nothing grows, and no pod is enough alone, it is several that are together, or nobody.
+//   - on a node where nothing grows, and no pod is enough alone, it is several that are together, or nobody;
+//   - when pods did not cause the shortage it is the pod of the lowest priority that is enough alone, or nobody.
 func (d *Decision) choose(in *Input) {
 	limit := in.places()
+	if in.Outside {
+		if len(d.Victims) > 0 {
+			d.Set = []int{slices.MinFunc(d.Victims, func(a, b int) int {
+				return cmp.Or(cmp.Compare(d.Pods[a].Pod.Priority, d.Pods[b].Pod.Priority), cmp.Compare(a, b))
+			})}
+			d.settle(in)
+		}
+		return
+	}
 	if len(d.Victims) == 0 {
 		d.chooseFlat(in, limit)
 		return
