@@ -295,7 +295,12 @@ func (p *player) pods(t float64) judge.Pods {
 		}
 		facts := x.facts
 		facts.Terminating = t >= x.asked
-		out.Pods = append(out.Pods, policy.Candidate{Pod: &facts, Workload: x.workload, Reading: p.reading(facts.UID, t), Refused: p.evicts.RefusedBefore(now, facts.UID)})
+		c := policy.Candidate{Pod: &facts, Workload: x.workload, Reading: p.reading(facts.UID, t), Refused: p.evicts.RefusedBefore(now, facts.UID)}
+		if lead, ok := p.evicts.Lead(&facts); ok {
+			c.Learned = lead
+		}
+		p.evicts.Returned(now, &facts)
+		out.Pods = append(out.Pods, c)
 	}
 	return out
 }
