@@ -158,7 +158,8 @@ func reading(s *sampler.GroupSample) (policy.Reading, bool) {
 	if !okShmem { // v1 kernels before 4.20 have no figure for it: what cannot be seen is not promised
 		shmem = 0
 	}
-	held := policy.Held{Known: true, Anon: anon, Shmem: shmem}
+	zswap, _ := s.Zswap.Bytes() // 0 where the kernel has none
+	held := policy.Held{Known: true, Anon: anon, Shmem: shmem, Zswap: zswap}
 	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Held: held}, okUsage && okWS && okCache && okAnon
 }
 

@@ -53,19 +53,20 @@ type GroupSample struct {
 	Shmem      cgroup.Amount
 	ActiveFile cgroup.Amount
 	Swap       cgroup.Amount
+	Zswap      cgroup.Amount // v2: what its compressed pages take in RAM
 }
 
-const groupWidth = 7
+const groupWidth = 8
 
 func (s *GroupSample) encode(rec *[groupWidth]uint64) {
 	*rec = [groupWidth]uint64{
-		uint64(s.At), uint64(s.Usage), uint64(s.WorkingSet), uint64(s.Anon), uint64(s.Shmem), uint64(s.ActiveFile), uint64(s.Swap),
+		uint64(s.At), uint64(s.Usage), uint64(s.WorkingSet), uint64(s.Anon), uint64(s.Shmem), uint64(s.ActiveFile), uint64(s.Swap), uint64(s.Zswap),
 	}
 }
 
 func (s *GroupSample) decode(rec []uint64) {
 	*s = GroupSample{
 		At: time.Duration(rec[0]), Usage: cgroup.Amount(rec[1]), WorkingSet: cgroup.Amount(rec[2]),
-		Anon: cgroup.Amount(rec[3]), Shmem: cgroup.Amount(rec[4]), ActiveFile: cgroup.Amount(rec[5]), Swap: cgroup.Amount(rec[6]),
+		Anon: cgroup.Amount(rec[3]), Shmem: cgroup.Amount(rec[4]), ActiveFile: cgroup.Amount(rec[5]), Swap: cgroup.Amount(rec[6]), Zswap: cgroup.Amount(rec[7]),
 	}
 }

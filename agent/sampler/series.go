@@ -277,7 +277,7 @@ func (s *Sampler) readGroup(g *cgroup.Group, gone *atomic.Bool) bool {
 		return false
 	}
 	s.group = GroupSample{At: now, Usage: s.mem.Usage, WorkingSet: s.mem.WorkingSet, Anon: s.mem.Anon,
-		Shmem: s.mem.Shmem, ActiveFile: s.mem.ActiveFile, Swap: s.mem.Swap}
+		Shmem: s.mem.Shmem, ActiveFile: s.mem.ActiveFile, Swap: s.mem.Swap, Zswap: s.mem.Zswap}
 	s.group.encode(&s.groupRec)
 	return true
 }
