@@ -188,9 +188,14 @@ func (a *Agent) openCluster() error {
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
-		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
+		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
-			return client.Evict(ctx, kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun})
+			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}
+			if r.Shorten {
+				grace := evict.ShortGrace
+				req.Grace = &grace
+			}
+			return client.Evict(ctx, req)
 		},
 	})
 	if err != nil {

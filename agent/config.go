@@ -41,6 +41,7 @@ type Config struct {
 	Cooldown      Duration         `yaml:"cooldown"`
 	RoundLimit    int              `yaml:"roundLimit"`
 	HourlyCap     int              `yaml:"hourlyCap"`
+	ShortenGrace  bool             `yaml:"shortenGrace"`
 	Profile       policy.Profile   `yaml:"profile"`
 	Weights       policy.Weights   `yaml:"weights"`
 	History       HistoryConfig    `yaml:"history"`
@@ -200,14 +201,15 @@ func (l LogLevel) MarshalYAML() (any, error) { return strings.ToLower(slog.Level
 func DefaultConfig() Config {
 	h := policy.DefaultHistory()
 	return Config{
-		Mode:       Observe,
-		Thresholds: ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
-		Cooldown:   Duration(evict.DefaultCooldown),
-		RoundLimit: policy.DefaultRoundLimit,
-		HourlyCap:  evict.DefaultHourlyCap,
-		Profile:    policy.LeakAware,
-		Protection: ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
-		Sampling:   SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
+		Mode:         Observe,
+		Thresholds:   ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
+		Cooldown:     Duration(evict.DefaultCooldown),
+		RoundLimit:   policy.DefaultRoundLimit,
+		HourlyCap:    evict.DefaultHourlyCap,
+		ShortenGrace: true,
+		Profile:      policy.LeakAware,
+		Protection:   ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
+		Sampling:     SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
 		History: HistoryConfig{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
 			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow)},
 		Recording: RecordingConfig{MaxMiB: 64},

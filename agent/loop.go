@@ -87,7 +87,11 @@ func (l *loop) run(ctx context.Context) error {
 			return nil
 		case <-l.a.samples.Ticks():
 		case r := <-results:
-			l.booked(l.a.evicts.Take(time.Now(), r))
+			if o := l.a.evicts.Take(time.Now(), r); r.Shortens() {
+				l.shortened(o)
+			} else {
+				l.booked(o)
+			}
 			l.decidedAt = time.Time{} // a refusal leaves the round to the next candidate
 		case <-changed:
 			l.a.mapper.Hint()
@@ -119,6 +123,7 @@ func (l *loop) pass(now time.Time) {
 	l.assess(now)
 	if l.a.evicts != nil {
 		l.followVictims(now)
+		l.shorten(now)
 		if l.verdict.Now < pressure.Evict {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
@@ -225,6 +230,26 @@ func (l *loop) followVictims(now time.Time) {
 		return f
 	}) {
 		l.booked(o)
+	}
+}
+
+// shorten cuts the grace period of a victim short when the threshold is nearly reached. It asks the same hold as a decision
+// does; only the brakes on further victims do not mean it.
+func (l *loop) shorten(now time.Time) {
+	v := &l.verdict
+	left := v.ETA
+	if v.Nearest.Margin.Known() && v.Nearest.Margin < 0 {
+		left = 0
+	}
+	if v.Now < pressure.Evict || l.a.evicts.InFlight() == 0 {
+		return
+	}
+	if name, _ := l.hold(now); name != "" && name != "brake" {
+		return
+	}
+	if o := l.a.evicts.Shorten(now, left); o != nil {
+		l.a.log.Info("eviction shortens the grace period", "decision", o.Victim.DecisionID, "namespace", o.Victim.Pod.Namespace, "pod", o.Victim.Pod.Name, "uid", o.Victim.Pod.UID,
+			"eta_seconds", left.Seconds(), "margin_bytes", int64(v.Nearest.Margin), "grace_left_seconds", o.Deadline.Sub(now).Seconds())
 	}
 }
 

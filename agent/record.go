@@ -38,6 +38,24 @@ func (l *loop) booked(o *evict.Outcome) {
 	}
 }
 
+// shortened reports the answer to the call that cut a grace period short.
+func (l *loop) shortened(o *evict.Outcome) {
+	v, state := &o.Victim, "shortened"
+	if o.ShortenedAt.IsZero() {
+		state = "not-shortened"
+	}
+	l.a.log.Info("eviction "+state, "decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
+		"answer", o.Shortening.Verb.String(), "code", o.Shortening.Code, "message", o.Shortening.Message)
+	l.a.metrics.Eviction(state, false)
+	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": state,
+		"answer": o.Shortening.Verb.String(), "code": o.Shortening.Code})
+	l.published = time.Time{}
+	if state == "shortened" {
+		l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: "SpillwayShortened", At: o.ShortenedAt,
+			Message: fmt.Sprintf("Grace period cut short by Spillway: %s is nearly at its threshold, margin %.0f MiB", l.verdict.Nearest.Signal, float64(l.verdict.Nearest.Margin)/(1<<20))})
+	}
+}
+
 func (l *loop) decision(id string) *status.Decision {
 	for _, d := range l.decisions {
 		if d.ID == id {

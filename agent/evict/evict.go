@@ -38,6 +38,7 @@ type Request struct {
 	Name      string
 	UID       string
 	DryRun    bool
+	Shorten   bool // with ShortGrace in the place of the pod's own grace period: see Manager.Shorten
 }
 
 // Caller makes one Eviction call. It must return when ctx ends.
@@ -49,6 +50,7 @@ type Options struct {
 	DryRun     bool          // observe mode: the same call with dryRun=All, and nothing after it
 	Cooldown   time.Duration // default 90 s
 	HourlyCap  int           // accepted evictions per hour; default 10
+	KeepGrace  bool          // never shorten the grace period of a victim
 	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
 	StateFile  string        // where cooldown, cap, victims, history and lead times survive a restart; empty: nowhere
 	Now        time.Time     // of the start, for what the state file holds; default time.Now()
@@ -91,6 +93,11 @@ type Outcome struct {
 	Deadline time.Time // of the victim's exit
 	EndedAt  time.Time // zero while it goes on
 
+	ShortenedAt time.Time     // when its grace period was shortened; zero: it was not
+	Shortening  policy.Answer // to the newest call that was to shorten it
+	shortenTry  int
+	shortenNext time.Time
+
 	Measured      uint64 // bytes that the pod's cgroup gave back
 	MeasuredKnown bool
 	MarginAfter   int64 // hard margin when the victim was gone
@@ -118,6 +125,7 @@ type Manager struct {
 	waitUntil time.Time
 	waitWhy   string
 	lastUsage map[string]uint64
+	shortens  *Outcome // whose shortening has no answer yet; nil: none
 	setAside  string
 	seq       uint64 // of the newest snapshot
 	written   uint64 // seq of the newest state on disk; belongs to Run
@@ -131,8 +139,9 @@ type sent struct {
 
 // Result is the answer to one call; it means something only to Take.
 type Result struct {
-	out    *Outcome
-	answer policy.Answer
+	out     *Outcome
+	answer  policy.Answer
+	shorten bool
 }
 
 type refusal struct {
@@ -205,7 +214,7 @@ func (m *Manager) Run(ctx context.Context) error {
 				cancel()
 			}
 			select {
-			case m.results <- Result{s.out, answer}:
+			case m.results <- Result{s.out, answer, s.req.Shorten}:
 			case <-ctx.Done():
 				return nil
 			}
@@ -300,6 +309,10 @@ func (m *Manager) forget() {
 // Take books an answer and returns the outcome that it belongs to.
 func (m *Manager) Take(now time.Time, r Result) *Outcome {
 	o := r.out
+	if r.shorten {
+		m.takeShortening(now, o, r.answer)
+		return o
+	}
 	o.Answer, o.AnswerAt = r.answer, now
 	end := func(s State) { m.end(now, o, s) }
 	if r.answer.Verb != policy.Backoff && r.answer.Verb != policy.Unknown {

@@ -27,11 +27,12 @@ type leadTimes struct {
 	Took       []time.Duration `json:"tookNanoseconds"` // oldest first; never changed in place
 }
 
-// learn takes the time of a release that was measured: from the call until the pod is gone and its memory is back.
+// learn takes the time of a release that was measured: from the call until the pod is gone and its memory is back. One that
+// was cut short says nothing of what the next will take.
 func (m *Manager) learn(o *Outcome) {
 	p, took := o.Victim.Pod, o.EndedAt.Sub(o.AskedAt)
 	w, owned := workloadOf(p)
-	if !owned || !o.MeasuredKnown || took <= 0 { // the clock may have been set back since a restart
+	if !owned || !o.MeasuredKnown || took <= 0 || !o.ShortenedAt.IsZero() || o.shortenTry > 0 { // the clock may have been set back since a restart
 		return
 	}
 	l := m.leads[w]

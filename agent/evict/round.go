@@ -67,6 +67,9 @@ func (m *Manager) forbid(now time.Time, joining bool) string {
 			return fmt.Sprintf("%s was evicted but is still here past its deadline: the kubelet does not seem to act", o.Victim.Pod.Key())
 		}
 	}
+	if m.shortens != nil {
+		return fmt.Sprintf("the call that shortens the grace period of %s has no answer yet", m.shortens.Victim.Pod.Key())
+	}
 	if now.Before(m.waitUntil) {
 		return fmt.Sprintf("%s (%.0f s left)", m.waitWhy, m.waitUntil.Sub(now).Seconds())
 	}

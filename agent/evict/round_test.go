@@ -428,7 +428,7 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 					break
 				}
 				verb := []policy.Verb{policy.Accepted, policy.Accepted, policy.Accepted, policy.Unknown, policy.Budget, policy.Gone, policy.Backoff, policy.Blocked, policy.Unauthorized}[rng.IntN(9)]
-				o := d.m.Take(d.now, Result{d.open.out, policy.Answer{Verb: verb}})
+				o := d.m.Take(d.now, Result{out: d.open.out, answer: policy.Answer{Verb: verb}})
 				if verb != policy.Accepted && verb != policy.Unknown {
 					delete(round, o.Victim.Pod.UID)
 				}

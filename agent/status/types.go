@@ -236,6 +236,7 @@ type Outcome struct {
 	AskedAt       time.Time  `json:"askedAt"`
 	AnsweredAt    *time.Time `json:"answeredAt"`
 	EndedAt       *time.Time `json:"endedAt"`
+	ShortenedAt   *time.Time `json:"shortenedAt,omitempty"` // its grace period was cut short
 	Code          int        `json:"httpCode"`
 	Answer        string     `json:"answer"`
 	Message       string     `json:"message,omitempty"`

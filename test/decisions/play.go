@@ -20,6 +20,7 @@ type result struct {
 	evicted []eviction
 	lowest  float64  // margin, bytes
 	kubelet []string // pods that the kubelet evicted
+	short   []string // grace periods that were cut short
 	states  map[string]int
 	held    map[string]int
 	top     pressure.Level
@@ -53,6 +54,7 @@ func (r *result) text() string {
 	if len(parts) == 0 {
 		parts = append(parts, "nobody evicted, level at most "+r.top.String())
 	}
+	parts = append(parts, r.short...)
 	for _, m := range []map[string]int{r.states, r.held} {
 		parts = append(parts, slices.Sorted(maps.Keys(m))...)
 	}
@@ -132,9 +134,12 @@ func (s *scenario) run() result {
 func (p *player) pass(t float64) time.Duration {
 	p.result.lowest = min(p.result.lowest, p.n.margin(t))
 	for len(p.answers) > 0 && t >= p.answers[0].at {
-		o := p.evicts.Take(p.wall(t), p.answers[0].result)
+		r := p.answers[0].result
+		o := p.evicts.Take(p.wall(t), r)
 		p.answers = p.answers[1:]
-		if o.State == evict.InFlight {
+		if r.Shortens() {
+			p.shortened(t, o)
+		} else if o.State == evict.InFlight {
 			p.accepted(t, o)
 		}
 	}
@@ -193,6 +198,14 @@ func (p *player) pass(t float64) time.Duration {
 			p.result.states["overdue"]++
 		}
 	}
+	if left := p.verdict.ETA; p.verdict.Now >= pressure.Evict && p.evicts.InFlight() > 0 {
+		if p.verdict.Nearest.Margin < 0 {
+			left = 0
+		}
+		if name, _ := p.judge.Hold(); name == "" && !blind && p.evicts.Shorten(p.wall(t), left) != nil {
+			p.answers = append(p.answers, answer{t + callLatency.Seconds(), <-p.evicts.Results()})
+		}
+	}
 	if p.verdict.Now >= pressure.Evict && t >= p.nextDecide {
 		p.nextDecide = t + 0.09
 		p.decide(t, blind)
@@ -215,6 +228,16 @@ func (p *player) accepted(t float64, o *evict.Outcome) {
 			if p.s.back != nil {
 				p.s.back(p.n, x, t)
 			}
+		}
+	}
+}
+
+// shortened lets the kubelet kill a victim after 2 s.
+func (p *player) shortened(t float64, o *evict.Outcome) {
+	for _, x := range p.n.pods {
+		if x.facts.UID == o.Victim.Pod.UID {
+			x.gone = min(x.gone, t+2)
+			p.result.short = append(p.result.short, fmt.Sprintf("its grace cut short at %.1f s (margin %.0f MiB)", t, float64(p.verdict.Nearest.Margin)/mib))
 		}
 	}
 }

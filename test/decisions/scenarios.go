@@ -78,6 +78,19 @@ func scenarios() []*scenario {
 		}, check: goes(culprit),
 	})
 	add(scenario{
+		name: "leak of 200 MiB/s that ignores SIGTERM for its 30 s of grace", want: "the leaking pod goes, alone, and its grace is cut short when the threshold is near", seconds: 100,
+		node: func() *node {
+			n := shop(leak(2*gib, 200*mib, 0))
+			n.pods[2].exit = 30 * time.Second
+			return n
+		}, check: func(r *result) string {
+			if len(r.short) != 1 {
+				return fmt.Sprintf("grace cut short %d times", len(r.short))
+			}
+			return goes(culprit)(r)
+		},
+	})
+	add(scenario{
 		name: "founding case: `recommendation` has a CPU request and no memory limit, as large as `payment` and `cart`, batch pods are younger", want: "`recommendation` goes, alone", seconds: 200,
 		node: func() *node { return shop(leak(2*gib, 60*mib, 0)) }, check: goes(culprit),
 	})

@@ -194,6 +194,24 @@ func TestTwoLeaks(t *testing.T) {
 	checkReplay(t, "recommendation")
 }
 
+// TestShorten: a victim that ignores SIGTERM leaks on through its grace period; when the threshold is nearly there, the
+// grace period is cut short, and the kubelet has nothing to do.
+func TestShorten(t *testing.T) {
+	long(t)
+	c := scenario.Leak(100, true)
+	c.Name, c.Note = "shorten", "leak of 100 MiB/s, ignores SIGTERM, 30 s grace"
+	res := runCase(t, c, scenario.Enforce)
+	if got := res.API(); len(got) != 1 || got[0] != "recommendation" || len(res.Kubelet()) != 0 || len(res.Innocents()) != 0 || res.OOMKills != 0 || res.Lowest < 0 {
+		t.Errorf("evicted through the API %v, by the kubelet %v, innocents %v, %d OOM kills, lowest margin %d MiB", got, res.Kubelet(), res.Innocents(), res.OOMKills, res.Lowest>>20)
+	}
+	o := onlyOutcome(t, res.Status)
+	if o.State != "released" || o.ShortenedAt == nil || o.EndedAt == nil || o.EndedAt.Sub(*o.ShortenedAt) > 4*time.Second {
+		t.Errorf("outcome %+v, want a released victim within 4 s of the shortening", o)
+	}
+	checkAudit(t, o, agentUser)
+	checkReplay(t, o.Pod)
+}
+
 func onlyOutcome(t *testing.T, s *status.Status) status.Outcome {
 	t.Helper()
 	if len(s.Evictions.Outcomes) != 1 {
@@ -253,7 +271,10 @@ func checkAudit(t *testing.T, o status.Outcome, user string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
+	found, shortened, want := 0, 0, 0
+	if o.ShortenedAt != nil {
+		want = 1
+	}
 	for line := range strings.Lines(string(data)) {
 		var e struct {
 			Stage string
@@ -262,19 +283,26 @@ func checkAudit(t *testing.T, o status.Outcome, user string) {
 
 			ObjectRef     struct{ Resource, Subresource, Namespace, Name string }
 			RequestObject struct {
-				DeleteOptions struct{ Preconditions struct{ UID string } }
+				DeleteOptions struct {
+					Preconditions      struct{ UID string }
+					GracePeriodSeconds *int64
+				}
 			}
 			ResponseStatus struct{ Code int }
 		}
 		if json.Unmarshal([]byte(line), &e) != nil || e.Stage != "ResponseComplete" || e.ObjectRef.Subresource != "eviction" || e.ObjectRef.Name != o.Pod || e.ObjectRef.Namespace != o.Namespace {
 			continue
 		}
-		found++
+		if grace := e.RequestObject.DeleteOptions.GracePeriodSeconds; grace == nil {
+			found++
+		} else if shortened++; *grace != 1 {
+			t.Errorf("an Eviction call with a grace period of %d s", *grace)
+		}
 		if e.User.Username != user || e.RequestObject.DeleteOptions.Preconditions.UID != o.UID || e.ResponseStatus.Code != 201 {
 			t.Errorf("the API server's record of the eviction: %+v", e)
 		}
 	}
-	if found != 1 {
-		t.Errorf("%d Eviction calls for %s in the API server's audit log, want 1", found, o.Pod)
+	if found != 1 || shortened != want {
+		t.Errorf("%d Eviction calls for %s in the API server's audit log, want 1, and %d that shorten its grace period, want %d", found, o.Pod, shortened, want)
 	}
 }
