@@ -191,11 +191,16 @@ func (a *Agent) openCluster() error {
 		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}
-			if r.Shorten {
-				grace := evict.ShortGrace
-				req.Grace = &grace
+			if !r.Shorten {
+				return client.Evict(ctx, req)
 			}
-			return client.Evict(ctx, req)
+			grace := evict.ShortGrace
+			req.Grace = &grace
+			answer := client.Evict(ctx, req)
+			if answer.Verb == policy.Accepted {
+				answer = a.stopContainers(ctx, r.UID, answer)
+			}
+			return answer
 		},
 	})
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -124,6 +126,22 @@ func (c *Client) List(ctx context.Context) ([]Container, error) {
 		return err
 	})
 	return out, err
+}
+
+// Stop stops a container: the runtime sends its stop signal, unless it has before, and kills it when it still runs after
+// grace. Stop returns when the container has ended. A stop that another caller has begun with a longer grace is overtaken.
+// One that is not running, or not there, is no error.
+func (c *Client) Stop(ctx context.Context, id string, grace time.Duration) error {
+	if id == "" || grace < time.Second {
+		return fmt.Errorf("stop container %q: want an id and a grace of at least 1 s, not %s", id, grace)
+	}
+	return c.within(ctx, c.timeout+grace, "stop container "+id, func(ctx context.Context, s *session) error {
+		_, err := s.rt.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: int64(grace / time.Second)})
+		if status.Code(err) == codes.NotFound {
+			return nil
+		}
+		return err
+	})
 }
 
 // Close ends all calls, and Watch with ErrClosed. It may be called more than once.

@@ -468,3 +468,36 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+func TestStop(t *testing.T) {
+	r := critest.Start(t)
+	r.Set(containers(2)...)
+	c := dial(t, cri.Options{Endpoint: r.Endpoint(), Timeout: 500 * time.Millisecond})
+	began := time.Now()
+	if err := c.Stop(t.Context(), "c0000", time.Second); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("back after %s, before the grace had run", took)
+	}
+	left, err := c.List(t.Context())
+	if err != nil || len(left) != 1 || left[0].ID != "c0001" {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+	if err := c.Stop(t.Context(), "c0000", time.Second); err != nil {
+		t.Errorf("one that is gone: %v", err)
+	}
+	for _, grace := range []time.Duration{0, 999 * time.Millisecond, -time.Second} {
+		if err := c.Stop(t.Context(), "c0001", grace); err == nil {
+			t.Errorf("grace %s is accepted", grace)
+		}
+	}
+	if err := c.Stop(t.Context(), "", time.Second); err == nil {
+		t.Error("no id is accepted")
+	}
+	r.Hang()
+	if err := c.Stop(t.Context(), "c0001", time.Second); !errors.Is(err, cri.ErrHung) {
+		t.Errorf("of a runtime that hangs: %v", err)
+	}
+	r.Resume()
+}

@@ -1,6 +1,7 @@
 // Package cri reads the containers of this node from its container runtime over the Container Runtime Interface, v1,
 // on a local unix socket: one call (Version, List) or a view that is kept up to date (Watch), with the latency and the
-// health of the runtime beside it. It changes nothing in the runtime, and it never waits longer than its timeout for it.
+// health of the runtime beside it. It changes nothing in the runtime but by Stop, and it never waits longer for it than its
+// timeout.
 //
 // Sources: the CRI definition in k8s.io/cri-api (pkg/apis/runtime/v1/api.proto), the labels that the kubelet puts on
 // each container (k8s.io/kubernetes pkg/kubelet/types/labels.go), and the event queue of containerd 2.2

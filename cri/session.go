@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -184,7 +185,12 @@ func (c *Client) drop(s *session) {
 // do runs one operation with the client's timeout over a session that is known to be current. A session that turns out
 // to be lost is replaced and the operation tried once more, within the same timeout.
 func (c *Client) do(parent context.Context, op string, call func(context.Context, *session) error) error {
-	ctx, cancel := context.WithTimeout(parent, c.timeout)
+	return c.within(parent, c.timeout, op, call)
+}
+
+// within is do for a call that takes its time.
+func (c *Client) within(parent context.Context, limit time.Duration, op string, call func(context.Context, *session) error) error {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	for {
 		s, fresh, err := c.connect(parent, ctx)
@@ -197,7 +203,7 @@ func (c *Client) do(parent context.Context, op string, call func(context.Context
 		if c.isClosed() {
 			return fmt.Errorf("%s: %w", op, ErrClosed)
 		}
-		err = explain(parent, ctx, c.timeout, s.dial.failure(), err)
+		err = explain(parent, ctx, limit, s.dial.failure(), err)
 		if errors.Is(err, errLost) {
 			c.drop(s)
 			if !fresh {

@@ -8,8 +8,7 @@ import (
 
 // When and how a grace period is cut short.
 const (
-	// ShortGrace is asked for in the second call: the kubelet makes 2 s of it (minimumGracePeriodInSeconds in
-	// pkg/kubelet/kuberuntime) and starts preStop hooks again. 0 would delete the object at once and leave its containers.
+	// ShortGrace is asked for in the second call. 0 would delete the object at once and leave its containers.
 	ShortGrace = time.Second
 
 	shortenBelow = 4 * time.Second // time left until the threshold

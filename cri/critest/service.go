@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"spillway/cri"
@@ -48,6 +51,25 @@ func (s *service) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandb
 		resp.Items = append(resp.Items, &runtimeapi.PodSandbox{Id: c.SandboxID, Metadata: podOf(c), CreatedAt: 1})
 	}
 	return resp, nil
+}
+
+// StopContainer removes a container once its grace has run: it ignores the signal.
+func (s *service) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	t := time.NewTimer(time.Duration(req.GetTimeout()) * time.Second)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.r.mu.Lock()
+	_, there := s.r.containers[req.GetContainerId()]
+	s.r.mu.Unlock()
+	if !there {
+		return nil, status.Errorf(codes.NotFound, "no container %s", req.GetContainerId())
+	}
+	s.r.Remove(req.GetContainerId())
+	return &runtimeapi.StopContainerResponse{}, nil
 }
 
 func (s *service) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream runtimeapi.RuntimeService_GetContainerEventsServer) error {
