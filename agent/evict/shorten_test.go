@@ -42,7 +42,7 @@ func TestShorten(t *testing.T) {
 		if o.State != InFlight || o.ShortenedAt.IsZero() || o.Answer.Code != 201 || o.Shortening.Verb != policy.Accepted {
 			t.Errorf("%+v", o)
 		}
-		r.about("the deadline is", o.Deadline.Sub(time.Now()), shortenExit+exitSlack)
+		r.about("the deadline is", time.Until(o.Deadline), shortenExit+exitSlack)
 		if len(r.calls) != 2 || r.calls[0].Shorten || !r.calls[1].Shorten || r.calls[1].UID != "uid-deaf" {
 			t.Errorf("calls %+v", r.calls)
 		}
