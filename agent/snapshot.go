@@ -217,7 +217,7 @@ func number(a cgroup.Amount) *uint64 {
 
 func (l *loop) evictionStatus(now time.Time) status.Evictions {
 	m := l.a.evicts
-	out := status.Evictions{Forbidden: m.Forbid(now)}
+	out := status.Evictions{Forbidden: m.ForbidJoining(now)}
 	if pause := l.a.cluster.client.Pause(); pause.Paused || !pause.Known {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}

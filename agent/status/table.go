@@ -80,6 +80,9 @@ func WriteTable(w io.Writer, s *Status) error {
 			if o.DryRun {
 				state += " (dry run)"
 			}
+			if o.ShortenedAt != nil {
+				state += ", cut short"
+			}
 			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, o.AskedAt.Format(time.TimeOnly), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
 		}
 	}

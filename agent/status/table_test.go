@@ -36,7 +36,7 @@ func hostile() *Status {
 		Sources: []Source{{"api-server", OK, "12 pods"}, {"cri", Degraded, lines}},
 		Loop:    Loop{LastPass: at, Passes: 7},
 		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
-			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20},
+			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20, ShortenedAt: &at},
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},
 		}},
 		Pods: []Pod{
