@@ -128,7 +128,7 @@ func isRuntime(s string) bool {
 		return false
 	}
 	for word := range strings.SplitSeq(s, "-") {
-		if word == "" || word == "conmon" {
+		if word == "" || strings.Contains(word, "conmon") {
 			return false
 		}
 		for i := range len(word) {

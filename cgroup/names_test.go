@@ -72,6 +72,7 @@ func TestParseContainerID(t *testing.T) {
 		{"empty", "", false},
 		{"CRI-O's monitor", "crio-conmon-" + id + ".scope", false},
 		{"CRI-O's monitor, cgroupfs", "crio-conmon-" + id, false},
+		{"a monitor by another name", "0conmon-" + id, false},
 		{"scope without a runtime", id + ".scope", false},
 		{"slice", "docker-" + id + ".slice", false},
 		{"short", id[:63], false},
