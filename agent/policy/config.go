@@ -25,6 +25,7 @@ type Config struct {
 	ProtectPVC            bool // pods with a claimed volume
 
 	History HistoryConfig
+	Cluster ClusterConfig
 }
 
 // Selector is a label selector that the caller has parsed.
@@ -92,7 +93,7 @@ func (c *Config) Problems() []FieldError {
 	if h.RepeatCount < 0 || h.RepeatCount > maxRepeats {
 		bad("history.repeatCount", "%d, want 0 to %d", h.RepeatCount, maxRepeats)
 	}
-	return out
+	return append(out, c.Cluster.problems()...)
 }
 
 // Check returns all that Problems finds as one error of *FieldError, nil when there is nothing.

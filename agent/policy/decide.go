@@ -19,6 +19,8 @@ type Reading struct {
 	Held       Held    // what Release is made of; when known, Release is computed from it
 	Release    uint64  // bytes that its exit gives back: see Held.Release
 	Growth     float64 // bytes per second over the growth window, page cache left out; 0 when it does not grow
+
+	CacheGrowth float64 `json:",omitempty"` // of ActiveFile, in the same way
 }
 
 // Candidate is one pod as a decision sees it: facts and reading go in, the rest comes out.
@@ -26,8 +28,13 @@ type Candidate struct {
 	Pod      *Pod
 	Workload Workload
 	Reading  Reading
+	Cluster  *Cluster      // nil: the API server was not asked
 	Refused  string        // why its eviction is not asked for, such as that the API server refused it a short time ago; empty: it may be
 	Learned  time.Duration // how long its workload was seen to take until its memory is back; 0: not learned
+
+	// Unreclaimable says why its page cache is not to be reclaimed, such as that this gave nothing back before; empty: it may be.
+	Unreclaimable string `json:",omitempty"`
+	Reclaiming    bool   `json:",omitempty"` // its page cache is being reclaimed, or was a moment ago
 
 	Leader     bool // has more than half of the node's growth
 	Protection Protection
@@ -138,6 +145,7 @@ const (
 	StateProtected = "all-protected"      // every pod is protected
 	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
 	StateHistory   = "held-by-history"    // every candidate that would help is left alone because of past evictions
+	StateCluster   = "held-by-cluster"    // every candidate that would help is held by its autoscaler, or finds no room on another node
 	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage
 )
 
@@ -165,8 +173,13 @@ func Decide(in Input) Decision {
 		c := &d.Pods[i]
 		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
 		if c.Rank == 0 {
-			if c.Protection.Name == ProtectCooldown && (c.Grower || c.Covers && !in.joins()) {
-				x.held.add(c, c.Protection.Reason)
+			if c.Grower || c.Covers && !in.joins() {
+				switch c.Protection.Name {
+				case ProtectCooldown, ProtectReplacement:
+					x.held.add(c, c.Protection.Reason)
+				case ProtectScaler, ProtectScalerMin, ProtectScaling, ProtectNoRoom:
+					x.cluster.add(c, c.Protection.Reason)
+				}
 			}
 			continue
 		}
@@ -190,10 +203,13 @@ func Decide(in Input) Decision {
 		d.State, d.Reason = StateVictim, d.reason(&in, open)
 	case x.refused.text != "":
 		d.State = StateBlocked
-		d.Reason = "every candidate that would help is blocked" + x.refused.text + x.held.text
+		d.Reason = "every candidate that would help is blocked" + x.refused.text + x.held.text + x.cluster.text
 	case x.held.text != "":
 		d.State = StateHistory
-		d.Reason = "every candidate that would help is left alone because of past evictions" + x.held.text
+		d.Reason = "every candidate that would help is left alone because of past evictions" + x.held.text + x.cluster.text
+	case x.cluster.text != "":
+		d.State = StateCluster
+		d.Reason = "every candidate that would help is held because of the cluster" + x.cluster.text
 	case open == 0:
 		d.State = StateProtected
 		d.Reason = fmt.Sprintf("all %d pods are protected%s", len(d.Pods), growingProtected(d.Pods))
@@ -226,9 +242,10 @@ func (n *naming) add(c *Candidate, why string) {
 
 // exclusion tells which of the unprotected pods are not to be tried.
 type exclusion struct {
-	in            *Input
-	bigEnough     bool // a candidate releases a tenth of the target
-	refused, held naming
+	in        *Input
+	bigEnough bool // a candidate releases a tenth of the target
+
+	refused, held, cluster naming
 }
 
 // Why a pod is not chosen: reasons that more than one place has to know.

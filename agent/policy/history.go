@@ -13,6 +13,10 @@ type PastEviction struct {
 	OwnerName    string
 	At           time.Time
 	ReturnedHere bool // a pod of the same controller came to this node afterwards
+
+	// Waiting is why the pod that came in its place does not run, in words. Empty: it runs, none is wanted, or nobody
+	// knows: what is not known holds nobody.
+	Waiting string `json:",omitempty"`
 }
 
 // History is what was evicted from this node, in any order. What is older than the times of HistoryConfig counts for nothing.
@@ -36,11 +40,15 @@ type HistoryConfig struct {
 	// that workload that does not grow is spared: evicting it again only brings it again. One that grows goes, because
 	// its replacement starts small, and the reason says that this only restarts the leak. 0: not remembered.
 	BoomerangWindow time.Duration
+	// AwaitReplacement holds the other pods of a workload for as long as the pod that came in the place of an evicted
+	// one is known not to run, however long that takes: the workload is one pod short already, and the next one
+	// would meet the same full cluster, missing volume or broken image.
+	AwaitReplacement bool
 }
 
-// DefaultHistory returns the recommended times: 5 min, three within a day, 1 h.
+// DefaultHistory returns the recommended times: 5 min, three within a day, 1 h; replacements are waited for.
 func DefaultHistory() HistoryConfig {
-	return HistoryConfig{WorkloadCooldown: 5 * time.Minute, RepeatCount: 3, RepeatWindow: defaultRepeatWindow, BoomerangWindow: time.Hour}
+	return HistoryConfig{WorkloadCooldown: 5 * time.Minute, RepeatCount: 3, RepeatWindow: defaultRepeatWindow, BoomerangWindow: time.Hour, AwaitReplacement: true}
 }
 
 const defaultRepeatWindow = 24 * time.Hour
@@ -50,6 +58,7 @@ type Past struct {
 	Evictions int       // within the repeat window
 	Last      time.Time // the newest eviction that is known; zero: none
 	Returned  bool      // within the boomerang window a replacement came to this node
+	Waiting   string    // why the replacement of the newest eviction without one that runs does not; empty: see PastEviction
 }
 
 // owner identifies a controller over renames of its pods; a controller that was made anew is another one.
@@ -78,6 +87,7 @@ func (h History) byOwner() map[owner][]PastEviction {
 // past sums up the evictions of p's workload. One that lies ahead of now (the clock was set back) counts as of now.
 func past(evictions []PastEviction, p *Pod, now time.Time, cfg *HistoryConfig) Past {
 	var out Past
+	var waits time.Time // when the pod was evicted that Waiting is of
 	window := cfg.RepeatWindow
 	if window <= 0 {
 		window = defaultRepeatWindow
@@ -90,6 +100,9 @@ func past(evictions []PastEviction, p *Pod, now time.Time, cfg *HistoryConfig) P
 		}
 		if e.At.After(out.Last) {
 			out.Last = e.At
+		}
+		if e.Waiting != "" && !e.At.Before(waits) {
+			out.Waiting, waits = e.Waiting, e.At
 		}
 		// Creation times are whole seconds, and a controller replaces a pod within the second.
 		if came := !p.CreatedAt.Before(e.At.Truncate(time.Second)); ago < cfg.BoomerangWindow && (e.ReturnedHere || came) {
@@ -120,6 +133,14 @@ func (p *Past) cooling(in *Input) string {
 		return ""
 	}
 	return fmt.Sprintf("a pod of its workload was evicted %.0f s ago, cooldown %s", ago.Seconds(), cooldown)
+}
+
+// pending says why a pod is held because its workload waits for the replacement of an evicted one, "" when it is not.
+func (p *Past) pending(in *Input) string {
+	if !in.Config.History.AwaitReplacement || p.Waiting == "" {
+		return ""
+	}
+	return "the replacement of an evicted pod of its workload does not run: " + p.Waiting
 }
 
 // spared says why a pod without a part in the growth is left alone because of its workload's past, "" when it is not.

@@ -14,6 +14,9 @@ func evicted(name string, ago time.Duration) PastEviction {
 
 func returned(e PastEviction) PastEviction { e.ReturnedHere = true; return e }
 
+// waits is an eviction whose replacement does not run.
+func waits(e PastEviction) PastEviction { e.Waiting = "0/2 nodes are available"; return e }
+
 func withHistory(in Input, h ...PastEviction) Input {
 	in.History, in.Config.History = h, DefaultHistory()
 	return in
@@ -23,6 +26,7 @@ func TestHistory(t *testing.T) {
 	flat := func() []Candidate { return []Candidate{pod("a", size(900)), pod("b", size(800))} }
 	two := func() []Candidate { return []Candidate{pod("a", size(900), grows(50)), pod("b", size(800), grows(50))} }
 	critical := func(in Input) Input { in.Critical = true; return in }
+	careless := func(in Input) Input { in.Config.History.AwaitReplacement = false; return in }
 	off := func(in Input) Input { in.Config.History = HistoryConfig{}; return in }
 	thrice := []PastEviction{evicted("a", 2*time.Hour), evicted("a", 9*time.Hour), evicted("a", 23*time.Hour)}
 	for _, tc := range []struct {
@@ -55,6 +59,14 @@ func TestHistory(t *testing.T) {
 		{"a pod made after the eviction is its replacement", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 21*time.Minute)), StateVictim, []string{"b"}, "a", "came back", ""},
 		{"made in the second of the eviction", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 20*time.Minute-600*time.Millisecond)), StateVictim, []string{"b"}, "a", "came back", ""},
 		{"a set of two does not take it either", withHistory(input(byUsed(1700), flat()...), returned(evicted("a", 30*time.Minute))), StateNoCover, nil, "a", "would not end", ""},
+		{"its replacement does not run, the cooldown is long over: another goes", withHistory(input(byUsed(700), flat()...), waits(evicted("a", 5*time.Hour))), StateVictim, []string{"b"}, "a", "does not run: 0/2 nodes are available", ""},
+		{"an older one does not run", withHistory(input(byUsed(700), flat()...), evicted("a", time.Hour), waits(evicted("a", 5*time.Hour))), StateVictim, []string{"b"}, "a", "does not run", ""},
+		{"both grow, one waits for its replacement", withHistory(input(byETA(50), two()...), waits(evicted("a", time.Hour))), StateVictim, []string{"b"}, "a", "does not run", ""},
+		{"nobody else helps", withHistory(input(byUsed(850), flat()...), waits(evicted("a", time.Hour))), StateHistory, nil, "a", "does not run", "because of past evictions; shop/a the replacement of an evicted pod of its workload does not run: 0/2 nodes"},
+		{"a missing replacement holds nobody at critical", critical(withHistory(input(byUsed(850), flat()...), waits(evicted("a", time.Hour)))), StateVictim, []string{"a"}, "a", "", ""},
+		{"nor the leader of the growth", withHistory(input(byETA(100), pod("a", size(900), grows(100)), pod("b", size(800))), waits(evicted("a", time.Hour))), StateVictim, []string{"a"}, "a", "", ""},
+		{"not waited for by config", careless(withHistory(input(byUsed(700), flat()...), waits(evicted("a", 5*time.Hour)))), StateVictim, []string{"a"}, "a", "", ""},
+		{"of another workload", withHistory(input(byUsed(700), flat()...), waits(evicted("other", time.Hour))), StateVictim, []string{"a"}, "a", "", ""},
 		{"three times within a day, flat: spared", withHistory(input(byUsed(700), flat()...), thrice...), StateVictim, []string{"b"}, "a", "evicted 3 times already", ""},
 		{"twice is not often", withHistory(input(byUsed(700), flat()...), thrice[:2]...), StateVictim, []string{"a"}, "a", "", ""},
 		{"the third was longer ago", withHistory(input(byUsed(700), flat()...), thrice[0], thrice[1], evicted("a", 24*time.Hour)), StateVictim, []string{"a"}, "a", "", ""},

@@ -26,9 +26,14 @@ const (
 	ProtectEmptyDir    = "empty-dir"
 	ProtectMemoryDir   = "memory-empty-dir"
 	ProtectPVC         = "volume-claim"
+	ProtectScaler      = "hpa-unknown"
+	ProtectScalerMin   = "hpa-minimum"
+	ProtectScaling     = "hpa-scaling"
+	ProtectNoRoom      = "no-room"
 	ProtectNotStarted  = "not-started"
 	ProtectYoung       = "young"
 	ProtectCooldown    = "workload-cooldown"
+	ProtectReplacement = "replacement-pending"
 	ProtectReading     = "no-reading"
 )
 
@@ -64,7 +69,8 @@ type rule struct {
 }
 
 // rules are all protections; the first that holds is the reason given. What is not known holds the pod: retries of a
-// Job, and, where the config protects by them, replicas and volumes. Labels, names and priorities are always known.
+// Job, and, where the config protects by them, replicas and volumes; of scalers and of room the config says whether. Labels,
+// names and priorities are always known.
 var rules = [...]rule{
 	{ProtectFinished, func(_ *round, c *Candidate) string {
 		return when(c.Pod.Finished, "the pod has finished and holds no memory")
@@ -135,6 +141,10 @@ var rules = [...]rule{
 	{ProtectPVC, func(r *round, c *Candidate) string {
 		return volume(r.in.Config.ProtectPVC, c, c.Pod.Volumes.PVC, "it has a claimed volume, which may not attach elsewhere")
 	}},
+	{ProtectScaler, scalerUnknown},
+	{ProtectScaling, scalerScaling},
+	{ProtectScalerMin, scalerMinimum},
+	{ProtectNoRoom, noRoom},
 	{ProtectNotStarted, func(_ *round, c *Candidate) string {
 		return when(c.Pod.StartedAt.IsZero(), "the kubelet has not started it yet")
 	}},
@@ -150,6 +160,14 @@ var rules = [...]rule{
 			return ""
 		}
 		return c.Past.cooling(r.in)
+	}},
+	// Like the cooldown it holds neither the leader of the growth nor anybody at critical: the kubelet, which would be
+	// next, asks no such question.
+	{ProtectReplacement, func(r *round, c *Candidate) string {
+		if c.Leader || r.in.Critical {
+			return ""
+		}
+		return c.Past.pending(r.in)
 	}},
 	{ProtectReading, func(_ *round, c *Candidate) string {
 		return when(!c.Reading.Fresh, "no fresh reading of its memory")

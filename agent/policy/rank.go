@@ -57,6 +57,9 @@ func Rank(in Input) []Candidate {
 			c.Terms = terms[from:len(terms):len(terms)]
 			c.Score = Total(c.Terms)
 		}
+		if c.Refused == "" {
+			c.Refused = c.budget(&in)
+		}
 		c.Protection = r.protection(c)
 	}
 	return order(pods)
