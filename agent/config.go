@@ -83,6 +83,7 @@ type HistoryConfig struct {
 	RepeatCount      int      `yaml:"repeatCount"`
 	RepeatWindow     Duration `yaml:"repeatWindow"`
 	BoomerangWindow  Duration `yaml:"boomerangWindow"`
+	AwaitReplacement bool     `yaml:"awaitReplacement"`
 }
 
 // RecordingConfig bounds the files that hold what was seen and decided from alert to calm; 0 MiB: no recording.
@@ -111,7 +112,7 @@ func (c *Config) policy() (policy.Config, []finding) {
 	}
 	h := c.History
 	out.History = policy.HistoryConfig{WorkloadCooldown: time.Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
-		RepeatWindow: time.Duration(h.RepeatWindow), BoomerangWindow: time.Duration(h.BoomerangWindow)}
+		RepeatWindow: time.Duration(h.RepeatWindow), BoomerangWindow: time.Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement}
 	if len(c.Weights) > 0 {
 		out.Weights = c.Weights
 	}
@@ -211,7 +212,7 @@ func DefaultConfig() Config {
 		Protection:   ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
 		Sampling:     SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
 		History: HistoryConfig{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
-			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow)},
+			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement},
 		Recording: RecordingConfig{MaxMiB: 64},
 		CRI:       CRIConfig{Events: true},
 		Kubelet:   KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
