@@ -88,7 +88,7 @@ func TestKernelHighBelowUsage(t *testing.T) {
 	took := time.Since(began)
 	usage, uerr := g.Usage()
 	t.Logf("took %v, usage then %v", took, usage)
-	if err != nil || previous != Unlimited || took > HighTime+ended || uerr != nil {
+	if err != nil || previous != Unlimited || took > HighTime+lateness || uerr != nil {
 		t.Errorf("previous %v, %v, %v after %v", previous, err, uerr, took)
 	}
 	if kernelAtLeast(t, 6, 16) && usage < 200<<20 {
@@ -131,7 +131,7 @@ func TestKernelHighInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s after %v, usage then %v", how, took, usage)
-	if err != nil || d.High != 1<<20 || took > ended {
+	if err != nil || d.High != 1<<20 || took > lateness {
 		t.Errorf("%s, %v after %v, memory.high %v", how, err, took, d.High)
 	}
 	writeTo(t, cg.mem+"/memory.high", "max")

@@ -44,6 +44,7 @@ const (
 	ReclaimShort    ReclaimEnd = "short"    // the kernel gave up: it found less
 	ReclaimTimeUp   ReclaimEnd = "time up"  // ended after ReclaimTime
 	ReclaimCanceled ReclaimEnd = "canceled" // ended by the context
+	ReclaimGone     ReclaimEnd = "gone"     // v1: ended because the cgroup is being removed
 )
 
 // ReclaimResult is what one Reclaim did.
@@ -89,9 +90,8 @@ func (e *ReclaimRefused) Error() string {
 
 // Reclaim takes page cache from the cgroup at a path and its descendants, without swapping, while their tasks run. id is
 // the inode number of its directory (Group.ID); when another cgroup has the path now, that is ErrGone. want is in bytes of
-// usage. The kernel takes inactive file first, which the working set does not count: who wants the working set to fall
-// adds Memory.InactiveFile. The call ends after ReclaimTime, or with the context; only a thread that waits for a disk
-// keeps it longer.
+// the working set. The kernel takes inactive file first, which the working set does not count, so that is asked for on
+// top. The call ends after ReclaimTime, or with the context; only a thread that waits for a disk keeps it longer.
 //
 // On v2 it writes memory.reclaim (kernel 5.19) with swappiness=0 (kernel 6.9). Without that argument the kernel is asked
 // only when the node has no swap. On v1 it writes memory.force_empty, which knows no amount, and ends the write by a
@@ -134,15 +134,22 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	if err := g.Memory(&res.Before); err != nil {
 		return res, err
 	}
+	inactive, _ := res.Before.InactiveFile.Bytes()
+	usage := want + min(inactive, uint64(Absent)-want-1)
 	b := bounded{limit: ReclaimTime, every: reclaimPoll}
-	write := func(stopped func() bool) error { return reclaimV2(fd, want, swap == 0, stopped) }
+	write := func(stopped func() bool) error { return reclaimV2(fd, usage, swap == 0, stopped) }
 	if t.at.version == 1 {
 		if err := guardV1(path, &res.Before, swap, want); err != nil {
 			return res, err
 		}
-		b.enough = func() bool {
-			now, err := g.Usage()
-			return err == nil && res.Before.Usage.minus(now) >= Amount(want)
+		b.look = func() ReclaimEnd {
+			switch now, err := g.Usage(); {
+			case errors.Is(err, ErrGone):
+				return ReclaimGone // its rmdir waits for us
+			case err == nil && res.Before.Usage.minus(now) >= Amount(usage):
+				return ReclaimEnough
+			}
+			return ""
 		}
 		write = func(stopped func() bool) error { return writeUntil(fd, []byte("0"), stopped) }
 	}

@@ -156,7 +156,7 @@ func TestBounded(t *testing.T) {
 		err   error
 	}{
 		{"time", t.Context(), bounded{limit: 10 * time.Millisecond, every: time.Hour}, block, ReclaimTimeUp, nil},
-		{"enough", t.Context(), bounded{limit: time.Hour, every: time.Millisecond, enough: func() bool { return true }}, block, ReclaimEnough, nil},
+		{"enough", t.Context(), bounded{limit: time.Hour, every: time.Millisecond, look: func() ReclaimEnd { return ReclaimEnough }}, block, ReclaimEnough, nil},
 		{"canceled", canceled, bounded{limit: time.Hour, every: time.Hour}, block, ReclaimCanceled, nil},
 		{"by itself", t.Context(), bounded{limit: time.Hour, every: time.Hour}, func(func() bool) error { return fails }, ReclaimDone, fails},
 	} {

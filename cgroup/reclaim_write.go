@@ -22,9 +22,9 @@ const kickEvery = time.Millisecond
 
 // bounded runs something that writes on a thread of its own and ends it by a signal.
 type bounded struct {
-	limit  time.Duration
-	every  time.Duration // between two calls of enough
-	enough func() bool   // may be nil
+	limit time.Duration
+	every time.Duration     // between two calls of look
+	look  func() ReclaimEnd // says why to end now, or nothing; may be nil
 }
 
 // run calls write in a goroutine with a thread of its own and returns when that has ended, with the error of write. write
@@ -59,10 +59,14 @@ func (b bounded) run(ctx context.Context, write func(stopped func() bool) error)
 			ended = ReclaimTimeUp
 		case <-poll.C:
 			if ended == ReclaimDone {
-				if b.enough == nil || !b.enough() {
+				if b.look == nil {
 					continue
 				}
-				ended = ReclaimEnough
+				why := b.look()
+				if why == "" {
+					continue
+				}
+				ended = why
 			}
 		}
 		if !stop.Swap(true) {

@@ -21,21 +21,32 @@ type cell struct {
 	skips []string
 	// must have run and passed there.
 	must []string
+	// run selects tests on a machine without swap; empty: all, with swap.
+	run string
 }
 
 var cells = []cell{
-	{"cgroup", CgroupV2, []string{"needs v1", "writes fixtures"},
-		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelMemoryPressureOfThrashing", "TestKernelWatcherChurn"}},
-	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "needs cgroup v2", "writes fixtures"},
-		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
-	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures"},
-		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn"}},
-	{"agent/sampler", CgroupV2, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}},
-	{"agent/sampler", CgroupV1, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}},
+	{"cgroup", CgroupV2, []string{"needs v1", "writes fixtures", "needs no swap"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelMemoryPressureOfThrashing", "TestKernelWatcherChurn",
+			"TestKernelReclaimNeverSwaps", "TestKernelHigh", "TestKernelHighBelowUsage", "TestKernelHighInterrupted"}, ""},
+	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "needs cgroup v2", "writes fixtures", "needs no swap"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn",
+			"TestKernelReclaimNeverSwaps"}, ""},
+	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures", "needs no swap"},
+		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn",
+			"TestKernelReclaimNeverSwaps"}, ""},
+	{"cgroup", CgroupV2, []string{"needs v1", "needs swap"},
+		[]string{"TestKernelReclaim", "TestKernelReclaimEndsEarly", "TestKernelReclaimFindsLess", "TestKernelReclaimOfARemovedGroup",
+			"TestKernelReclaimOnAReadOnlyMount", "TestKernelHighBelowUsage"}, "Reclaim|High"},
+	{"cgroup", CgroupV1, []string{"needs v2", "needs swap"},
+		[]string{"TestKernelReclaim", "TestKernelReclaimEndsEarly", "TestKernelReclaimRefused", "TestKernelReclaimOfARemovedGroup",
+			"TestKernelReclaimOnAReadOnlyMount"}, "Reclaim|High"},
+	{"agent/sampler", CgroupV2, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, ""},
+	{"agent/sampler", CgroupV1, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, ""},
 	{"ebpf/oomkill", CgroupV2, []string{"needs clang"},
-		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestExternalBTF", "TestBurst"}},
+		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestExternalBTF", "TestBurst"}, ""},
 	{"ebpf/oomkill", CgroupV1, []string{"needs clang", "memory.oom.group is of cgroup v2"},
-		[]string{"TestSingleKill", "TestHooks", "TestExternalBTF", "TestBurst"}},
+		[]string{"TestSingleKill", "TestHooks", "TestExternalBTF", "TestBurst"}, ""},
 }
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
@@ -52,10 +63,17 @@ func TestKernels(t *testing.T) {
 			if k == Kernel6_12 && c.cgroup != CgroupV2 {
 				continue // Debian builds it without the v1 memory controller (CONFIG_MEMCG_V1)
 			}
-			t.Run(fmt.Sprintf("%s on %s/%s", c.pkg, k, c.cgroup), func(t *testing.T) {
+			name := fmt.Sprintf("%s on %s/%s", c.pkg, k, c.cgroup)
+			if c.run != "" {
+				name += " without swap"
+			}
+			t.Run(name, func(t *testing.T) {
 				s := Spec{
 					Kernel: k, Cgroup: c.cgroup, Binary: binaries[c.pkg], Args: []string{"-test.v", "-test.timeout=8m"},
 					MemoryMiB: 1536, DiskMiB: 600, SwapMiB: 256, Timeout: 10 * time.Minute, Progress: t.Output(),
+				}
+				if c.run != "" {
+					s.SwapMiB, s.Args = 0, append(s.Args, "-test.run="+c.run)
 				}
 				if data := filepath.Join("..", "..", c.pkg, "testdata"); exists(data) {
 					s.Files = map[string]string{"testdata": data}
