@@ -64,7 +64,11 @@ type Client struct {
 
 	pods      *podStore
 	pause     *pauseStore // nil: no switch
-	workloads *workloadCache
+	workloads *answers[workloadKey, controller]
+	budgets   *answers[string, budgetList] // by namespace
+	scalers   *answers[string, scalerList] // by namespace
+	nodes     *answers[struct{}, nodeList]
+	uses      *answers[struct{}, map[string]uint64] // working set by node, bytes
 	events    chan queuedEvent
 	dropped   atomic.Uint64
 	eventSeq  atomic.Uint64
@@ -107,7 +111,11 @@ func New(o Options) (*Client, error) {
 		dial:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		cfg:          cfg,
 		pods:         newPodStore(),
-		workloads:    newWorkloadCache(),
+		workloads:    newAnswers[workloadKey, controller](workloadTTL, workloadMax),
+		budgets:      newAnswers[string, budgetList](budgetTTL, namespaceMax),
+		scalers:      newAnswers[string, scalerList](scalerTTL, namespaceMax),
+		nodes:        newAnswers[struct{}, nodeList](nodeTTL, 1),
+		uses:         newAnswers[struct{}, map[string]uint64](nodeTTL, 1),
 		events:       make(chan queuedEvent, eventQueue),
 		evictTimeout: evictTimeout,
 		// The cap keeps the time without fresh pods short once the API server is back; the jitter keeps the nodes of a

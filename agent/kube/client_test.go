@@ -281,12 +281,12 @@ func TestWorkload(t *testing.T) {
 	}
 }
 
-func TestWorkloadCache(t *testing.T) {
+func TestAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorkloadCache()
+		w := newAnswers[workloadKey, controller](workloadTTL, workloadMax)
 		key := func(i int) workloadKey { return workloadKey{"replicasets", "a", fmt.Sprint(i), "1"} }
-		w.put(key(0), policy.Workload{KnownReplicas: true, Replicas: 1}, nil)
-		w.put(key(1), policy.Workload{}, errors.New("x"))
+		w.put(key(0), controller{workload: policy.Workload{KnownReplicas: true, Replicas: 1}}, nil)
+		w.put(key(1), controller{}, errors.New("x"))
 		step := func(d time.Duration, value, failure bool) {
 			t.Helper()
 			time.Sleep(d)
@@ -298,13 +298,13 @@ func TestWorkloadCache(t *testing.T) {
 			}
 		}
 		step(0, true, true)
-		step(workloadErrorTTL-1, true, true)
+		step(errorTTL-1, true, true)
 		step(1, true, false)
-		step(workloadTTL-workloadErrorTTL-1, true, false)
+		step(workloadTTL-errorTTL-1, true, false)
 		step(1, false, false)
 
 		for i := range workloadMax + 10 {
-			w.put(key(i), policy.Workload{}, nil)
+			w.put(key(i), controller{}, nil)
 			time.Sleep(time.Millisecond)
 		}
 		if len(w.entries) != workloadMax {

@@ -79,10 +79,17 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 	if pod.Status.StartTime != nil {
 		out.StartedAt = pod.Status.StartTime.Time
 	}
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		out.Owner = policy.Owner{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name, UID: string(ref.UID)}
-	}
+	out.Owner = controllerOf(pod)
 	return out
+}
+
+// controllerOf returns the owner reference with controller: true, the zero Owner when there is none.
+func controllerOf(o metav1.Object) policy.Owner {
+	ref := metav1.GetControllerOfNoCopy(o)
+	if ref == nil {
+		return policy.Owner{}
+	}
+	return policy.Owner{APIVersion: ref.APIVersion, Kind: ref.Kind, Name: ref.Name, UID: string(ref.UID)}
 }
 
 // volumesOf says which kinds of volumes a pod has.
@@ -160,7 +167,7 @@ func graceOf(seconds *int64) time.Duration {
 	}
 }
 
-// trim drops from a pod, in place, what convertPod does not read. The reflector keeps whole pods while it collects
+// trim drops from a pod, in place, what convertPod and placementOf do not read. The reflector keeps whole pods while it collects
 // the first set, and managedFields, env and volumes are most of a pod's bytes.
 func trim(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
@@ -189,6 +196,9 @@ func trim(obj any) (any, error) {
 		Resources:                     pod.Spec.Resources,
 		Volumes:                       trimVolumes(pod.Spec.Volumes),
 		HostIPC:                       pod.Spec.HostIPC,
+		NodeSelector:                  pod.Spec.NodeSelector,
+		Tolerations:                   pod.Spec.Tolerations,
+		Affinity:                      trimAffinity(pod.Spec.Affinity),
 	}
 	return pod, nil
 }

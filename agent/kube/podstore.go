@@ -35,7 +35,8 @@ type podStore struct {
 
 	mu      sync.Mutex // guards all below
 	pods    map[string]*policy.Pod
-	sorted  []policy.Pod // nil when it has to be made again; readers share it
+	places  map[string]*placement // by UID, of the same pods
+	sorted  []policy.Pod          // nil when it has to be made again; readers share it
 	synced  bool
 	contact time.Time
 	err     string
@@ -48,7 +49,7 @@ var (
 )
 
 func newPodStore() *podStore {
-	return &podStore{changed: make(chan struct{}, 1), pods: map[string]*policy.Pod{}}
+	return &podStore{changed: make(chan struct{}, 1), pods: map[string]*policy.Pod{}, places: map[string]*placement{}}
 }
 
 // Pods returns the current view. It neither blocks on the API server nor copies pods unless they changed.
@@ -86,14 +87,19 @@ func (s *podStore) Add(obj any) error { return s.put(obj) }
 func (s *podStore) Update(obj any) error { return s.put(obj) }
 
 func (s *podStore) put(obj any) error {
-	p, err := toPod(obj)
+	p, place, err := toPod(obj)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.contact = time.Now()
-	if old, ok := s.pods[p.Key()]; ok && reflect.DeepEqual(old, p) {
+	old, ok := s.pods[p.Key()]
+	if ok && old.UID != p.UID {
+		delete(s.places, old.UID)
+	}
+	s.places[p.UID] = place
+	if ok && reflect.DeepEqual(old, p) {
 		return nil // most status updates change nothing that we keep
 	}
 	s.pods[p.Key()] = p
@@ -112,7 +118,8 @@ func (s *podStore) Delete(obj any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.contact = time.Now()
-	if _, ok := s.pods[key]; ok {
+	if old, ok := s.pods[key]; ok {
+		delete(s.places, old.UID)
 		delete(s.pods, key)
 		s.sorted = nil
 		s.hint()
@@ -122,17 +129,17 @@ func (s *podStore) Delete(obj any) error {
 
 // Replace takes a complete set.
 func (s *podStore) Replace(list []any, _ string) error {
-	pods := make(map[string]*policy.Pod, len(list))
+	pods, places := make(map[string]*policy.Pod, len(list)), make(map[string]*placement, len(list))
 	for _, obj := range list {
-		p, err := toPod(obj)
+		p, place, err := toPod(obj)
 		if err != nil {
 			return err
 		}
-		pods[p.Key()] = p
+		pods[p.Key()], places[p.UID] = p, place
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.contact = time.Now()
+	s.contact, s.places = time.Now(), places
 	if s.synced && reflect.DeepEqual(s.pods, pods) {
 		return nil
 	}
@@ -183,11 +190,18 @@ func (s *podStore) failed(err error) {
 	}
 }
 
-func toPod(obj any) (*policy.Pod, error) {
+func toPod(obj any) (*policy.Pod, *placement, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
-		return nil, fmt.Errorf("pod store: unexpected %T", obj)
+		return nil, nil, fmt.Errorf("pod store: unexpected %T", obj)
 	}
 	p := convertPod(pod)
-	return &p, nil
+	return &p, placementOf(pod), nil
+}
+
+// placement returns what is known of a pod's place, nil when the pod is not listed.
+func (s *podStore) placement(uid string) *placement {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.places[uid]
 }

@@ -5,34 +5,49 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"spillway/agent/policy"
 )
 
 const (
-	workloadTTL      = 120 * time.Second
-	workloadErrorTTL = 5 * time.Second // a failing owner is not asked for with every decision
-	workloadMax      = 256
+	workloadTTL = 120 * time.Second
+	workloadMax = 256
 )
 
 // Workload gets what the cluster knows of a pod's controller: ReplicaSet, StatefulSet, ReplicationController or Job.
 // Answers are kept for 120 s, errors for 5 s. Any other owner gives the zero Workload and no error.
 // An owner of the same name with another UID is an error: it is not the one that controls the pod.
 func (c *Client) Workload(ctx context.Context, namespace string, owner policy.Owner) (policy.Workload, error) {
-	group, _, _ := strings.Cut(owner.APIVersion, "/")
-	if !strings.Contains(owner.APIVersion, "/") {
-		group = "" // the core group is "v1" alone
+	f, err := c.controller(ctx, namespace, owner)
+	return f.workload, err
+}
+
+// controller is a pod's controller as the API server has it.
+type controller struct {
+	fetched  bool // false for kinds that are not asked for
+	workload policy.Workload
+	owner    policy.Owner // its own controller, such as the Deployment of a ReplicaSet; the zero Owner means none
+}
+
+// groupOf returns the group of an apiVersion; the core group is "v1" alone.
+func groupOf(apiVersion string) string {
+	group, _, found := strings.Cut(apiVersion, "/")
+	if !found {
+		return ""
 	}
+	return group
+}
+
+func (c *Client) controller(ctx context.Context, namespace string, owner policy.Owner) (controller, error) {
 	path, resource := "", ""
-	switch group + "/" + owner.Kind {
+	switch groupOf(owner.APIVersion) + "/" + owner.Kind {
 	case "apps/ReplicaSet":
 		path, resource = "/apis/apps/v1", "replicasets"
 	case "apps/StatefulSet":
@@ -42,59 +57,59 @@ func (c *Client) Workload(ctx context.Context, namespace string, owner policy.Ow
 	case "/ReplicationController":
 		path, resource = "/api/v1", "replicationcontrollers"
 	default:
-		return policy.Workload{}, nil
+		return controller{}, nil
 	}
 	key := workloadKey{resource, namespace, owner.Name, owner.UID}
 	if e, ok := c.workloads.get(key); ok {
 		return e.value, e.err
 	}
-	w, err := c.fetchWorkload(ctx, path, resource, namespace, owner)
+	w, err := c.fetchController(ctx, path, resource, namespace, owner)
 	if err != nil {
 		err = fmt.Errorf("get %s %s/%s: %w", resource, namespace, owner.Name, err)
 		if ctx.Err() != nil {
-			return policy.Workload{}, err // says nothing about the owner
+			return controller{}, err // says nothing about the owner
 		}
 	}
 	c.workloads.put(key, w, err)
 	return w, err
 }
 
-func (c *Client) fetchWorkload(ctx context.Context, path, resource, namespace string, owner policy.Owner) (policy.Workload, error) {
+func (c *Client) fetchController(ctx context.Context, path, resource, namespace string, owner policy.Owner) (controller, error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	get := func(into runtime.Object) error {
 		return c.reads.Get().AbsPath(path).Namespace(namespace).Resource(resource).Name(owner.Name).MaxRetries(0).Do(ctx).Into(into)
 	}
 	var (
-		w   policy.Workload
-		uid types.UID
-		err error
+		w    policy.Workload
+		meta *metav1.ObjectMeta
+		err  error
 	)
 	switch resource {
 	case "replicasets":
 		var o appsv1.ReplicaSet
 		err = get(&o)
-		uid, w = o.UID, replicas(o.Spec.Replicas)
+		meta, w = &o.ObjectMeta, replicas(o.Spec.Replicas)
 	case "statefulsets":
 		var o appsv1.StatefulSet
 		err = get(&o)
-		uid, w = o.UID, replicas(o.Spec.Replicas)
+		meta, w = &o.ObjectMeta, replicas(o.Spec.Replicas)
 	case "replicationcontrollers":
 		var o corev1.ReplicationController
 		err = get(&o)
-		uid, w = o.UID, replicas(o.Spec.Replicas)
+		meta, w = &o.ObjectMeta, replicas(o.Spec.Replicas)
 	case "jobs":
 		var o batchv1.Job
 		err = get(&o)
-		uid, w = o.UID, retries(&o)
+		meta, w = &o.ObjectMeta, retries(&o)
 	}
 	if err != nil {
-		return policy.Workload{}, err
+		return controller{}, err
 	}
-	if string(uid) != owner.UID {
-		return policy.Workload{}, errors.New("replaced by another object of the same name")
+	if string(meta.UID) != owner.UID {
+		return controller{}, errors.New("replaced by another object of the same name")
 	}
-	return w, nil
+	return controller{fetched: true, workload: w, owner: controllerOf(meta)}, nil
 }
 
 func replicas(n *int32) policy.Workload {
@@ -115,50 +130,3 @@ func retries(j *batchv1.Job) policy.Workload {
 }
 
 type workloadKey struct{ resource, namespace, name, uid string }
-
-type workloadEntry struct {
-	value policy.Workload
-	err   error
-	until time.Time
-}
-
-// workloadCache holds at most workloadMax answers; the one that expires first makes room.
-type workloadCache struct {
-	mu      sync.Mutex // guards entries
-	entries map[workloadKey]workloadEntry
-}
-
-func newWorkloadCache() *workloadCache {
-	return &workloadCache{entries: map[workloadKey]workloadEntry{}}
-}
-
-func (w *workloadCache) get(k workloadKey) (workloadEntry, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	e, ok := w.entries[k]
-	if ok && !time.Now().Before(e.until) {
-		delete(w.entries, k)
-		return workloadEntry{}, false
-	}
-	return e, ok
-}
-
-func (w *workloadCache) put(k workloadKey, v policy.Workload, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, known := w.entries[k]; !known && len(w.entries) >= workloadMax {
-		var first workloadKey
-		var at time.Time
-		for key, e := range w.entries {
-			if at.IsZero() || e.until.Before(at) {
-				first, at = key, e.until
-			}
-		}
-		delete(w.entries, first)
-	}
-	ttl := workloadTTL
-	if err != nil {
-		ttl = workloadErrorTTL
-	}
-	w.entries[k] = workloadEntry{value: v, err: err, until: time.Now().Add(ttl)}
-}
