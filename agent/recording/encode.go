@@ -93,7 +93,7 @@ func (e *encoder) pods(p *judge.Pods) pods {
 			e.put(line{Pod: c.Pod})
 		}
 		e.facts[c.Pod.UID] = c.Pod // the pointer is told apart faster next time
-		now := reading{UID: c.Pod.UID, Reading: c.Reading, Refused: c.Refused, Learned: c.Learned}
+		now := reading{UID: c.Pod.UID, Reading: c.Reading, Cluster: c.Cluster, Refused: c.Refused, Learned: c.Learned}
 		if c.Workload != (policy.Workload{}) {
 			now.Workload = &c.Workload
 		}
@@ -138,6 +138,12 @@ func (e *encoder) forget() {
 func (r *reading) same(other *reading) bool {
 	a, b := *r, *other
 	wa, wb := a.Workload, b.Workload
-	a.Workload, b.Workload = nil, nil
-	return a == b && (wa == nil) == (wb == nil) && (wa == nil || *wa == *wb)
+	ca, cb := a.Cluster, b.Cluster
+	a.Workload, b.Workload, a.Cluster, b.Cluster = nil, nil, nil, nil
+	return a == b && equal(wa, wb) && equal(ca, cb)
+}
+
+// equal compares what pointers point to; nil is equal to nil only.
+func equal[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }

@@ -71,6 +71,7 @@ type pods struct {
 type reading struct {
 	UID      string           `json:"uid"`
 	Workload *policy.Workload `json:"workload,omitempty"`
+	Cluster  *policy.Cluster  `json:"cluster,omitempty"`
 	Reading  policy.Reading   `json:"reading"`
 	Refused  string           `json:"refused,omitempty"`
 	Learned  time.Duration    `json:"learned,omitempty"`

@@ -272,7 +272,7 @@ func (p *player) take(l *pods) error {
 		if facts == nil {
 			return fmt.Errorf("recording: pod %s is read at %s before its facts are known", r.UID, l.Now.UTC().Format(time.RFC3339Nano))
 		}
-		c := policy.Candidate{Pod: facts, Reading: r.Reading, Refused: r.Refused, Learned: r.Learned}
+		c := policy.Candidate{Pod: facts, Reading: r.Reading, Cluster: r.Cluster, Refused: r.Refused, Learned: r.Learned}
 		if r.Workload != nil {
 			c.Workload = *r.Workload
 		}
