@@ -408,6 +408,8 @@ func TestRealCluster(t *testing.T) {
 			}
 		}
 	})
+
+	t.Run("replacements", func(t *testing.T) { replacements(t, ctx, k, c) })
 }
 
 // clientAs returns a client with a token of a service account in the namespace shop.
