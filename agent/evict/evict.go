@@ -52,6 +52,8 @@ type Options struct {
 	HourlyCap  int           // accepted evictions per hour; default 10
 	KeepGrace  bool          // never shorten the grace period of a victim
 	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
+	Look       Looker        // asks for replacements; nil: nobody does
+	Node       string        // name of this node, to tell replacements that came back to it
 	StateFile  string        // where cooldown, cap, victims, history and lead times survive a restart; empty: nowhere
 	Now        time.Time     // of the start, for what the state file holds; default time.Now()
 }
@@ -125,6 +127,7 @@ type Manager struct {
 	waitUntil time.Time
 	waitWhy   string
 	lastUsage map[string]uint64
+	follow    follow
 	shortens  *Outcome // whose shortening has no answer yet; nil: none
 	setAside  string
 	seq       uint64 // of the newest snapshot
@@ -175,7 +178,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1),
-		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{},
+		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{}, follow: newFollow(),
 	}
 	if err := m.load(opts.Now); err != nil {
 		// No state can be kept there: every call will be refused for that, and the rest of the agent is of use.

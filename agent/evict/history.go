@@ -26,13 +26,17 @@ func workloadOf(p *policy.Pod) (workload, bool) {
 
 // past is one eviction that happened, as the state file has it.
 type past struct {
+	DecisionID   string    `json:"decisionId,omitempty"`
+	PodName      string    `json:"podName,omitempty"`
 	PodUID       string    `json:"podUid"`
+	OwnerAPI     string    `json:"ownerApiVersion,omitempty"`
 	OwnerUID     string    `json:"ownerUid"`
 	Namespace    string    `json:"namespace"`
 	OwnerKind    string    `json:"ownerKind"`
 	OwnerName    string    `json:"ownerName"`
 	At           time.Time `json:"at"` // of the call: a replacement cannot be older
 	ReturnedHere bool      `json:"returnedHere,omitempty"`
+	After        after     `json:"replacement,omitzero"`
 }
 
 // of reports whether p has the same controller.
@@ -43,6 +47,14 @@ func (e *past) of(p *policy.Pod) bool {
 	return p.Owner.Kind != "" && e.OwnerKind == p.Owner.Kind && e.OwnerName == p.Owner.Name && e.Namespace == p.Namespace
 }
 
+// sameOwner reports whether e and o were pods of the same controller.
+func (e *past) sameOwner(o *past) bool {
+	if e.OwnerUID != "" || o.OwnerUID != "" {
+		return e.OwnerUID == o.OwnerUID
+	}
+	return e.OwnerKind == o.OwnerKind && e.OwnerName == o.OwnerName && e.Namespace == o.Namespace
+}
+
 // remember adds an eviction that happened. A pod without a controller has no workload to remember.
 func (m *Manager) remember(now time.Time, o *Outcome) {
 	p := o.Victim.Pod
@@ -50,7 +62,8 @@ func (m *Manager) remember(now time.Time, o *Outcome) {
 		return
 	}
 	m.history = append(m.history, past{
-		PodUID: p.UID, OwnerUID: p.Owner.UID, Namespace: p.Namespace, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name,
+		DecisionID: o.Victim.DecisionID, PodName: p.Name, PodUID: p.UID, Namespace: p.Namespace,
+		OwnerAPI: p.Owner.APIVersion, OwnerUID: p.Owner.UID, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name,
 		At: o.AskedAt.UTC().Round(0), // as the state file will have it
 	})
 	m.prune(now)
@@ -69,6 +82,11 @@ func (m *Manager) prune(now time.Time) {
 	if n := len(m.history); n > maxHistory {
 		m.history = slices.Delete(m.history, 0, n-maxHistory)
 	}
+	for uid := range m.follow.next {
+		if len(m.follow.next) > len(m.history) && m.evictionOf(uid) < 0 {
+			delete(m.follow.next, uid)
+		}
+	}
 }
 
 // History returns the evictions of the last 24 h that happened, oldest first and at most 256: those whose answer was
@@ -81,7 +99,8 @@ func (m *Manager) History(now time.Time) policy.History {
 	out := make(policy.History, len(m.history))
 	for i := range m.history {
 		e := &m.history[i]
-		out[i] = policy.PastEviction{OwnerUID: e.OwnerUID, Namespace: e.Namespace, OwnerKind: e.OwnerKind, OwnerName: e.OwnerName, At: e.At, ReturnedHere: e.ReturnedHere}
+		out[i] = policy.PastEviction{OwnerUID: e.OwnerUID, Namespace: e.Namespace, OwnerKind: e.OwnerKind, OwnerName: e.OwnerName, At: e.At, ReturnedHere: e.ReturnedHere,
+			Waiting: e.waiting(now)}
 	}
 	return out
 }
@@ -97,10 +116,9 @@ func (m *Manager) Returned(now time.Time, p *policy.Pod) bool {
 		if !e.of(p) || e.PodUID == p.UID || p.CreatedAt.Before(e.At.Truncate(time.Second)) {
 			continue
 		}
-		if e.ReturnedHere {
+		if !m.cameHere(e, true) {
 			return false
 		}
-		e.ReturnedHere = true
 		m.save(now)
 		return true
 	}

@@ -34,12 +34,15 @@ func play(t *testing.T, opts Options, f func(*rig)) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
+		done := make(chan error, 2)
 		go func() { done <- r.m.Run(ctx) }()
+		go func() { done <- r.m.RunLooks(ctx) }()
 		defer func() {
 			cancel()
-			if err := <-done; err != nil {
-				t.Errorf("Run: %v", err)
+			for range 2 {
+				if err := <-done; err != nil {
+					t.Errorf("Run: %v", err)
+				}
 			}
 		}()
 		f(r)
