@@ -24,12 +24,12 @@ const ReclaimTime = 200 * time.Millisecond
 const ReclaimMaxDirty = 64 << 20
 
 const (
-	// reclaimPoll is how often the usage is looked at while v1 reclaims: on 6.18 force_empty took 100 MiB of large folios in
-	// 0.8 ms, and it takes everything that it is not kept from.
+	// reclaimPoll is how often the usage is looked at meanwhile: v1 takes everything that it is not kept from (on 6.18, 100
+	// MiB of large folios in 0.8 ms), and v2 up to twice of what it is asked for.
 	reclaimPoll = 250 * time.Microsecond
 	// reclaimChunk is the most that is asked of v2 at a time: the kernel looks for signals between its rounds only, and up to
-	// 6.8 a round is all that is left to do; nearly twice of a round may be reclaimed.
-	reclaimChunk = 16 << 20
+	// 6.8 a round is all that is left to do.
+	reclaimChunk = 4 << 20
 )
 
 var errReplaced = errors.New("another cgroup has this path now")
@@ -40,11 +40,11 @@ type ReclaimEnd string
 // The ends.
 const (
 	ReclaimDone     ReclaimEnd = "done"     // the kernel has reclaimed what it was asked for
-	ReclaimEnough   ReclaimEnd = "enough"   // v1: ended as soon as usage had fallen by what was wanted
+	ReclaimEnough   ReclaimEnd = "enough"   // ended as soon as usage had fallen by what was wanted
 	ReclaimShort    ReclaimEnd = "short"    // the kernel gave up: it found less
 	ReclaimTimeUp   ReclaimEnd = "time up"  // ended after ReclaimTime
 	ReclaimCanceled ReclaimEnd = "canceled" // ended by the context
-	ReclaimGone     ReclaimEnd = "gone"     // v1: ended because the cgroup is being removed
+	ReclaimGone     ReclaimEnd = "gone"     // ended because the cgroup is being removed
 )
 
 // ReclaimResult is what one Reclaim did.
@@ -70,9 +70,9 @@ type ReclaimGuard string
 
 // The guards.
 const (
-	GuardSwap  ReclaimGuard = "swap of the node"     // at most 0: force_empty would swap the cgroup out
-	GuardDirty ReclaimGuard = "dirty page cache"     // at most ReclaimMaxDirty
-	GuardCache ReclaimGuard = "active − mapped file" // at least what is wanted: tasks run from mapped pages
+	GuardSwap  ReclaimGuard = "swap of the node"   // at most 0: force_empty would swap the cgroup out
+	GuardDirty ReclaimGuard = "dirty page cache"   // at most ReclaimMaxDirty
+	GuardCache ReclaimGuard = "file − mapped file" // at least what is wanted: tasks run from mapped pages
 )
 
 // ReclaimRefused says that Reclaim changed nothing because a guard did not hold. It is no fault of the system.
@@ -90,13 +90,14 @@ func (e *ReclaimRefused) Error() string {
 
 // Reclaim takes page cache from the cgroup at a path and its descendants, without swapping, while their tasks run. id is
 // the inode number of its directory (Group.ID); when another cgroup has the path now, that is ErrGone. want is in bytes of
-// the working set. The kernel takes inactive file first, which the working set does not count, so that is asked for on
-// top. The call ends after ReclaimTime, or with the context; only a thread that waits for a disk keeps it longer.
+// usage. The kernel takes inactive file first, which the working set does not count: who wants the working set to fall
+// adds Memory.InactiveFile. The call ends after ReclaimTime, or with the context; only the kernel's own sleeps, for a disk or
+// where it finds nothing (100 ms), keep it longer.
 //
 // On v2 it writes memory.reclaim (kernel 5.19) with swappiness=0 (kernel 6.9). Without that argument the kernel is asked
-// only when the node has no swap. On v1 it writes memory.force_empty, which knows no amount, and ends the write by a
-// signal to its thread as soon as usage has fallen by want; see ReclaimGuard for what has to hold, else the error is a
-// ReclaimRefused. Documentation/admin-guide/cgroup-v2.rst, memory.reclaim; cgroup-v1/memory.rst, 5.1 force_empty;
+// only when the node has no swap. On v1 it writes memory.force_empty, which knows no amount; a ReclaimGuard that does not
+// hold there makes the error a ReclaimRefused. On both the write is ended by a signal to its thread as soon as usage has
+// fallen by want. Documentation/admin-guide/cgroup-v2.rst, memory.reclaim; cgroup-v1/memory.rst, 5.1 force_empty;
 // mem_cgroup_force_empty in mm/memcontrol-v1.c. A kernel 6.17 or 6.18 without CONFIG_NUMA may take the write of
 // memory.reclaim and do nothing: Back tells.
 //
@@ -134,22 +135,19 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	if err := g.Memory(&res.Before); err != nil {
 		return res, err
 	}
-	inactive, _ := res.Before.InactiveFile.Bytes()
-	usage := want + min(inactive, uint64(Absent)-want-1)
-	b := bounded{limit: ReclaimTime, every: reclaimPoll}
-	write := func(stopped func() bool) error { return reclaimV2(fd, usage, swap == 0, stopped) }
+	b := bounded{limit: ReclaimTime, every: reclaimPoll, look: func() ReclaimEnd {
+		switch now, err := g.Usage(); {
+		case errors.Is(err, ErrGone):
+			return ReclaimGone // its rmdir waits for us
+		case err == nil && res.Before.Usage.minus(now) >= Amount(want):
+			return ReclaimEnough
+		}
+		return ""
+	}}
+	write := func(stopped func() bool) error { return reclaimV2(fd, want, swap == 0, stopped) }
 	if t.at.version == 1 {
 		if err := guardV1(path, &res.Before, swap, want); err != nil {
 			return res, err
-		}
-		b.look = func() ReclaimEnd {
-			switch now, err := g.Usage(); {
-			case errors.Is(err, ErrGone):
-				return ReclaimGone // its rmdir waits for us
-			case err == nil && res.Before.Usage.minus(now) >= Amount(usage):
-				return ReclaimEnough
-			}
-			return ""
 		}
 		write = func(stopped func() bool) error { return writeUntil(fd, []byte("0"), stopped) }
 	}
@@ -183,7 +181,7 @@ func (r *ReclaimResult) finish(ctx context.Context, g *Group, file string, ended
 
 // guardV1 returns a ReclaimRefused unless all guards hold. What is not known does not hold.
 func guardV1(path string, m *Memory, swap Amount, want uint64) error {
-	idle := m.ActiveFile.minus(m.MappedFile)
+	idle := m.ActiveFile.plus(m.InactiveFile).minus(m.MappedFile)
 	switch {
 	case swap != 0:
 		return &ReclaimRefused{Path: path, Guard: GuardSwap, Have: swap}

@@ -47,8 +47,8 @@ func TestKernelReclaim(t *testing.T) {
 	c.do("anon 16")
 	const want = 32 << 20
 	before := read(t, g)
-	threads := 0
-	for round := range 4 {
+	threads, checked := 0, false
+	for range 6 {
 		c.order("spin 100") // a task runs meanwhile
 		res, err := tree.Reclaim(t.Context(), cg.path, g.ID(), want)
 		if err != nil {
@@ -57,12 +57,13 @@ func TestKernelReclaim(t *testing.T) {
 		c.wait("spin")
 		was, is := res.Cache()
 		t.Logf("%v of %d bytes back in %v, %s; cache %v to %v", res.Back, res.Wanted, res.Took, res.Ended, was, is)
-		if round == 0 {
+		if !checked && res.Ended != ReclaimTimeUp { // a slow machine gets another try
+			checked = true
 			if res.Back < want-Amount(tolerance()) || res.Ended != ReclaimDone && res.Ended != ReclaimEnough {
 				t.Errorf("%v bytes back, %s, want %d", res.Back, res.Ended, want)
 			}
-			if tree.MemoryVersion() == 2 && res.Back > want+2*reclaimChunk {
-				t.Errorf("%v bytes back, want no more than %d", res.Back, want+2*reclaimChunk)
+			if tree.MemoryVersion() == 2 && res.Back > 2*want {
+				t.Errorf("%v bytes back, want no more than %d", res.Back, 2*want)
 			}
 			if anon := res.After.Anon; anon < before.Anon-Amount(tolerance()) || res.After.Swap != res.Before.Swap {
 				t.Errorf("anon %v to %v, swap %v to %v: it swapped", before.Anon, anon, res.Before.Swap, res.After.Swap)
@@ -76,6 +77,9 @@ func TestKernelReclaim(t *testing.T) {
 			t.Errorf("took %v", res.Took)
 		}
 		c.do("reread %s 3", file) // the file comes back and is active again
+	}
+	if !checked {
+		t.Error("each time up")
 	}
 	if n := osThreads(t); n > threads+2 {
 		t.Errorf("%d threads, %d after the first", n, threads)

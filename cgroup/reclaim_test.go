@@ -35,6 +35,8 @@ func TestReclaimGuards(t *testing.T) {
 		{"a page too dirty", with(func(m *Memory) { m.Dirty += 4096 }), 0, GuardDirty, 64*mib + 4096, 64 * mib},
 		{"dirty unknown", with(func(m *Memory) { m.Dirty = Absent }), 0, GuardDirty, Absent, 64 * mib},
 		{"a page too few", with(func(m *Memory) { m.ActiveFile -= 4096 }), 0, GuardCache, 400*mib - 4096, 400 * mib},
+		{"inactive counts", with(func(m *Memory) { m.ActiveFile, m.InactiveFile = 200*mib, 299*mib }), 0, GuardCache, 399 * mib, 400 * mib},
+		{"inactive unknown", with(func(m *Memory) { m.InactiveFile = Absent }), 0, GuardCache, Absent, 400 * mib},
 		{"all mapped", with(func(m *Memory) { m.MappedFile = 600 * mib }), 0, GuardCache, 0, 400 * mib},
 		{"mapped unknown", with(func(m *Memory) { m.MappedFile = Absent }), 0, GuardCache, Absent, 400 * mib},
 		{"active unknown", with(func(m *Memory) { m.ActiveFile = Absent }), 0, GuardCache, Absent, 400 * mib},
