@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ func TestFollowRuns(t *testing.T) {
 	play(t, Options{Look: s.look, Node: "node-a"}, func(r *rig) {
 		o := r.evictWeb("a")
 		s.pods["a"] = runs("node-b", 4*time.Second)
-		news := r.follow(24 * time.Hour)
+		news := r.follow(20 * time.Minute)
 		if len(news) != 1 || len(s.asked) != 1 {
 			t.Fatalf("asked %d times, news %+v", len(s.asked), news)
 		}
@@ -108,7 +109,7 @@ func TestFollowTakesTheTimeOfReadiness(t *testing.T) {
 		begin := time.Now()
 		r.follow(60 * time.Second)
 		s.pods["a"] = policy.Replacement{State: policy.ReplacementRunning, Pod: "web-new", UID: "u", Node: "node-a", ReadyAt: begin.Add(70 * time.Second)}
-		news := r.follow(time.Hour)
+		news := r.follow(20 * time.Minute)
 		if len(news) != 1 || !news[0].Here {
 			t.Fatalf("news %+v", news)
 		}
@@ -153,7 +154,7 @@ func TestFollowTimes(t *testing.T) {
 			t.Errorf("news %+v, waiting %q", news, r.waiting())
 		}
 		n := len(s.at)
-		if r.follow(time.Hour); len(s.at) != n {
+		if r.follow(20 * time.Minute); len(s.at) != n {
 			t.Error("asked for one that runs")
 		}
 	})
@@ -178,7 +179,7 @@ func TestFollowStates(t *testing.T) {
 			t.Errorf("news %v", got)
 		}
 		s.pods["a"] = policy.Replacement{State: policy.ReplacementNotWanted, Message: "its controller has all 1 pods that it wants"}
-		if news := r.follow(time.Hour); !slices.Equal(states(news), []string{"not-wanted"}) || r.waiting() != "" || news[0].EndedAt.IsZero() {
+		if news := r.follow(20 * time.Minute); !slices.Equal(states(news), []string{"not-wanted"}) || r.waiting() != "" || news[0].EndedAt.IsZero() {
 			t.Errorf("news %+v, waiting %q", news, r.waiting())
 		}
 	})
@@ -219,7 +220,7 @@ func TestFollowFaults(t *testing.T) {
 				t.Errorf("news %+v, waiting %q, fault %q", news, r.waiting(), r.m.LookFault())
 			}
 			n := len(s.at)
-			if r.follow(time.Hour); len(s.at) != n {
+			if r.follow(20 * time.Minute); len(s.at) != n {
 				t.Error("it is still asked for")
 			}
 		})
@@ -257,16 +258,16 @@ func TestFollowFaults(t *testing.T) {
 
 // An API server that hangs holds up neither the loop nor an eviction.
 func TestFollowNeverDelaysAnEviction(t *testing.T) {
-	hung := 0
+	var hung atomic.Int32
 	play(t, Options{Look: func(ctx context.Context, _ policy.ReplacementQuery) (policy.Replacement, error) {
-		hung++
+		hung.Add(1)
 		<-ctx.Done()
 		return policy.Replacement{}, ctx.Err()
 	}}, func(r *rig) {
 		r.evictWeb("a")
 		r.follow(3 * time.Second)
-		if hung != 1 {
-			t.Fatalf("asked %d times", hung)
+		if hung.Load() != 1 {
+			t.Fatalf("asked %d times", hung.Load())
 		}
 		r.facts["uid-a"] = gone
 		r.observe(false)
@@ -278,8 +279,8 @@ func TestFollowNeverDelaysAnEviction(t *testing.T) {
 			t.Errorf("an eviction took %v", d)
 		}
 		r.follow(40 * time.Second)
-		if hung < 3 || hung > 4 { // one at a time, 15 s each
-			t.Errorf("asked %d times", hung)
+		if n := hung.Load(); n < 3 || n > 4 { // one at a time, 15 s each
+			t.Errorf("asked %d times", n)
 		}
 	})
 }
@@ -364,7 +365,7 @@ func TestFollowSurvivesARestart(t *testing.T) {
 	})
 	play(t, Options{Look: s.look, StateFile: file}, func(r *rig) {
 		n := len(s.asked)
-		if r.follow(time.Hour); len(s.asked) != n || r.waiting() != "" {
+		if r.follow(20 * time.Minute); len(s.asked) != n || r.waiting() != "" {
 			t.Errorf("asked %+v again, waiting %q", s.asked[n:], r.waiting())
 		}
 	})
