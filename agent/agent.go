@@ -185,6 +185,7 @@ func (a *Agent) openCluster() error {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
 	a.cluster = newCluster(client, a.cfg.Kubelet, a.tree.MemoryVersion() == 2, &a.sources, a.log)
+	a.cluster.excluded = a.cfg.ExcludedNodes
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{

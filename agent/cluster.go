@@ -41,10 +41,10 @@ type nodeView struct {
 	source     string
 }
 
-// asked names a pod whose owner the loop wants to know.
+// asked names a pod of which the loop wants to know what the cluster says.
 type asked struct {
-	namespace string
-	owner     policy.Owner
+	pod *policy.Pod
+	use uint64 // what it usually takes, bytes; 0: not known
 }
 
 // cluster asks the API server and the kubelet what the loop needs and publishes the answers. The loop only reads.
@@ -57,7 +57,10 @@ type cluster struct {
 	node      atomic.Pointer[nodeView]
 	lease     atomic.Pointer[leaseView]
 	workloads atomic.Pointer[map[string]policy.Workload] // by owner UID
+	facts     atomic.Pointer[facts]                      // by pod UID
 	want      chan []asked                               // from the loop, from alert on; capacity 1
+
+	excluded []string // nodes that do not count as room
 
 	v2     bool // root memory cgroup: kubelets read it by one of two formulas
 	paused bool // as last logged; belongs to the goroutine of run
@@ -68,10 +71,11 @@ func newCluster(client *kube.Client, cfg KubeletConfig, v2 bool, src *sources, l
 	c.node.Store(&nodeView{})
 	c.lease.Store(&leaseView{})
 	c.workloads.Store(&map[string]policy.Workload{})
+	c.facts.Store(&facts{})
 	return c
 }
 
-// ask hands the owners of the first candidates over; an older request that was not taken up yet is replaced.
+// ask hands the first candidates over; an older request that was not taken up yet is replaced.
 func (c *cluster) ask(want []asked) {
 	select {
 	case <-c.want:
@@ -246,33 +250,38 @@ func (c *cluster) thresholdsOf(cfg kube.KubeletConfig, view nodeView) ([]pressur
 	return out, source, nil
 }
 
-// misses reports whether an owner is wanted that was never asked for.
+// misses reports whether a pod is wanted that was never asked for.
 func (c *cluster) misses(want []asked) bool {
-	have := *c.workloads.Load()
+	have, facts := *c.workloads.Load(), *c.facts.Load()
 	for _, w := range want {
-		if _, ok := have[w.owner.UID]; !ok {
+		_, owner := have[w.pod.Owner.UID]
+		if _, pod := facts[w.pod.UID]; !owner || !pod {
 			return true
 		}
 	}
 	return c.lease.Load().asked.IsZero()
 }
 
-// urgent asks what a decision needs: the kubelet's heartbeat, and the owners of the first candidates.
+// urgent asks what a decision needs: the kubelet's heartbeat, the owners of the first candidates, and what else the cluster
+// says of them.
 func (c *cluster) urgent(ctx context.Context, want []asked) {
 	c.client.Warm(ctx) // an idle connection may have been closed; what is wrong shows in the calls that follow
 	renewed, err := c.client.LeaseRenewed(ctx)
 	c.lease.Store(&leaseView{asked: time.Now(), renewed: renewed, err: err, forbidden: kube.IsForbidden(err)})
 	next := make(map[string]policy.Workload, len(want))
 	old := *c.workloads.Load()
+	var failed error
 	for _, w := range want {
-		got, err := c.client.Workload(ctx, w.namespace, w.owner)
+		got, err := c.client.Workload(ctx, w.pod.Namespace, w.pod.Owner)
 		if err != nil {
-			c.log.Warn("owner of a candidate is not known", "namespace", w.namespace, "kind", w.owner.Kind, "name", w.owner.Name, "error", err)
-			got = old[w.owner.UID]
+			failed = err
+			got = old[w.pod.Owner.UID]
 		}
-		next[w.owner.UID] = got
+		next[w.pod.Owner.UID] = got
 	}
 	c.workloads.Store(&next)
+	c.heard(ctx, "owners", failed, len(want))
+	c.learn(ctx, want)
 }
 
 // dead returns why the kubelet looks dead, "" when it does not. Nothing is known before the first answer.

@@ -46,6 +46,10 @@ type Config struct {
 	Weights       policy.Weights   `yaml:"weights"`
 	History       HistoryConfig    `yaml:"history"`
 	Protection    ProtectionConfig `yaml:"protection"`
+	HPA           HPAConfig        `yaml:"hpa"`
+	NoRoom        policy.Stance    `yaml:"noRoom"`
+	ExcludedNodes []string         `yaml:"excludedNodes"`
+	Unknown       UnknownConfig    `yaml:"unknown"`
 	Sampling      SamplingConfig   `yaml:"sampling"`
 	Recording     RecordingConfig  `yaml:"recording"`
 	CRI           CRIConfig        `yaml:"cri"`
@@ -117,6 +121,7 @@ func (c *Config) policy() (policy.Config, []finding) {
 		out.Weights = c.Weights
 	}
 	var bad []finding
+	out.Cluster, bad = c.cluster()
 	for _, text := range p.Labels {
 		s, err := kube.ParseSelector(text)
 		if err != nil {
@@ -210,6 +215,9 @@ func DefaultConfig() Config {
 		ShortenGrace: true,
 		Profile:      policy.LeakAware,
 		Protection:   ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
+		HPA:          HPAConfig{Respect: true},
+		NoRoom:       policy.Hold,
+		Unknown:      UnknownConfig{Budget: policy.Evict, Scaler: policy.Evict, Room: policy.Evict},
 		Sampling:     SamplingConfig{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
 		History: HistoryConfig{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
 			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement},

@@ -44,10 +44,13 @@ func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, er
 // answer makes an explanation by the path that a decision takes, up to the call.
 func (l *loop) answer(now time.Time, q question) {
 	pods := l.pods(now)
-	uid := ""
+	uid, cluster := "", []string{"not asked: the API server is asked from alert on, for the first candidates"}
 	for i := range pods.Pods {
 		if p := pods.Pods[i].Pod; p.Key() == q.pod {
 			uid = p.UID
+			if c := pods.Pods[i].Cluster; c != nil {
+				cluster = c.Lines()
+			}
 		}
 	}
 	if uid == "" {
@@ -62,7 +65,7 @@ func (l *loop) answer(now time.Time, q question) {
 	v := &l.verdict
 	out := status.Explanation{
 		At: now, Pod: e.Pod, UID: uid, Level: v.Now.String(), LevelReason: v.Reason, Held: why, Fate: string(e.Fate), FateReason: e.Why,
-		Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned,
+		Cluster: cluster, Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned,
 	}
 	for _, g := range v.Gates {
 		out.Gates = append(out.Gates, status.Gate(g))

@@ -20,7 +20,8 @@ const (
 	snapshotEvery = 900 * time.Millisecond          // how often a new Status is published when nothing happens
 	maxLate       = time.Second                     // a loop that is later than this does not evict
 	mapFresh      = podmap.Backstop + 5*time.Second // age of the join of cgroups and pods, which changes make anew
-	askFirst      = 5                               // owners of so many first candidates are asked for
+	askFirst      = 5                               // so many first candidates are asked for
+	askMost       = 15                              // so many with those that are known to be blocked
 	askRuntime    = 2 * time.Second                 // how often the runtime is asked for a sign of life, from alert on
 	keepKills     = 64
 	keepDecisions = 32
@@ -178,20 +179,30 @@ func (l *loop) assess(now time.Time) {
 	}
 }
 
-// askOwners wants the owners of the first candidates to be known, and of pods that are held until they are.
-func (l *loop) askOwners() {
+// askOwners wants what the cluster says of the first candidates to be known.
+func (l *loop) askOwners() { l.a.cluster.ask(wanted(l.judge.Ranking(), l.usual)) }
+
+// wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
+// that may change, and they leave their places to the next.
+func wanted(ranking []policy.Candidate, usual func(*policy.Pod) uint64) []asked {
 	var want []asked
-	ranking := l.judge.Ranking()
+	open := 0
 	for i := range ranking {
 		c := &ranking[i]
-		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && c.Protection.Name != policy.ProtectJob && c.Protection.Name != policy.ProtectLastReplica {
+		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && !c.Protection.OfCluster() {
 			continue
 		}
-		if want = append(want, asked{c.Pod.Namespace, c.Pod.Owner}); len(want) == askFirst {
+		if c.Refused == "" && c.Protection.Name == "" {
+			if open == askFirst {
+				continue
+			}
+			open++
+		}
+		if want = append(want, asked{c.Pod, usual(c.Pod)}); len(want) == askMost {
 			break
 		}
 	}
-	l.a.cluster.ask(want)
+	return want
 }
 
 // followVictims moves evictions on by what is seen, and reports what changed.

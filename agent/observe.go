@@ -164,11 +164,12 @@ func reading(s *sampler.GroupSample) (policy.Reading, bool) {
 }
 
 // candidates joins the API server's pods with their readings.
-func (l *loop) candidates() []policy.Candidate {
+func (l *loop) candidates(now time.Time) []policy.Candidate {
 	m := l.a.mapper.Map()
 	var workloads map[string]policy.Workload
+	var known facts
 	if l.a.cluster != nil {
-		workloads = *l.a.cluster.workloads.Load()
+		workloads, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
 	}
 	out := make([]policy.Candidate, 0, len(m.Pods))
 	for i := range m.Pods {
@@ -176,14 +177,14 @@ func (l *loop) candidates() []policy.Candidate {
 		if p.API == nil {
 			continue // a pod that the API server does not list cannot be evicted through it
 		}
-		out = append(out, policy.Candidate{Pod: p.API, Workload: workloads[p.API.Owner.UID], Reading: l.readings[p.UID]})
+		out = append(out, policy.Candidate{Pod: p.API, Workload: workloads[p.API.Owner.UID], Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
 	}
 	return out
 }
 
 // pods is what is known of the pods now. Times are wall clock time alone, as a recording has them.
 func (l *loop) pods(now time.Time) judge.Pods {
-	out := judge.Pods{Now: now.UTC().Round(0), Pods: l.candidates()}
+	out := judge.Pods{Now: now.UTC().Round(0), Pods: l.candidates(now)}
 	if m := l.a.evicts; m != nil {
 		for i := range out.Pods {
 			c := &out.Pods[i]

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
+	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
@@ -18,6 +20,8 @@ type risks struct {
 	pods   map[string]*status.Risk // by pod cgroup UID
 	buffer []sampler.HistoryPoint
 	points []pressure.Point
+	usual  map[string]uint64 // bytes, by pod cgroup UID: of those that were asked for since the last look
+	peaks  []uint64
 }
 
 // judgeHistory fits a line to the history of the node and of each pod. It takes some 25 µs for each, once a minute, and
@@ -29,7 +33,7 @@ func (l *loop) judgeHistory() {
 	} else if now-r.at < riskEvery || l.verdict.Now >= pressure.Evict {
 		return
 	}
-	r.at, r.pods = now, map[string]*status.Risk{}
+	r.at, r.pods, r.usual = now, map[string]*status.Risk{}, map[string]uint64{}
 	capacity := l.capacity()
 	var got []sampler.HistoryPoint
 	got, l.scratch = l.a.samples.History(r.buffer, l.scratch)
@@ -41,6 +45,38 @@ func (l *loop) judgeHistory() {
 		got, l.scratch = s.History(r.buffer, l.scratch)
 		r.pods[s.Target.Key] = r.judge(got, capacity)
 	}
+}
+
+// usual returns what a pod usually takes, bytes: the median of what its working set reached in the minutes of up to 24 h. 0
+// means that there is no history.
+func (l *loop) usual(p *policy.Pod) uint64 {
+	r, uid := &l.risks, l.cgroupUID(p)
+	if use, ok := r.usual[uid]; ok || r.usual == nil {
+		return use
+	}
+	for _, s := range l.a.samples.Series() {
+		if s.Target.Key != uid {
+			continue
+		}
+		var got []sampler.HistoryPoint
+		got, l.scratch = s.History(r.buffer, l.scratch)
+		r.usual[uid] = r.median(got)
+	}
+	return r.usual[uid]
+}
+
+func (r *risks) median(history []sampler.HistoryPoint) uint64 {
+	r.peaks = r.peaks[:0]
+	for i := range history {
+		if peak, ok := history[i].PeakWorkingSet.Bytes(); ok {
+			r.peaks = append(r.peaks, peak)
+		}
+	}
+	if len(r.peaks) == 0 {
+		return 0
+	}
+	slices.Sort(r.peaks)
+	return r.peaks[len(r.peaks)/2]
 }
 
 func (r *risks) judge(history []sampler.HistoryPoint, capacity pressure.Bytes) *status.Risk {

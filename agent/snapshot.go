@@ -191,6 +191,9 @@ func podStatus(c *policy.Candidate, p *podmap.Pod) status.Pod {
 	if c.Excluded != "" {
 		out.Reason = c.Excluded
 	}
+	if c.Cluster != nil {
+		out.Cluster = c.Cluster.Lines()
+	}
 	if c.Reading.Fresh {
 		r := c.Reading
 		out.UsageBytes, out.WorkingSetBytes, out.ReleaseBytes, out.GrowthBytes = &r.Usage, &r.WorkingSet, &r.Release, &r.Growth

@@ -215,8 +215,8 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"<nil> /events [create] <nil>",
-		"<nil> /nodes [get] <nil>",
+		"<nil> /events [create list] <nil>",
+		"<nil> /nodes [get list] <nil>",
 		"<nil> /nodes/configz [get] <nil>",
 		"<nil> /pods [list watch] <nil>",
 		"<nil> /pods/eviction [create] <nil>",
@@ -225,7 +225,10 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 		"<nil> admissionregistration.k8s.io/validatingadmissionpolicybindings [get] [spillway-own-node]",
 		"<nil> apps/replicasets [get] <nil>",
 		"<nil> apps/statefulsets [get] <nil>",
+		"<nil> autoscaling/horizontalpodautoscalers [list] <nil>",
 		"<nil> batch/jobs [get] <nil>",
+		"<nil> metrics.k8s.io/nodes [list] <nil>",
+		"<nil> policy/poddisruptionbudgets [list] <nil>",
 		"kube-node-lease coordination.k8s.io/leases [get] <nil>",
 		"spillway-system /configmaps [list watch] [spillway-config]",
 	}

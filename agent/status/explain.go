@@ -32,6 +32,9 @@ func WriteExplanation(w io.Writer, e Explanation) error {
 		learned = "learned from evictions of its workload"
 	}
 	fmt.Fprintf(t, "lead time\t%.1f s, %s\n", e.LeadSeconds, learned)
+	for _, line := range e.Cluster {
+		fmt.Fprintf(t, "cluster\t%s\n", Clean(line))
+	}
 	for _, s := range e.Set {
 		fmt.Fprintf(t, "names\t%s\n", Clean(s))
 	}

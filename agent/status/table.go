@@ -55,6 +55,7 @@ func WriteTable(w io.Writer, s *Status) error {
 				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), risk(pod.Risk), Clean(protection(pod)))
 		}
 	}
+	writeCluster(t, s.Pods)
 	if len(s.Groups) > 0 {
 		fmt.Fprintln(t, "\nCGROUP\tUSAGE\tWORKING SET")
 		for _, g := range s.Groups {
@@ -113,6 +114,17 @@ func stalls(all []Stall) string {
 		fmt.Fprintf(&b, " %s %.1f %%", time.Duration(s.WindowSeconds*float64(time.Second)), 100*s.Ratio)
 	}
 	return b.String()
+}
+
+// writeCluster prints what the cluster says about evicting the pods that it was asked for.
+func writeCluster(w io.Writer, pods []Pod) {
+	head := "\nCANDIDATE\tTHE CLUSTER SAYS\n"
+	for i := range pods {
+		for _, line := range pods[i].Cluster {
+			fmt.Fprintf(w, "%s%s/%s\t%s\n", head, Clean(pods[i].Namespace), Clean(pods[i].Name), Clean(line))
+			head = ""
+		}
+	}
 }
 
 // risk prints what the history says: high 2.1 %/h r2 0.97.

@@ -77,6 +77,7 @@ type Explanation struct {
 	LeadLearned   bool     `json:"leadTimeLearned"` // from evictions of its workload; else from its grace period
 	Covers        bool     `json:"covers"`          // its eviction alone would end the shortage
 	Set           []string `json:"set"`             // the pods that the policy names now, in order
+	Cluster       []string `json:"cluster"`         // what the rest of the cluster says about evicting it, in words
 }
 
 // Protection is one reason why a pod is not evicted.
@@ -263,6 +264,7 @@ type Pod struct {
 	Terms           []Term      `json:"terms,omitempty"`
 	Protection      string      `json:"protection,omitempty"`
 	Reason          string      `json:"reason,omitempty"`
+	Cluster         []string    `json:"cluster,omitempty"` // what the rest of the cluster says about evicting it, in words
 	Containers      []Container `json:"containers,omitempty"`
 	Risk            *Risk       `json:"risk"` // null: less than 30 min of history
 }
