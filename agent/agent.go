@@ -190,6 +190,7 @@ func (a *Agent) openCluster() error {
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
 		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
+		Look: client.Replacement, Node: a.opts.NodeName,
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}
 			if !r.Shorten {
@@ -283,6 +284,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
 		start("evict", a.evicts.Run)
+		start("replacements", a.evicts.RunLooks)
 	}
 	if a.recorder != nil {
 		start("recording", a.recorder.Run)

@@ -124,6 +124,7 @@ func (l *loop) pass(now time.Time) {
 	l.assess(now)
 	if l.a.evicts != nil {
 		l.followVictims(now)
+		l.followReplacements(now)
 		l.shorten(now)
 		if l.verdict.Now < pressure.Evict {
 			l.decidedAt = time.Time{}

@@ -225,6 +225,7 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)
+	out.Replacements, out.Returned = l.replacementStatus(now), m.Returns()
 	for _, o := range slices.Backward(m.Outcomes()) {
 		v := &o.Victim
 		item := status.Outcome{DecisionID: v.DecisionID, Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID, State: string(o.State), DryRun: o.DryRun,

@@ -55,6 +55,7 @@ type Followed struct {
 	EndedAt time.Time               // zero while it is asked for
 	Took    time.Duration           // running: from the eviction until it was ready, in whole seconds of its node's clock where that has it
 	Late    bool                    // it did not run within 15 min
+	Waits   bool                    // it is known not to run now: see policy.PastEviction
 	Moot    bool                    // too late, and its state is not known: it is not asked for any more
 }
 
@@ -112,7 +113,7 @@ func (m *Manager) Follow(now time.Time) []Followed {
 	case l := <-m.follow.answers:
 		m.follow.asking = false
 		if i := m.evictionOf(l.uid); i >= 0 && m.takeLook(now, &m.history[i], &l) {
-			news = append(news, m.followed(&m.history[i]))
+			news = append(news, m.followed(now, &m.history[i]))
 		}
 	default:
 	}
@@ -127,7 +128,7 @@ func (m *Manager) Follow(now time.Time) []Followed {
 			if !e.After.State.Waiting() {
 				e.After.EndedAt = now.UTC().Round(0)
 			}
-			news = append(news, m.followed(e))
+			news = append(news, m.followed(now, e))
 			if !e.followable() {
 				continue
 			}
@@ -255,13 +256,14 @@ func (e *past) waiting(now time.Time) string {
 	return why
 }
 
-func (m *Manager) followed(e *past) Followed {
+func (m *Manager) followed(now time.Time, e *past) Followed {
 	a := &e.After
 	return Followed{
 		DecisionID: e.DecisionID, Namespace: e.Namespace, Name: e.PodName, UID: e.PodUID, At: e.At,
 		Owner: policy.Owner{APIVersion: e.OwnerAPI, Kind: e.OwnerKind, Name: e.OwnerName, UID: e.OwnerUID},
 		State: a.State, Pod: a.Pod, Node: a.Node, Here: a.Node != "" && a.Node == m.opts.Node, Message: a.Message,
-		SeenAt: a.SeenAt, EndedAt: a.EndedAt, Took: a.Took, Late: a.Late, Moot: a.Late && !a.EndedAt.IsZero() && (a.State == "" || a.State == policy.ReplacementUnknown),
+		SeenAt: a.SeenAt, EndedAt: a.EndedAt, Took: a.Took, Late: a.Late, Waits: e.waiting(now) != "",
+		Moot: a.Late && !a.EndedAt.IsZero() && (a.State == "" || a.State == policy.ReplacementUnknown),
 	}
 }
 
@@ -271,7 +273,7 @@ func (m *Manager) Replacements(now time.Time) []Followed {
 	var out []Followed
 	for i := range slices.Backward(m.history) {
 		if e := &m.history[i]; e.PodName != "" {
-			out = append(out, m.followed(e))
+			out = append(out, m.followed(now, e))
 		}
 	}
 	return out

@@ -85,7 +85,7 @@ func TestFollowRuns(t *testing.T) {
 		}
 		got := news[0]
 		if got.State != policy.ReplacementRunning || got.Pod != "web-new" || got.Node != "node-b" || got.Here || got.DecisionID != "d-a" || got.Name != "a" || got.UID != "uid-a" ||
-			!got.At.Equal(o.AskedAt) || got.EndedAt.IsZero() || got.Late || got.Moot {
+			!got.At.Equal(o.AskedAt) || got.EndedAt.IsZero() || got.Late || got.Moot || got.Waits {
 			t.Errorf("got %+v", got)
 		}
 		if got.Took > 3*time.Second { // it is seen before its node's clock says so
@@ -142,7 +142,7 @@ func TestFollowTimes(t *testing.T) {
 				t.Errorf("asked after %v, want %v", got, d*time.Second)
 			}
 		}
-		if got := states(news); !slices.Equal(got, []string{"none-yet", "none-yet"}) || news[0].Late || !news[1].Late || news[1].Moot {
+		if got := states(news); !slices.Equal(got, []string{"none-yet", "none-yet"}) || news[0].Late || !news[1].Late || news[1].Moot || !news[1].Waits {
 			t.Errorf("news %+v", news)
 		}
 		// It still waits, is still asked for, and still protects.

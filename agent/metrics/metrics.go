@@ -30,6 +30,7 @@ type Metrics struct {
 	oomKills  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
 	outcomes  *prometheus.CounterVec
+	replaced  *prometheus.CounterVec
 	latency   prometheus.Histogram
 	mu        sync.Mutex // guards killed
 	killed    map[[3]string]bool
@@ -47,6 +48,8 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
 			Help: "Evictions by the state that they reached and whether they were dry runs."}, []string{"state", "dry_run"}),
+		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
+			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_oom_event_latency_seconds",
 			Help:    "From the kernel's mark of an OOM victim to the agent's record of it.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, 1}}),
@@ -55,7 +58,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.latency, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.replaced, m.latency, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -82,6 +85,9 @@ func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).In
 func (m *Metrics) Eviction(state string, dryRun bool) {
 	m.outcomes.WithLabelValues(state, fmt.Sprint(dryRun)).Inc()
 }
+
+// Replacement counts one replacement of an evicted pod that reached a state.
+func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).Inc() }
 
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }

@@ -71,9 +71,10 @@ func full() *status.Status {
 				{Signal: "memory.available", LimitBytes: ptr(int64(250)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(50))},
 				{Signal: "allocatableMemory.available", Hard: true, LimitBytes: ptr(int64(100))},
 			}},
-		Sources:   []status.Source{{Name: "cri", State: status.OK}, {Name: "kubelet-config", State: status.Degraded}, {Name: "metrics", State: status.Off}},
-		Loop:      status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
-		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10},
+		Sources: []status.Source{{Name: "cri", State: status.OK}, {Name: "kubelet-config", State: status.Degraded}, {Name: "metrics", State: status.Off}},
+		Loop:    status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
+		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Returned: 2,
+			Replacements: []status.Replacement{{State: "unscheduled", Waits: true}, {State: "running"}, {State: "starting"}, {State: "image", Waits: true}}},
 		Pods: []status.Pod{
 			{Namespace: "shop", Name: "cart-0", UID: "1", WorkingSetBytes: ptr(uint64(700)), GrowthBytes: ptr(3.0), Score: ptr(42.0), Rank: 1,
 				Containers: []status.Container{{Name: "cart"}, {Name: "(sandbox)"}, {Name: "proxy", LimitBytes: ptr(uint64(5))}}},
@@ -87,6 +88,7 @@ func TestLint(t *testing.T) {
 	m.OOMKill("shop", "cart-0", "cart", time.Millisecond)
 	m.Decision("victim")
 	m.Eviction("in-flight", false)
+	m.Replacement("running")
 	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +125,8 @@ spillway_pod_rank{namespace="shop",pod="blind"} 0
 spillway_pod_rank{namespace="shop",pod="cart-0"} 1
 spillway_pod_score{namespace="shop",pod="cart-0"} 42
 spillway_pod_working_set_bytes{namespace="shop",pod="cart-0"} 700
+spillway_replacements_not_running 2
+spillway_replacements_returned_total 2
 spillway_source_up{source="cri"} 1
 spillway_source_up{source="kubelet-config"} 0
 `
@@ -168,11 +172,16 @@ func TestCounters(t *testing.T) {
 	m.Decision("held")
 	m.Eviction("released", false)
 	m.Eviction("would-evict", true)
+	m.Replacement("unscheduled")
+	m.Replacement("running")
+	m.Replacement("running")
 	want := `
 spillway_decisions_total{state="held"} 2
 spillway_decisions_total{state="victim"} 1
 spillway_evictions_total{dry_run="false",state="released"} 1
 spillway_evictions_total{dry_run="true",state="would-evict"} 1
+spillway_replacements_total{state="running"} 2
+spillway_replacements_total{state="unscheduled"} 1
 spillway_oom_kills_total{container="",namespace="",pod=""} 1
 spillway_oom_kills_total{container="cart",namespace="shop",pod="cart-0"} 2
 `

@@ -47,6 +47,8 @@ var (
 	descPaused     = desc("paused", "1 while the pause switch stops all evictions.")
 	descLastHour   = desc("evictions_last_hour", "Evictions accepted within the last hour.")
 	descHourlyCap  = desc("evictions_hourly_cap", "The most that may be accepted within an hour.")
+	descMissing    = desc("replacements_not_running", "Evictions of the last 24 h whose replacement is known not to run.")
+	descReturned   = desc("replacements_returned_total", "Evictions whose replacement came back to this node.")
 	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
 	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
 	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
@@ -65,7 +67,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
-		descLastHour, descHourlyCap, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+		descLastHour, descHourlyCap, descMissing, descReturned, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 	} {
 		ch <- d
 	}
@@ -158,6 +160,14 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))
 	gauge(descLastHour, float64(s.Evictions.LastHour))
 	gauge(descHourlyCap, float64(s.Evictions.HourlyCap))
+	missing := 0
+	for i := range s.Evictions.Replacements {
+		if s.Evictions.Replacements[i].Waits {
+			missing++
+		}
+	}
+	gauge(descMissing, float64(missing))
+	count(descReturned, float64(s.Evictions.Returned))
 	noLimit := 0
 	for i := range s.Pods {
 		pod := &s.Pods[i]

@@ -87,6 +87,13 @@ func WriteTable(w io.Writer, s *Status) error {
 			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, o.AskedAt.Format(time.TimeOnly), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
 		}
 	}
+	if len(s.Evictions.Replacements) > 0 {
+		fmt.Fprintln(t, "\nEVICTED\tAT\tREPLACEMENT")
+		for i := range s.Evictions.Replacements {
+			r := &s.Evictions.Replacements[i]
+			fmt.Fprintf(t, "%s/%s\t%s\t%s\n", Clean(r.Namespace), Clean(r.Pod), r.EvictedAt.Format(time.TimeOnly), Clean(r.Words()))
+		}
+	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}

@@ -38,6 +38,9 @@ func hostile() *Status {
 		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
 			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20, ShortenedAt: &at},
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},
+		}, Replacements: []Replacement{
+			{Namespace: "shop", Pod: "web-1", EvictedAt: at, State: "running", Replacement: "web-5", Node: "node-b", AfterSeconds: ptr(4.2)},
+			{Namespace: "shop", Pod: lines, EvictedAt: at, State: "unscheduled", Waits: true, Replacement: ansi, Message: lines, Late: true},
 		}},
 		Pods: []Pod{
 			{Namespace: "shop", Name: ansi, UID: "1", QoS: "Burstable", Fresh: true, WorkingSetBytes: ptr(uint64(3 << 30)), GrowthBytes: ptr(100.0 * (1 << 20)), RequestBytes: 256 << 20, Score: ptr(78.25), Rank: 1, Risk: &Risk{High: true, PercentPerHour: 2.125, R2: 0.97, SpanSeconds: 86000}},

@@ -224,6 +224,9 @@ type Evictions struct {
 	LastHour  int       `json:"lastHour"`
 	HourlyCap int       `json:"hourlyCap"`
 	Outcomes  []Outcome `json:"outcomes"` // newest first
+
+	Replacements []Replacement `json:"replacements"`              // newest first, of evictions of the last 24 h
+	Returned     uint64        `json:"replacementsReturnedTotal"` // evictions whose replacement came to this node, since the start
 }
 
 // Outcome is one eviction.
