@@ -1,17 +1,24 @@
 package kube
 
 import (
+	"context"
 	"sync"
 	"time"
 )
 
-// errorTTL is how long a failed question is not asked again.
-const errorTTL = 5 * time.Second
+const (
+	// errorTTL is how long a failed question is not asked again.
+	errorTTL = 5 * time.Second
+	// blockingTTL is how long an answer counts that stands in the way of an eviction: headroom comes back within seconds of
+	// the replacement's start, and until then a leak may have nobody else to go.
+	blockingTTL = 30 * time.Second
+)
 
 // answer is what the API server said once.
 type answer[V any] struct {
 	value V
 	err   error
+	at    time.Time
 	until time.Time
 }
 
@@ -56,5 +63,29 @@ func (a *answers[K, V]) put(k K, v V, err error) {
 	if err != nil {
 		ttl = errorTTL
 	}
-	a.entries[k] = answer[V]{value: v, err: err, until: time.Now().Add(ttl)}
+	now := time.Now()
+	a.entries[k] = answer[V]{value: v, err: err, at: now, until: now.Add(ttl)}
+}
+
+// drop forgets an answer that is at least so old, and reports whether it did.
+func (a *answers[K, V]) drop(k K, age time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e, ok := a.entries[k]
+	if ok = ok && time.Since(e.at) >= age; ok {
+		delete(a.entries, k)
+	}
+	return ok
+}
+
+// ask answers from the cache, else by asking. An answer that did not come because ctx ended is not kept: it says nothing.
+func ask[K comparable, V any](ctx context.Context, cache *answers[K, V], k K, question func() (V, error)) (V, error) {
+	if e, ok := cache.get(k); ok {
+		return e.value, e.err
+	}
+	v, err := question()
+	if err == nil || ctx.Err() == nil {
+		cache.put(k, v, err)
+	}
+	return v, err
 }

@@ -35,30 +35,24 @@ type budget struct {
 	lags     bool // its status is of an older spec
 }
 
-// Budget says which PodDisruptionBudgets select a pod and what they allow now. Answers are kept for 120 s, errors for 5 s.
+// Budget says which PodDisruptionBudgets select a pod and what they allow now. Answers are kept for 120 s, 30 s where they stand
+// in the way, errors for 5 s.
 // With an error, such as IsForbidden, nothing is known.
 //
 // What is not known beside that: the headroom of a budget whose status lags; the budgets of a pod that none of the first 500
 // of its namespace selects when there are more; and whether a budget without headroom stands against a pod that is not ready,
 // which the API server decides by unhealthyPodEvictionPolicy.
 func (c *Client) Budget(ctx context.Context, pod *policy.Pod) (policy.Headroom, error) {
-	list, err := ask(ctx, c.budgets, pod.Namespace, func() (budgetList, error) { return c.listBudgets(ctx, pod.Namespace) })
-	if err != nil {
-		return policy.Headroom{Why: err.Error()}, err
+	for {
+		list, err := ask(ctx, c.budgets, pod.Namespace, func() (budgetList, error) { return c.listBudgets(ctx, pod.Namespace) })
+		if err != nil {
+			return policy.Headroom{Why: err.Error()}, err
+		}
+		out := list.of(pod, c.pods.placement(pod.UID))
+		if blocks := out.Count > 1 || out.Count == 1 && out.Allowed <= 0; !blocks || !c.budgets.drop(pod.Namespace, blockingTTL) {
+			return out, nil
+		}
 	}
-	return list.of(pod, c.pods.placement(pod.UID)), nil
-}
-
-// ask answers from the cache, else by asking. An answer that did not come because ctx ended is not kept: it says nothing.
-func ask[K comparable, V any](ctx context.Context, cache *answers[K, V], k K, question func() (V, error)) (V, error) {
-	if e, ok := cache.get(k); ok {
-		return e.value, e.err
-	}
-	v, err := question()
-	if err == nil || ctx.Err() == nil {
-		cache.put(k, v, err)
-	}
-	return v, err
 }
 
 // chunk lists one chunk of a resource; an empty namespace means that it has none.

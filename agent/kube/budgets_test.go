@@ -6,9 +6,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 
 	"spillway/agent/policy"
 )
@@ -125,5 +130,86 @@ func TestAskEndsWithItsContext(t *testing.T) {
 	}
 	if got, err := c.Budget(context.Background(), pod); err != nil || !got.Known {
 		t.Errorf("%+v, error %v", got, err)
+	}
+}
+
+// TestBlockingAnswersAreShort: what stands in the way is asked for again after 30 s, anything else after 120 s.
+func TestBlockingAnswersAreShort(t *testing.T) {
+	const web = `selector: {matchLabels: {app: web}}`
+	later := func(a *answers[string, budgetList], age time.Duration) {
+		e := a.entries["a"]
+		e.at, e.until = e.at.Add(-age), e.until.Add(-age)
+		a.entries["a"] = e
+	}
+	for _, tc := range []struct {
+		name  string
+		list  string
+		age   time.Duration
+		calls int
+	}{
+		{"headroom", aBudget("w", web, 1), blockingTTL, 1},
+		{"none selects it", aBudget("w", `selector: {matchLabels: {app: x}}`, 0), budgetTTL - time.Second, 1},
+		{"headroom, old", aBudget("w", web, 1), budgetTTL, 2},
+		{"blocked", aBudget("w", web, 0), blockingTTL - time.Second, 1},
+		{"blocked a while ago", aBudget("w", web, 0), blockingTTL, 2},
+		{"two of them a while ago", aBudget("w", web, 1) + "," + aBudget("v", web, 1), blockingTTL, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			api := object(t, budgetPath, budgets("", tc.list))
+			s, _ := startTLS(t, "", api)
+			c := clientOf(t, s)
+			pod := listed(t, c, nil)
+			for i := range 2 {
+				if got, err := c.Budget(context.Background(), pod); err != nil || !got.Known {
+					t.Fatalf("%+v, error %v", got, err)
+				}
+				if i == 0 {
+					later(c.budgets, tc.age)
+				}
+			}
+			if n := api.calls[budgetPath]; n != tc.calls {
+				t.Errorf("asked %d times, want %d", n, tc.calls)
+			}
+		})
+	}
+}
+
+// TestListsInProtobuf: API servers answer in it, and the lists have to be in the scheme for that.
+func TestListsInProtobuf(t *testing.T) {
+	scheme := newScheme()
+	codec := protobuf.NewSerializer(scheme, scheme)
+	s, _ := startTLS(t, "", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var list runtime.Object
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/poddisruptionbudgets"):
+			list = &policyv1.PodDisruptionBudgetList{TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudgetList"},
+				Items: []policyv1.PodDisruptionBudget{{ObjectMeta: metav1.ObjectMeta{Name: "w"}, Spec: policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{}}, Status: policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: 3}}}}
+		case strings.HasSuffix(r.URL.Path, "/horizontalpodautoscalers"):
+			seen := int64(1)
+			list = &autoscalingv2.HorizontalPodAutoscalerList{TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscalerList"},
+				Items: []autoscalingv2.HorizontalPodAutoscaler{{ObjectMeta: metav1.ObjectMeta{Name: "h"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{Kind: "X", Name: "x", APIVersion: "x/v1"}, MaxReplicas: 5},
+					Status: autoscalingv2.HorizontalPodAutoscalerStatus{ObservedGeneration: &seen, CurrentReplicas: 3, DesiredReplicas: 3}}}}
+		case r.URL.Path == nodesPath:
+			list = &corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}, Items: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: testNode}}}}
+		default:
+			writeStatus(w, 404, "NotFound", "not found")
+			return
+		}
+		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+		if err := codec.Encode(list, w); err != nil {
+			t.Error(err)
+		}
+	}))
+	c := clientOf(t, s)
+	pod := listed(t, c, nil)
+	pod.Owner = policy.Owner{APIVersion: "x/v1", Kind: "X", Name: "x"}
+	if got, err := c.Budget(context.Background(), pod); err != nil || got.Allowed != 3 {
+		t.Errorf("budget %+v, error %v", got, err)
+	}
+	if got, err := c.Scaler(context.Background(), pod); err != nil || got.Max != 5 || got.Min != 1 {
+		t.Errorf("scaler %+v, error %v", got, err)
+	}
+	if got, _ := c.Room(context.Background(), pod, 0, nil); !got.Single {
+		t.Errorf("room %+v", got)
 	}
 }

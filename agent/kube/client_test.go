@@ -303,6 +303,18 @@ func TestAnswers(t *testing.T) {
 		step(workloadTTL-errorTTL-1, true, false)
 		step(1, false, false)
 
+		w.put(key(0), controller{}, nil)
+		if w.drop(key(0), time.Second) || w.drop(key(1), 0) {
+			t.Error("a young answer or none was dropped")
+		}
+		time.Sleep(time.Second)
+		if _, ok := w.get(key(0)); !ok || !w.drop(key(0), time.Second) {
+			t.Error("an old answer was not there to be dropped")
+		}
+		if _, ok := w.get(key(0)); ok {
+			t.Error("a dropped answer is still there")
+		}
+
 		for i := range workloadMax + 10 {
 			w.put(key(i), controller{}, nil)
 			time.Sleep(time.Millisecond)

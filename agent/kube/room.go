@@ -102,6 +102,11 @@ func (c *Client) nodeUses(ctx context.Context) (map[string]uint64, error) {
 		return nil, fmt.Errorf("list nodes of metrics.k8s.io: %w", err)
 	}
 	defer body.Close()
+	return parseUses(io.LimitReader(body, metricsMax), time.Now())
+}
+
+// parseUses reads a NodeMetricsList. Figures that are old or no quantities are left out: unknown, not zero.
+func parseUses(r io.Reader, now time.Time) (map[string]uint64, error) {
 	var got struct {
 		Items []struct {
 			Metadata  struct{ Name string }
@@ -109,14 +114,14 @@ func (c *Client) nodeUses(ctx context.Context) (map[string]uint64, error) {
 			Usage     map[corev1.ResourceName]string
 		}
 	}
-	if err := json.NewDecoder(io.LimitReader(body, metricsMax)).Decode(&got); err != nil {
+	if err := json.NewDecoder(r).Decode(&got); err != nil {
 		return nil, fmt.Errorf("list nodes of metrics.k8s.io: parse: %w", err)
 	}
 	out := make(map[string]uint64, len(got.Items))
 	for i := range got.Items {
 		n := &got.Items[i]
 		text, ok := n.Usage[corev1.ResourceMemory]
-		if !ok || time.Since(n.Timestamp) > useMax {
+		if !ok || n.Metadata.Name == "" || now.Sub(n.Timestamp) > useMax {
 			continue
 		}
 		if q, err := resource.ParseQuantity(text); err == nil && q.Sign() >= 0 {

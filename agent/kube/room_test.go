@@ -183,3 +183,26 @@ func TestRoomOfNobody(t *testing.T) {
 		t.Errorf("%+v, error %v", got, err)
 	}
 }
+
+// FuzzParseUses: whatever metrics-server answers, there is an error or a set of figures that it named, none of them old.
+func FuzzParseUses(f *testing.F) {
+	f.Add([]byte(`{"items":[{"metadata":{"name":"a"},"timestamp":"2026-01-01T00:00:00Z","usage":{"memory":"1Gi"}}]}`))
+	f.Add([]byte(`{"items":[{"metadata":{"name":""},"usage":{"memory":"-1"}},{"metadata":{"name":"b"},"timestamp":"9999-01-01T00:00:00Z","usage":{"memory":"1E100"}}]}`))
+	f.Add([]byte(`{"items":null}`))
+	f.Add([]byte(`[]`))
+	now := time.Date(2026, 1, 1, 0, 1, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := parseUses(strings.NewReader(string(data)), now)
+		if (got == nil) != (err != nil) {
+			t.Fatalf("%v, error %v", got, err)
+		}
+		for name := range got {
+			if name == "" {
+				t.Fatal("a figure of nobody")
+			}
+		}
+		if late, err := parseUses(strings.NewReader(string(data)), time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC)); err == nil && len(late) > 0 {
+			t.Fatalf("figures of long ago: %v", late)
+		}
+	})
+}

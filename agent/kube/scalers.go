@@ -26,7 +26,8 @@ type scaler struct {
 }
 
 // Scaler finds the HorizontalPodAutoscaler of a pod's controller, or of the controller's own controller, such as a
-// ReplicaSet's Deployment; the versions of groups are not compared. Answers are kept for 120 s, errors for 5 s.
+// ReplicaSet's Deployment; the versions of groups are not compared. Answers are kept for 120 s, 30 s where they
+// stand in the way, errors for 5 s.
 //
 // Not known is the scaler of a pod that none of the first 500 of its namespace scales when there are more; one whose status
 // lags; which of two counts; and, in a namespace that has scalers, that of a pod whose controller could not be read.
@@ -34,19 +35,24 @@ func (c *Client) Scaler(ctx context.Context, pod *policy.Pod) (policy.Scaler, er
 	if pod.Owner.Kind == "" {
 		return policy.Scaler{Known: true}, nil // nothing could be scaled
 	}
-	list, err := ask(ctx, c.scalers, pod.Namespace, func() (scalerList, error) { return c.listScalers(ctx, pod.Namespace) })
-	if err != nil {
-		return policy.Scaler{Why: err.Error()}, err
-	}
-	owners, whole := []policy.Owner{pod.Owner}, false
-	if len(list.scalers) > 0 {
-		owner, err := c.controller(ctx, pod.Namespace, pod.Owner) // its error is that of Workload
-		whole = err == nil && owner.fetched
-		if owner.owner.Kind != "" {
-			owners = append(owners, owner.owner)
+	for {
+		list, err := ask(ctx, c.scalers, pod.Namespace, func() (scalerList, error) { return c.listScalers(ctx, pod.Namespace) })
+		if err != nil {
+			return policy.Scaler{Why: err.Error()}, err
+		}
+		owners, whole := []policy.Owner{pod.Owner}, false
+		if len(list.scalers) > 0 {
+			owner, err := c.controller(ctx, pod.Namespace, pod.Owner) // its error is that of Workload
+			whole = err == nil && owner.fetched
+			if owner.owner.Kind != "" {
+				owners = append(owners, owner.owner)
+			}
+		}
+		out := list.of(owners, whole)
+		if blocks := out.Name != "" && (out.Current <= out.Min || out.Current != out.Desired); !blocks || !c.scalers.drop(pod.Namespace, blockingTTL) {
+			return out, nil
 		}
 	}
-	return list.of(owners, whole), nil
 }
 
 func (c *Client) listScalers(ctx context.Context, namespace string) (scalerList, error) {
