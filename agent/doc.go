@@ -20,8 +20,9 @@
 // the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
 //
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
-// decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict and by the cluster
-// goroutine, which publish what they learned.
+// decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
+// it, which looks for the pods that come in the place of evicted ones, and by the cluster goroutine, which publish what they
+// learned.
 //
 // # Failure
 //

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,15 +22,17 @@ import (
 	"spillway/agent/status"
 )
 
+const nowhere = "https://127.0.0.1:1"
+
 // followLoop is a loop with what replaced and replacementStatus touch, and the state of an agent before it.
-func followLoop(t *testing.T, state string, log *bytes.Buffer) *loop {
+func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	t.Helper()
 	dir := t.TempDir()
 	file, config := filepath.Join(dir, stateFile), filepath.Join(dir, "kubeconfig")
 	if err := os.WriteFile(file, []byte(state), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
+	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: '" + server + "'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +42,9 @@ func followLoop(t *testing.T, state string, log *bytes.Buffer) *loop {
 	}
 	t.Cleanup(func() { client.Close() })
 	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), cluster: &cluster{client: client}}
+	a.sources.init(a.log)
 	a.metrics = metrics.New("1.0", a.snapshot.Load)
-	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, StateFile: file, Node: "node-a"}); err != nil {
+	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, Look: client.Replacement, StateFile: file, Node: "node-a"}); err != nil {
 		t.Fatal(err)
 	}
 	if name := a.evicts.SetAside(); name != "" {
@@ -58,7 +64,7 @@ func TestReplacementsShown(t *testing.T) {
 		past = append(past, fmt.Sprintf(`{"decisionId":"d-%d","podName":"old-%d","podUid":"u-%d","ownerUid":"o","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q,"replacement":%s}`,
 			i, i, i, now.Add(time.Duration(i-100)*time.Minute).Format(time.RFC3339Nano), after))
 	}
-	l := followLoop(t, `{"version":1,"history":[`+strings.Join(past, ",")+`]}`, &bytes.Buffer{})
+	l := followLoop(t, `{"version":1,"history":[`+strings.Join(past, ",")+`]}`, nowhere, &bytes.Buffer{})
 	got := l.replacementStatus(now)
 	if len(got) != keepReplacements+3 || got[0].Pod != "old-59" || !got[len(got)-1].Waits || got[len(got)-1].Pod != "old-0" {
 		t.Fatalf("%d shown, first %+v", len(got), got[0])
@@ -73,7 +79,7 @@ func TestReplacementsShown(t *testing.T) {
 
 func TestReplacementReported(t *testing.T) {
 	var log bytes.Buffer
-	l := followLoop(t, `{"version":1}`, &log)
+	l := followLoop(t, `{"version":1}`, nowhere, &log)
 	now := time.Now()
 	f := evict.Followed{DecisionID: "d-1", Namespace: "shop", Name: "old", UID: "u", At: now.Add(-10 * time.Second), State: policy.ReplacementUnscheduled, Pod: "new", Message: "0/2 nodes are available", Waits: true}
 	ran := f
@@ -118,10 +124,71 @@ func TestReplacementReported(t *testing.T) {
 	}
 }
 
+// From an eviction that an agent before this one made, over HTTP, to status and policy.
+func TestReplacementFromTheAPIServer(t *testing.T) {
+	const set = `{"apiVersion":"apps/v1","kind":"ReplicaSet","metadata":{"namespace":"shop","name":"web","uid":"rs"},"spec":{"replicas":1,"selector":{"matchLabels":{"app":"web"}}}}`
+	now := time.Now().UTC()
+	pod := func(spec, status string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"PodList","metadata":{},"items":[{"metadata":{"namespace":"shop","name":"web-new","uid":"new","creationTimestamp":%q,"labels":{"app":"web"},
+			"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web","uid":"rs","controller":true}]},"spec":%s,"status":%s}]}`, now.Format(time.RFC3339), spec, status)
+	}
+	var pods atomic.Pointer[string]
+	show := func(text string) { pods.Store(&text) }
+	show(pod(`{}`, `{"phase":"Pending","conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"0/2 nodes are available: 2 Insufficient memory."}]}`))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.URL.Path == "/apis/apps/v1/namespaces/shop/replicasets/web":
+			fmt.Fprint(w, set)
+		case r.URL.Path == "/api/v1/namespaces/shop/pods" && r.URL.Query().Get("labelSelector") == "app=web":
+			fmt.Fprint(w, *pods.Load())
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	state := fmt.Sprintf(`{"version":1,"history":[{"decisionId":"d-1","podName":"web-old","podUid":"old","ownerApiVersion":"apps/v1","ownerUid":"rs","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q}]}`, now.Format(time.RFC3339Nano))
+	l := followLoop(t, state, server.URL, &bytes.Buffer{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.a.evicts.RunLooks(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	until := func(words string) {
+		t.Helper()
+		tick, limit := time.NewTicker(20*time.Millisecond), time.After(20*time.Second)
+		defer tick.Stop()
+		for {
+			l.followReplacements(time.Now())
+			got := l.replacementStatus(time.Now())
+			if len(got) == 1 && strings.HasPrefix(got[0].Words(), words) {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-limit:
+				t.Fatalf("not %q after 20 s: %+v, fault %q", words, got, l.a.evicts.LookFault())
+			}
+		}
+	}
+	until("shop/web-new Pending: 0/2 nodes are available: 2 Insufficient memory.")
+	if h := l.a.evicts.History(time.Now()); h[0].Waiting != "web-new is unscheduled: 0/2 nodes are available: 2 Insufficient memory." || h[0].ReturnedHere {
+		t.Errorf("history %+v", h)
+	}
+	show(pod(`{"nodeName":"node-a"}`, fmt.Sprintf(`{"phase":"Running","conditions":[{"type":"Ready","status":"True","lastTransitionTime":%q}]}`, now.Add(3*time.Second).Format(time.RFC3339))))
+	until("shop/web-new Running on node-a (this node) after ")
+	if h := l.a.evicts.History(time.Now()); h[0].Waiting != "" || !h[0].ReturnedHere || l.a.evicts.Returns() != 1 {
+		t.Errorf("history %+v", h)
+	}
+}
+
 // Nothing evicted, nothing asked: the source is well.
 func TestReplacementSource(t *testing.T) {
-	l := followLoop(t, `{"version":1}`, &bytes.Buffer{})
-	l.a.sources.init(l.a.log)
+	l := followLoop(t, `{"version":1}`, nowhere, &bytes.Buffer{})
 	l.followReplacements(time.Now())
 	if got := l.a.sources.list(); len(got) != 1 || got[0].Name != "replacements" || got[0].State != status.OK {
 		t.Errorf("got %+v", got)
