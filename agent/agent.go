@@ -15,6 +15,7 @@ import (
 	"spillway/agent/metrics"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/reclaim"
 	"spillway/agent/recording"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
@@ -62,9 +63,10 @@ type Agent struct {
 	samples  *sampler.Sampler
 	waker    *cgroup.Waker // nil: none here
 	mapper   *podmap.Mapper
-	runtime  *cri.Client    // nil: none here
-	cluster  *cluster       // nil: standalone
-	evicts   *evict.Manager // nil: standalone
+	runtime  *cri.Client      // nil: none here
+	cluster  *cluster         // nil: standalone
+	evicts   *evict.Manager   // nil: standalone
+	reclaims *reclaim.Manager // nil: standalone, or switched off
 	tracer   *oomkill.Tracer
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
@@ -208,6 +210,9 @@ func (a *Agent) openCluster() error {
 	if err != nil {
 		return err
 	}
+	if err := a.openReclaim(); err != nil {
+		return err
+	}
 	if name := a.evicts.SetAside(); name != "" {
 		a.log.Error("eviction state could not be used: starting with a full cooldown", "set_aside", name)
 	}
@@ -285,6 +290,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("cluster", a.cluster.run)
 		start("evict", a.evicts.Run)
 		start("replacements", a.evicts.RunLooks)
+	}
+	if a.reclaims != nil {
+		start("reclaim", a.reclaims.Run)
 	}
 	if a.recorder != nil {
 		start("recording", a.recorder.Run)

@@ -42,6 +42,7 @@ type Config struct {
 	RoundLimit    int              `yaml:"roundLimit"`
 	HourlyCap     int              `yaml:"hourlyCap"`
 	ShortenGrace  bool             `yaml:"shortenGrace"`
+	ReclaimCache  bool             `yaml:"reclaimCache"`
 	Profile       policy.Profile   `yaml:"profile"`
 	Weights       policy.Weights   `yaml:"weights"`
 	History       HistoryConfig    `yaml:"history"`
@@ -213,6 +214,7 @@ func DefaultConfig() Config {
 		RoundLimit:   policy.DefaultRoundLimit,
 		HourlyCap:    evict.DefaultHourlyCap,
 		ShortenGrace: true,
+		ReclaimCache: true,
 		Profile:      policy.LeakAware,
 		Protection:   ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
 		HPA:          HPAConfig{Respect: true},

@@ -12,6 +12,7 @@ import (
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/reclaim"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 )
@@ -35,28 +36,31 @@ type loop struct {
 	verdict  pressure.Verdict // of the judge
 	rankedAt time.Time
 
-	node       []sampler.NodeSample
-	group      []sampler.GroupSample
-	scratch    []uint64
-	slowBuffer [12]sampler.SlowSample
-	slow       []pressure.Slow   // that the judge has not seen
-	samples    []pressure.Sample // likewise
-	limits     limits
-	wakes      wakeFilter
-	risks      risks
-	near       nearMiss
-	points     []pressure.Point
-	readings   map[string]policy.Reading // by pod cgroup UID
-	kills      []status.OOMKill
-	decisions  []*status.Decision
-	lastKey    string // of the newest decision, to fold repeats
-	serial     int
-	passes     uint64
-	published  time.Time
-	decidedAt  time.Time // zero below level evict
-	refreshed  time.Time // when the runtime was last asked
-	level      pressure.Level
-	said       map[string]time.Time // when a repeating state was last logged
+	node        []sampler.NodeSample
+	group       []sampler.GroupSample
+	scratch     []uint64
+	slowBuffer  [12]sampler.SlowSample
+	slow        []pressure.Slow   // that the judge has not seen
+	samples     []pressure.Sample // likewise
+	limits      limits
+	wakes       wakeFilter
+	risks       risks
+	near        nearMiss
+	points      []pressure.Point
+	cachePoints []pressure.Point
+	readings    map[string]policy.Reading // by pod cgroup UID
+	kills       []status.OOMKill
+	decisions   []*status.Decision
+	lastKey     string // of the newest decision, to fold repeats
+	serial      int
+	passes      uint64
+	published   time.Time
+	decidedAt   time.Time // zero below level evict
+	refreshed   time.Time // when the runtime was last asked
+	plannedAt   time.Time // when page cache was last looked at for reclaim
+	planned     string    // state of the last plan
+	level       pressure.Level
+	said        map[string]time.Time // when a repeating state was last logged
 }
 
 func (l *loop) init(a *Agent) {
@@ -73,6 +77,10 @@ func (l *loop) run(ctx context.Context) error {
 	var results <-chan evict.Result
 	if l.a.evicts != nil {
 		results = l.a.evicts.Results()
+	}
+	var reclaimed <-chan reclaim.Result
+	if l.a.reclaims != nil {
+		reclaimed = l.a.reclaims.Results()
 	}
 	var changed <-chan struct{}
 	if l.a.cluster != nil {
@@ -94,6 +102,9 @@ func (l *loop) run(ctx context.Context) error {
 				l.booked(o)
 			}
 			l.decidedAt = time.Time{} // a refusal leaves the round to the next candidate
+		case r := <-reclaimed:
+			l.reclaimed(r)
+			continue
 		case <-changed:
 			l.a.mapper.Hint()
 			continue
@@ -126,7 +137,7 @@ func (l *loop) pass(now time.Time) {
 		l.followVictims(now)
 		l.followReplacements(now)
 		l.shorten(now)
-		if l.verdict.Now < pressure.Evict {
+		if answered := l.reclaimCache(now); answered || l.verdict.Now < pressure.Evict {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
 			l.decidedAt = now

@@ -134,15 +134,18 @@ func (l *loop) readPods(now time.Time) {
 		last := &got[len(got)-1]
 		r, ok := reading(last)
 		r.Fresh = ok && boot-last.At <= fresh
-		l.points = l.points[:0]
+		l.points, l.cachePoints = l.points[:0], l.cachePoints[:0]
 		for i := range got {
+			ws, cache := amount(got[i].WorkingSet), amount(got[i].ActiveFile)
 			value := pressure.Unknown
-			if ws, cache := amount(got[i].WorkingSet), amount(got[i].ActiveFile); ws.Known() && cache.Known() {
+			if ws.Known() && cache.Known() {
 				value = ws - cache
 			}
 			l.points = append(l.points, pressure.Point{At: got[i].At, Value: value})
+			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: cache})
 		}
 		r.Growth = judge.Growth(l.points, l.verdict.Lasted)
+		r.CacheGrowth = judge.Growth(l.cachePoints, l.verdict.Lasted)
 		l.readings[s.Target.Key] = r
 	}
 	l.rank(now)
@@ -189,6 +192,10 @@ func (l *loop) pods(now time.Time) judge.Pods {
 		for i := range out.Pods {
 			c := &out.Pods[i]
 			c.Refused = m.RefusedBefore(now, c.Pod.UID)
+			if l.a.reclaims != nil {
+				s := l.a.reclaims.Standing(now, c.Pod.UID)
+				c.Unreclaimable, c.Reclaiming, c.Reclaimed = s.Blocked, s.Busy, s.Recent
+			}
 			if lead, ok := m.Lead(c.Pod); ok {
 				c.Learned = lead
 			}

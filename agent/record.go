@@ -116,7 +116,12 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 	l.a.log.Info("decision", "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
-	if d.State != policy.StateVictim && d.State != policy.StateNoNeed && d.State != policy.StateRound && d.State != stateNearMiss && key != stateHeld+"brake" {
+	switch d.State {
+	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss: // something is done, or nothing has to be
+	default:
+		if key == stateHeld+"brake" {
+			break
+		}
 		node := l.a.cluster.node.Load().node
 		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayHeld", Message: fmt.Sprintf("memory pressure, nobody is evicted: %s; %s", d.Reason, eventText(d)), At: now})
 	}

@@ -100,6 +100,12 @@ func (l *loop) recordDecision(p *judge.Pods, d *policy.Decision, held, id string
 	}
 }
 
+func (l *loop) recordPlan(p *judge.Pods, c *policy.CachePlan) {
+	if w := l.a.recorder; w != nil {
+		w.Plan(p, c)
+	}
+}
+
 func (l *loop) recordEvent(now time.Time, kind string, what any) {
 	if w := l.a.recorder; w != nil {
 		w.Event(now.UTC().Round(0), kind, what)

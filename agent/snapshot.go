@@ -37,6 +37,7 @@ func (l *loop) publish(now time.Time) {
 	s.Pods = l.podsStatus()
 	if a.evicts != nil {
 		s.Evictions = l.evictionStatus(now)
+		s.Reclaims = l.reclaimStatus()
 	}
 	if a.cfg.Mode == Standalone {
 		s.Groups = l.groupsStatus()

@@ -250,13 +250,18 @@ type State struct {
 	Memory  pressure.Memory
 	Lead    time.Duration
 	Growers []pressure.Grower
-	// The parts of the last verdict that Read and Decide look at.
-	EvictSlope float64
-	Now        pressure.Level
-	Need       pressure.Need
-	Cause      pressure.Cause
-	Part       pressure.Part
-	Split      pressure.Split
+	// The parts of the last verdict that Read, Decide and Reclaim look at.
+	EvictSlope  float64
+	Level       pressure.Level
+	Margin      pressure.Bytes // of the nearest threshold
+	Slope       float64
+	ETA         time.Duration
+	UsedPercent float64
+	Now         pressure.Level
+	Need        pressure.Need
+	Cause       pressure.Cause
+	Part        pressure.Part
+	Split       pressure.Split
 }
 
 // State returns a copy.
@@ -265,12 +270,14 @@ func (j *Judge) State() State {
 	return State{
 		Samples: append([]pressure.Sample(nil), j.samples...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
 		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
+		Level: v.Level, Margin: v.Nearest.Margin, Slope: v.Slope, ETA: v.ETA, UsedPercent: v.UsedPercent,
 	}
 }
 
 // Restore returns a judge that goes on from a state.
 func Restore(cfg Config, s State) *Judge {
 	j := &Judge{cfg: cfg, samples: s.Samples, slow: s.Slow, memory: s.Memory, lead: s.Lead, growers: s.Growers}
-	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part, Split: s.Split}
+	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part, Split: s.Split,
+		Level: s.Level, Nearest: pressure.Reading{Margin: s.Margin}, Slope: s.Slope, ETA: s.ETA, UsedPercent: s.UsedPercent}
 	return j
 }

@@ -30,6 +30,8 @@ type Metrics struct {
 	oomKills  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
 	outcomes  *prometheus.CounterVec
+	reclaims  *prometheus.CounterVec
+	reclaimed prometheus.Counter
 	replaced  *prometheus.CounterVec
 	latency   prometheus.Histogram
 	mu        sync.Mutex // guards killed
@@ -48,6 +50,10 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
 			Help: "Evictions by the state that they reached and whether they were dry runs."}, []string{"state", "dry_run"}),
+		reclaims: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_reclaims_total",
+			Help: "Reclaims of a pod's page cache by what came of them."}, []string{"state"}),
+		reclaimed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_reclaimed_bytes_total",
+			Help: "Page cache that pods gave back at once when it was reclaimed."}),
 		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
 			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_oom_event_latency_seconds",
@@ -58,7 +64,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.replaced, m.latency, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.replaced, m.latency, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -84,6 +90,12 @@ func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).In
 // Eviction counts one eviction that reached a state.
 func (m *Metrics) Eviction(state string, dryRun bool) {
 	m.outcomes.WithLabelValues(state, fmt.Sprint(dryRun)).Inc()
+}
+
+// Reclaim counts one reclaim of page cache and the bytes that it gave back.
+func (m *Metrics) Reclaim(state string, back uint64) {
+	m.reclaims.WithLabelValues(state).Inc()
+	m.reclaimed.Add(float64(back))
 }
 
 // Replacement counts one replacement of an evicted pod that reached a state.

@@ -34,7 +34,8 @@ type Candidate struct {
 
 	// Unreclaimable says why its page cache is not to be reclaimed, such as that this gave nothing back before; empty: it may be.
 	Unreclaimable string `json:",omitempty"`
-	Reclaiming    bool   `json:",omitempty"` // its page cache is being reclaimed, or was a moment ago
+	Reclaiming    bool   `json:",omitempty"` // its page cache is being reclaimed, or was within the last second
+	Reclaimed     bool   `json:",omitempty"` // it was, with some gain, within the last half minute
 
 	Leader     bool // has more than half of the node's growth
 	Protection Protection
@@ -106,9 +107,13 @@ type Input struct {
 	Outside    bool // pods cause less than half of the growth: asked only at critical, see Decide
 	RoundLimit int  // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
 	InFlight   int  // victims on their way out that the need is credited with: this decision would join their round
-	Pods       []Candidate
-	History    History
-	Config     Config
+
+	// Maintenance means that somebody asked for the memory, at a time of their choosing: see chooseNext.
+	Maintenance bool
+
+	Pods    []Candidate
+	History History
+	Config  Config
 }
 
 // The pods of one round.
@@ -173,7 +178,7 @@ func Decide(in Input) Decision {
 		c := &d.Pods[i]
 		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
 		if c.Rank == 0 {
-			if c.Grower || c.Covers && !in.joins() {
+			if c.Grower || in.Maintenance || c.Covers && !in.joins() {
 				switch c.Protection.Name {
 				case ProtectCooldown, ProtectReplacement:
 					x.held.add(c, c.Protection.Reason)
@@ -216,6 +221,9 @@ func Decide(in Input) Decision {
 	case in.joins():
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates has a part in the growth and may join the %d on their way out%s", open, in.leaving(), growingProtected(d.Pods))
+	case in.Maintenance:
+		d.State = StateNoCover
+		d.Reason = fmt.Sprintf("none of %d candidates gives back enough to matter", open)
 	default:
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates would end the shortage%s", open, growingProtected(d.Pods))
@@ -257,6 +265,8 @@ const (
 
 func (x *exclusion) unhelpful(c *Candidate) string {
 	switch {
+	case x.in.Maintenance:
+		return x.in.little(c)
 	case x.in.joins() && !c.Grower:
 		return whyJoins
 	case !c.Covers && (!c.Grower || x.in.Outside):
@@ -291,6 +301,9 @@ func releases(in *Input, c *Candidate) bool {
 
 // reason says who goes and why, what the set does not give, and what the past means.
 func (d *Decision) reason(in *Input, open int) string {
+	if in.Maintenance {
+		return d.nextReason(in, open)
+	}
 	var b strings.Builder
 	first := &d.Pods[d.Victims[0]]
 	if in.Outside {

@@ -83,6 +83,10 @@ func (e *encoder) decide(p *judge.Pods, d *policy.Decision, held, id string) {
 	e.put(line{Decide: &out})
 }
 
+func (e *encoder) plan(p *judge.Pods, c *policy.CachePlan) {
+	e.put(line{Plan: &plan{Pods: e.pods(p), State: c.State, Reason: c.Reason, Sum: sumPlan(c)}})
+}
+
 func (e *encoder) pods(p *judge.Pods) pods {
 	out := pods{Now: p.Now, InFlight: p.InFlight}
 	order := make([]string, len(p.Pods))
@@ -93,7 +97,7 @@ func (e *encoder) pods(p *judge.Pods) pods {
 			e.put(line{Pod: c.Pod})
 		}
 		e.facts[c.Pod.UID] = c.Pod // the pointer is told apart faster next time
-		now := reading{UID: c.Pod.UID, Reading: c.Reading, Cluster: c.Cluster, Refused: c.Refused, Learned: c.Learned}
+		now := reading{UID: c.Pod.UID, Reading: c.Reading, Cluster: c.Cluster, Refused: c.Refused, Learned: c.Learned, Unreclaimable: c.Unreclaimable, Reclaiming: c.Reclaiming, Reclaimed: c.Reclaimed}
 		if c.Workload != (policy.Workload{}) {
 			now.Workload = &c.Workload
 		}

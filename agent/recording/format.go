@@ -30,6 +30,7 @@ type line struct {
 	Look   *look       `json:"look,omitempty"`
 	Read   *pods       `json:"read,omitempty"`
 	Decide *decide     `json:"decide,omitempty"`
+	Plan   *plan       `json:"plan,omitempty"`
 	Event  *Event      `json:"event,omitempty"`
 	End    string      `json:"end,omitempty"`
 }
@@ -75,6 +76,10 @@ type reading struct {
 	Reading  policy.Reading   `json:"reading"`
 	Refused  string           `json:"refused,omitempty"`
 	Learned  time.Duration    `json:"learned,omitempty"`
+
+	Unreclaimable string `json:"unreclaimable,omitempty"`
+	Reclaiming    bool   `json:"reclaiming,omitempty"`
+	Reclaimed     bool   `json:"reclaimed,omitempty"`
 }
 
 // decide is a decision that was asked for, and the answer.
@@ -84,6 +89,14 @@ type decide struct {
 	ID       string   `json:"id,omitempty"`   // of the agent's record
 	Decision Decision `json:"decision"`
 	Sum      string   `json:"sum"` // of the whole decision
+}
+
+// plan is a look at page cache, and the answer.
+type plan struct {
+	Pods   pods   `json:"pods"`
+	State  string `json:"state"`
+	Reason string `json:"reason"`
+	Sum    string `json:"sum"` // of the whole plan
 }
 
 // Decision is what a reader wants to see of one.
@@ -148,6 +161,18 @@ func sumDecision(d *policy.Decision) string {
 	whole := *d
 	whole.Pods = nil
 	return sum(whole, rankedPods(d.Pods))
+}
+
+func sumPlan(c *policy.CachePlan) string {
+	type take struct {
+		UID   string
+		Bytes uint64
+	}
+	takes := make([]take, len(c.Takes))
+	for i, t := range c.Takes {
+		takes[i] = take{t.Pod.UID, t.Bytes}
+	}
+	return sum(c.State, c.Reason, c.Waiting, takes)
 }
 
 // sum is a hash of the values' JSON, which has all digits of every number. Two answers with the same sum are taken as the same,

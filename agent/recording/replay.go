@@ -28,6 +28,7 @@ type Episode struct {
 	Looks      int
 	Rankings   int
 	Decisions  int
+	Plans      int // for page cache
 	// Different counts the answers that are not the recorded ones, bit for bit; First describes the first.
 	Different int
 	First     string
@@ -131,6 +132,8 @@ func (p *player) play(l line) error {
 		}
 	case l.Decide != nil:
 		return p.playDecision(l.Decide)
+	case l.Plan != nil:
+		return p.playPlan(l.Plan)
 	case l.Event != nil:
 		p.episode.Events = append(p.episode.Events, *l.Event)
 	case l.End != "":
@@ -249,6 +252,31 @@ func (p *player) playDecision(l *decide) error {
 	return nil
 }
 
+// playPlan is about page cache: both cores are asked the same, as what was reclaimed is part of the recorded world.
+func (p *player) playPlan(l *plan) error {
+	if err := p.take(&l.Pods); err != nil {
+		return err
+	}
+	made := p.a.Reclaim(p.pods.Pods)
+	p.episode.Plans++
+	p.check("plan for page cache", l.Pods.Now, l.Sum, sumPlan(&made))
+	p.now.plan(&made)
+	if p.b != nil {
+		made := p.b.Reclaim(p.pods.Pods)
+		p.then.plan(&made)
+	}
+	p.step(l.Pods.Now)
+	return nil
+}
+
+func (s *State) plan(c *policy.CachePlan) {
+	pods := make([]string, len(c.Takes))
+	for i, t := range c.Takes {
+		pods[i] = t.Pod.Key()
+	}
+	s.Decision, s.Victims, s.Why, s.Held = c.State, strings.Join(pods, ", "), c.Reason, ""
+}
+
 // step notes a change.
 func (p *player) step(at time.Time) {
 	s := Step{At: at, Recorded: p.now}
@@ -272,7 +300,7 @@ func (p *player) take(l *pods) error {
 		if facts == nil {
 			return fmt.Errorf("recording: pod %s is read at %s before its facts are known", r.UID, l.Now.UTC().Format(time.RFC3339Nano))
 		}
-		c := policy.Candidate{Pod: facts, Reading: r.Reading, Cluster: r.Cluster, Refused: r.Refused, Learned: r.Learned}
+		c := policy.Candidate{Pod: facts, Reading: r.Reading, Cluster: r.Cluster, Refused: r.Refused, Learned: r.Learned, Unreclaimable: r.Unreclaimable, Reclaiming: r.Reclaiming, Reclaimed: r.Reclaimed}
 		if r.Workload != nil {
 			c.Workload = *r.Workload
 		}

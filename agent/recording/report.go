@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -43,12 +44,21 @@ func (p *printer) episode(e *Episode) {
 			p.line("%*s  other: %s", len(at), "", s.Other.text())
 		}
 	}
-	all := e.Looks + e.Rankings + e.Decisions
+	all := e.Looks + e.Rankings + e.Decisions + e.Plans
 	if e.Different == 0 {
-		p.line("            all %d answers are the recorded ones (%s, %s, %s)", all, count(e.Looks, "verdict"), count(e.Rankings, "ranking"), count(e.Decisions, "decision"))
+		p.line("            all %d answers are the recorded ones (%s)", all, strings.Join(e.counts(), ", "))
 	} else {
 		p.line("            %d of %d answers are not the recorded ones; first %s", e.Different, all, e.First)
 	}
+}
+
+// counts says how many answers of each kind there are; a plan for page cache is a rare one.
+func (e *Episode) counts() []string {
+	out := []string{count(e.Looks, "verdict"), count(e.Rankings, "ranking"), count(e.Decisions, "decision")}
+	if e.Plans > 0 {
+		out = append(out, count(e.Plans, "plan")+" for page cache")
+	}
+	return out
 }
 
 func count(n int, what string) string {

@@ -103,6 +103,14 @@ func (w *Writer) Decide(p *judge.Pods, d *policy.Decision, held, id string) {
 	}
 }
 
+// Plan records a look at page cache.
+func (w *Writer) Plan(p *judge.Pods, c *policy.CachePlan) {
+	if w.open {
+		w.enc.plan(p, c)
+		w.send(false)
+	}
+}
+
 // Event records what happened besides.
 func (w *Writer) Event(at time.Time, kind string, what any) {
 	if !w.open {

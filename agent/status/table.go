@@ -87,6 +87,16 @@ func WriteTable(w io.Writer, s *Status) error {
 			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, o.AskedAt.Format(time.TimeOnly), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
 		}
 	}
+	if len(s.Reclaims.Attempts) > 0 {
+		fmt.Fprintln(t, "\nRECLAIM OF\tAT\tSTATE\tWANTED\tBACK\tTIME\tLASTING\tREAD AGAIN")
+		for i, r := range s.Reclaims.Attempts {
+			if i == maxReclaims {
+				break
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", Clean(r.Pod), r.At.Format(time.TimeOnly), Clean(r.state()), size(float64(r.WantBytes)), size(float64(r.BackBytes)),
+				time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond), signed(r.LastingBytes), pages(r.RefaultPages))
+		}
+	}
 	if len(s.Evictions.Replacements) > 0 {
 		fmt.Fprintln(t, "\nEVICTED\tAT\tREPLACEMENT")
 		for i := range s.Evictions.Replacements {
@@ -104,6 +114,24 @@ func WriteTable(w io.Writer, s *Status) error {
 		fmt.Fprintf(w, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
 	}
 	return nil
+}
+
+// maxReclaims is how many of the newest reclaims are shown: a reader's cache is reclaimed every second.
+const maxReclaims = 5
+
+// state is what came of it, with the reason.
+func (r *Reclaim) state() string {
+	if r.Why != "" {
+		return r.State + ": " + r.Why
+	}
+	return r.State
+}
+
+func pages(n *int64) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d pages", *n)
 }
 
 // stalls prints the windows of one kind after the other: some 200ms 1.0 % 1s 0.5 %, full ...

@@ -35,6 +35,12 @@ func hostile() *Status {
 			Gates: []Gate{{"used", true, "used 95.3 %"}}},
 		Sources: []Source{{"api-server", OK, "12 pods"}, {"cri", Degraded, lines}},
 		Loop:    Loop{LastPass: at, Passes: 7},
+		Reclaims: Reclaims{Count: 9, BackBytes: 9 << 30, Attempts: []Reclaim{
+			{Pod: "shop/reader" + ansi, At: at, State: "reclaimed", WantBytes: 2 << 30, BackBytes: 1 << 30, Seconds: 0.0712, LastingBytes: ptr(int64(-5 << 20)), RefaultPages: ptr(int64(8000))},
+			{Pod: "shop/other", At: at, State: "refused", Why: "reclaim /kubepods/other: refused: swap of the node 0: 1024" + ansi, WantBytes: 64 << 20},
+			{Pod: "shop/reader", At: at, State: "reclaiming", WantBytes: 2 << 30},
+			{Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/older", At: at, State: "reclaimed"},
+		}},
 		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
 			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20, ShortenedAt: &at},
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},

@@ -17,6 +17,7 @@ type Status struct {
 	Sources   []Source   `json:"sources"`
 	Loop      Loop       `json:"loop"`
 	Evictions Evictions  `json:"evictions"`
+	Reclaims  Reclaims   `json:"reclaims"`
 	Pods      []Pod      `json:"pods"`
 	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
 	OOMKills  []OOMKill  `json:"oomKills"`
@@ -229,6 +230,31 @@ type Evictions struct {
 	Returned     uint64        `json:"replacementsReturnedTotal"` // evictions whose replacement came to this node, since the start
 }
 
+// Reclaims is what page cache was given back.
+type Reclaims struct {
+	Forbidden string    `json:"forbidden,omitempty"` // why no pod's can be on this node
+	Count     uint64    `json:"count"`
+	BackBytes uint64    `json:"backBytes"` // of all, at once
+	Attempts  []Reclaim `json:"attempts"`  // newest first
+}
+
+// Reclaim is one of them.
+type Reclaim struct {
+	Pod          string     `json:"pod"` // namespace/name
+	UID          string     `json:"uid"`
+	At           time.Time  `json:"at"`
+	EndedAt      *time.Time `json:"endedAt"`
+	State        string     `json:"state"` // reclaiming, reclaimed, would-reclaim, refused, failed
+	Why          string     `json:"why,omitempty"`
+	DryRun       bool       `json:"dryRun"`
+	WantBytes    uint64     `json:"wantBytes"`
+	BackBytes    uint64     `json:"backBytes"`
+	Seconds      float64    `json:"seconds"`      // of the write
+	LastingBytes *int64     `json:"lastingBytes"` // less active page cache 10 s later than before; null: not measured, or another reclaim followed
+	RefaultPages *int64     `json:"refaultPages"` // read again within these 10 s
+	MajorFaults  *int64     `json:"majorFaults"`  // likewise
+}
+
 // Outcome is one eviction.
 type Outcome struct {
 	DecisionID    string     `json:"decisionId"`
@@ -329,7 +355,7 @@ type Decision struct {
 	LeadSeconds float64   `json:"leadTimeSeconds"`
 	Cause       string    `json:"cause"`
 	Why         string    `json:"why"`    // the condition that made the level
-	State       string    `json:"state"`  // held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps, held-by-history
+	State       string    `json:"state"`  // held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps, held-by-history, held-by-cluster
 	Reason      string    `json:"reason"` // in words
 	Victim      string    `json:"victim,omitempty"`
 	VictimUID   string    `json:"victimUid,omitempty"`
