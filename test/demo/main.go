@@ -1,5 +1,5 @@
-// Command demo shows the main job on a real cluster that it starts and takes down again: a pod leaks among innocent ones,
-// once with the kubelet alone and once with Spillway.
+// Command demo shows the main job on a real cluster that it starts and takes down again, each scene once with the kubelet
+// alone and once with Spillway: a pod leaks among innocent ones, and a pod reads a large file again and again.
 package main
 
 import (
@@ -27,10 +27,21 @@ const (
 
 	hostRate = 400 // MiB/s
 	v2Rate   = 50
+
+	hostReads = 30 * time.Second // how long the file is read
+	v2Reads   = 100 * time.Second
+)
+
+// Scenes that can be asked for.
+const (
+	allScenes  = "all"
+	leakScene  = "leak"
+	cacheScene = "cache"
 )
 
 type options struct {
 	node   string
+	scene  string
 	rate   int // MiB/s
 	kernel vm.Kernel
 }
@@ -58,6 +69,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
 	fs.SetOutput(usage)
 	fs.StringVar(&o.node, "node", onHost, "where the pods run: host, this machine with its own cgroup layout; or v2, a virtual machine with pure cgroup v2")
+	fs.StringVar(&o.scene, "scene", allScenes, "what happens: leak, a pod's memory grows without end; cache, a pod reads a file of 2.6 GiB again and again; or all")
 	fs.IntVar(&o.rate, "rate", 0, fmt.Sprintf("what the pod leaks, in MiB a second; 0 is %d on the host and %d on v2", hostRate, v2Rate))
 	fs.Func("kernel", fmt.Sprintf("the kernel of the v2 node, one of %q (default %q)", vm.Kernels(), vm.Kernels()[0]), func(text string) error {
 		if !slices.Contains(vm.Kernels(), vm.Kernel(text)) {
@@ -74,6 +86,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected %q: only flags are taken", fs.Arg(0))
 	case o.node != onHost && o.node != onV2:
 		return o, fmt.Errorf("--node %q: want %s or %s", o.node, onHost, onV2)
+	case o.scene != allScenes && o.scene != leakScene && o.scene != cacheScene:
+		return o, fmt.Errorf("--scene %q: want %s, %s or %s", o.scene, leakScene, cacheScene, allScenes)
 	case o.node == onHost && o.kernel != "":
 		return o, fmt.Errorf("--kernel %s: the host has its own; want --node %s with it", o.kernel, onV2)
 	case o.rate < 0:
@@ -115,10 +129,41 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		}
 		r.Node = v
 	}
-	leak := scenario.Leak(o.rate, false)
+	for _, scene := range o.scenes() {
+		if err := play(ctx, r, scene, repo, out); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out, "From start to picture: %s\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+// scene is a load and the name of its picture.
+type scene struct {
+	load    scenario.Case
+	picture string
+}
+
+func (o *options) scenes() []scene {
+	reads := hostReads
+	if o.node == onV2 {
+		reads = v2Reads
+	}
+	var out []scene
+	if o.scene != cacheScene {
+		out = append(out, scene{scenario.Leak(o.rate, false), "demo.svg"})
+	}
+	if o.scene != leakScene {
+		out = append(out, scene{scenario.Reread(reads), "demo-cache.svg"})
+	}
+	return out
+}
+
+// play runs a scene with the kubelet alone and with Spillway, and puts both side by side.
+func play(ctx context.Context, r *scenario.Runner, s scene, repo string, out io.Writer) error {
 	var results []*scenario.Result
 	for _, mode := range []scenario.Mode{scenario.KubeletAlone, scenario.Enforce} {
-		res, err := r.Run(ctx, leak, mode)
+		res, err := r.Run(ctx, s.load, mode)
 		if err != nil {
 			return err
 		}
@@ -128,17 +173,21 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	if err := scenario.WriteTable(out, results); err != nil {
 		return err
 	}
-	if err := plot(filepath.Join(repo, "out", "demo.svg"), results, out); err != nil {
+	if err := plot(filepath.Join(repo, "out", s.picture), results, out); err != nil {
 		return err
 	}
-	if s := results[1].Status; s != nil {
-		for _, d := range s.Decisions {
-			if d.State == "victim" {
-				fmt.Fprintf(out, "\nWhy %s: %s\nThe moment: %s\n", d.Victim, d.Reason, d.Why)
-			}
+	got := results[1].Status
+	if got == nil {
+		return nil
+	}
+	for _, d := range got.Decisions {
+		if d.State == "victim" {
+			fmt.Fprintf(out, "\nWhy %s: %s\nThe moment: %s\n", d.Victim, d.Reason, d.Why)
 		}
 	}
-	fmt.Fprintf(out, "From start to picture: %s\n", time.Since(began).Round(time.Second))
+	if n := got.Reclaims.Count; n > 0 {
+		fmt.Fprintf(out, "\nNobody had to go: %d times the kernel took page cache back from the pod that reads, %.1f GiB together.\n", n, float64(got.Reclaims.BackBytes)/(1<<30))
+	}
 	return nil
 }
 

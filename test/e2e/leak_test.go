@@ -148,16 +148,16 @@ func TestProtectedLeak(t *testing.T) {
 	}
 }
 
-// TestRereadFile: a pod reads a big file again and again. The kubelet counts its page cache as used and may evict; for
-// Spillway it is nobody's fault.
-func TestRereadFile(t *testing.T) {
-	c := scenario.Case{
-		Name: "reread", Note: "a pod re-reads a file of 2.6 GiB", Quiet: 30 * time.Second,
-		Workloads: append([]scenario.Workload{{Name: "batch", Part: scenario.Culprit,
-			Args: []string{"reread", "--file", "$DISK/reread.bin", "--size", "2600Mi", "--wait-for", "$GO"}}}, scenario.Neighbours()...),
+// TestRereadFile: a pod reads a big file again and again. The kubelet counts its page cache as used and evicts for it.
+// Spillway has the kernel drop it, again and again: nobody is evicted, by anybody.
+func TestRereadFile(t *testing.T) { rereadFile(t, 45*time.Second) }
+
+func rereadFile(t *testing.T, long time.Duration) {
+	t.Helper()
+	res := runCase(t, scenario.Reread(long), scenario.Enforce)
+	if got := res.Kubelet(); len(got) != 0 {
+		t.Errorf("evicted by the kubelet: %v, want none", got)
 	}
-	t.Cleanup(func() { os.Remove(runner.Cluster.Run().Disk() + "/reread.bin") })
-	res := runCase(t, c, scenario.Enforce)
 	if got := res.API(); len(got) != 0 {
 		t.Errorf("evicted through the API: %v, want none", got)
 	}
@@ -167,7 +167,30 @@ func TestRereadFile(t *testing.T) {
 	if res.Lowest > res.Start-1<<30 {
 		t.Errorf("margin went from %d to %d MiB: the cache never filled, and the case proves nothing", res.Start>>20, res.Lowest>>20)
 	}
+	got := res.Status.Reclaims
+	if got.Count == 0 || got.BackBytes < 1<<30 {
+		t.Errorf("reclaims %+v, want at least 1 GiB given back", got)
+	}
+	for _, r := range got.Attempts {
+		if !strings.Contains(r.Pod, "/batch-") || r.State != "reclaimed" {
+			t.Errorf("reclaim of %s: %s %s, want those of the reader, done", r.Pod, r.State, r.Why)
+		}
+	}
 	checkReplay(t, "")
+}
+
+// TestRereadFileKubeletAlone is the other side of it.
+func TestRereadFileKubeletAlone(t *testing.T) {
+	long(t)
+	rereadFileKubeletAlone(t, 45*time.Second)
+}
+
+func rereadFileKubeletAlone(t *testing.T, long time.Duration) {
+	t.Helper()
+	res := runCase(t, scenario.Reread(long), scenario.KubeletAlone)
+	if len(res.Kubelet()) == 0 {
+		t.Error("the kubelet evicted nobody: the load does not reach its threshold, and the case proves nothing")
+	}
 }
 
 // TestTwoLeaks: two pods leak so fast that the exit of one is not enough in time: both go in one round, nobody else.

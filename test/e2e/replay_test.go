@@ -37,9 +37,9 @@ func checkReplay(t *testing.T, victim string) {
 	}
 	var report struct {
 		Episodes []struct {
-			Looks, Rankings, Decisions, Different int
-			First                                 string
-			Steps                                 []struct {
+			Looks, Rankings, Decisions, Plans, Different int
+			First                                        string
+			Steps                                        []struct {
 				Recorded struct{ Victims, Held string }
 			}
 			Events []struct{ Kind string }
@@ -51,7 +51,7 @@ func checkReplay(t *testing.T, victim string) {
 	}
 	looks, decisions, events, named := 0, 0, 0, false
 	for _, e := range report.Episodes {
-		looks, decisions, events = looks+e.Looks, decisions+e.Decisions, events+len(e.Events)
+		looks, decisions, events = looks+e.Looks, decisions+e.Decisions+e.Plans, events+len(e.Events)
 		if e.Different > 0 {
 			t.Errorf("%d of the replay's answers are not the agent's: %s", e.Different, e.First)
 		}

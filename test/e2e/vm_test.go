@@ -51,6 +51,9 @@ func TestVM(t *testing.T) {
 					t.Error("the kubelet evicted nobody: the load does not reach its threshold, and the case proves nothing")
 				}
 			})
+			const slow = 100 * time.Second // the file is written first, on an emulated processor
+			t.Run("re-read file", func(t *testing.T) { rereadFile(t, slow) })
+			t.Run("re-read file, kubelet alone", func(t *testing.T) { rereadFileKubeletAlone(t, slow) })
 			t.Run("OOM kill", TestOOMKill)
 			t.Run("margins", TestMargins)
 		})

@@ -53,6 +53,7 @@ type Case struct {
 	Longest   time.Duration // give up waiting for a culprit to leave after this long; default 2 min
 	Settle    time.Duration // keep measuring after the culprit has gone; default 12 s: the kubelet looks every 10 s
 	Rate      int64         // of the leak in bytes per second, for the table; 0: none
+	Files     []string      // below $DISK, removed afterwards
 
 	// Config changes the shipped manifests, which hold config.yaml as it is, before they are applied; nil leaves them.
 	Config func(manifests string) string
@@ -82,6 +83,13 @@ func Leak(rateMiB int, ignoreSIGTERM bool) Case {
 	}
 	leaker := Workload{Name: "recommendation", Part: Culprit, Args: args, Requests: "{cpu: 10m}"}
 	return Case{Name: name, Note: note, Workloads: append([]Workload{leaker}, Neighbours()...), Longest: longest, Rate: int64(rateMiB) << 20}
+}
+
+// Reread is the case of a workload that reads a file of 2.6 GiB again and again, without a limit: no memory of its own
+// grows, its active page cache does. It runs for so long: the kubelet looks every 10 s.
+func Reread(long time.Duration) Case {
+	reader := Workload{Name: "batch", Part: Culprit, Args: []string{"reread", "--file", "$DISK/reread.bin", "--size", "2600Mi", "--wait-for", "$GO"}, Requests: "{cpu: 10m}"}
+	return Case{Name: "reread", Note: "a pod re-reads a file of 2.6 GiB", Workloads: append([]Workload{reader}, Neighbours()...), Quiet: long, Files: []string{"reread.bin"}}
 }
 
 // namespace of a run; names of runs never collide, so that a slow clean-up does not disturb the next run.

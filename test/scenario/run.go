@@ -143,6 +143,9 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 		defer cancel()
 		err = errors.Join(err, r.Node.RemoveFile(clean, goFile), r.clean(clean, c, ns))
+		for _, name := range c.Files {
+			err = errors.Join(err, r.Node.RemoveFile(clean, filepath.Join(disk, name)))
+		}
 	}()
 	r.say("%s, %s: starting the workloads", c.Name, mode)
 	if err := r.Uninstall(ctx); err != nil {
