@@ -47,9 +47,9 @@ func Rank(in Input) []Candidate {
 	terms := make([]Term, 0, len(pods)*len(weights))
 	for i := range pods {
 		c := &pods[i]
-		c.Leader = c.Reading.Fresh && c.Reading.Growth > growth/2
+		c.Leader = !in.Maintenance && c.Reading.Fresh && c.Reading.Growth > growth/2
 		c.Lead, _ = c.lead()
-		c.Grower = c.Reading.Fresh && c.Reading.Growth > 0 && c.Reading.Growth >= growerShare*fastest
+		c.Grower = !in.Maintenance && c.Reading.Fresh && c.Reading.Growth > 0 && c.Reading.Growth >= growerShare*fastest
 		c.Past = past(lookUp(history, c.Pod), c.Pod, in.Now, &in.Config.History)
 		if c.Reading.Fresh {
 			from := len(terms)

@@ -16,6 +16,10 @@ import (
 //   - when pods did not cause the shortage it is the pod of the lowest priority that is enough alone, or nobody.
 func (d *Decision) choose(in *Input) {
 	limit := in.places()
+	if in.Maintenance {
+		d.chooseNext(in)
+		return
+	}
 	if in.Outside {
 		if len(d.Victims) > 0 {
 			d.Set = []int{slices.MinFunc(d.Victims, func(a, b int) int {
