@@ -26,17 +26,17 @@ import (
 const (
 	workloadPods  = 100              // of one workload are looked at
 	podEvents     = 20               // of one pod
-	creationSkew  = 2 * time.Second  // of the API server's clock against ours
+	creationSkew  = 2 * time.Second  // of the API server's clock against ours, where it does not show
 	startPatience = 10 * time.Second // until events are asked for why a pod does not start
 	eventAge      = 10 * time.Minute // a fault that goes on is told again: kubelets hold equal ones back for 5 min
 	maxReason     = 256              // bytes of Replacement.Message
 )
 
 // Replacement looks for the pod that came in the place of an evicted one: a GET of the controller, a LIST of at most 100
-// pods by its selector, and where a pod does not start a LIST of at most 20 of its Events; each may take 5 s.
+// pods by its selector, and where a pod does not start a LIST of at most 20 of its Events; each may take 5 s. Of a workload
+// with more pods than that, a second LIST has at most 100 that are pending; a new pod that is in neither is unknown.
 //
-// An error comes with what is known in spite of it; the state is unknown when that is nothing. A workload of more than
-// 100 pods whose new one is not among the first is unknown, too.
+// An error comes with what is known in spite of it; the state is unknown when that is nothing.
 func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (policy.Replacement, error) {
 	owner, err := c.replicator(ctx, q)
 	switch {
@@ -45,11 +45,21 @@ func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (po
 	case err != nil:
 		return policy.Replacement{State: policy.ReplacementUnknown}, fmt.Errorf("get controller %s %s/%s: %w", q.Owner.Kind, q.Namespace, q.Owner.Name, err)
 	}
-	pods, err := c.podsOf(ctx, q.Namespace, owner.selector)
+	if owner.selector == nil {
+		return policy.Replacement{State: policy.ReplacementUnknown, Message: fmt.Sprintf("how a %s of %s replaces its pods is not known", q.Owner.Kind, q.Owner.APIVersion)}, nil
+	}
+	pods, err := c.podsOf(ctx, q.Namespace, owner.selector, "")
 	if err != nil {
 		return policy.Replacement{State: policy.ReplacementUnknown}, fmt.Errorf("list pods of %s %s/%s: %w", q.Owner.Kind, q.Namespace, q.Owner.Name, err)
 	}
 	pod, active, failed := choose(pods.Items, q)
+	if pod == nil && pods.Continue != "" {
+		pending, err := c.podsOf(ctx, q.Namespace, owner.selector, "status.phase=Pending")
+		if err != nil {
+			return policy.Replacement{State: policy.ReplacementUnknown}, fmt.Errorf("list pending pods of %s %s/%s: %w", q.Owner.Kind, q.Namespace, q.Owner.Name, err)
+		}
+		pod, _, _ = choose(pending.Items, q)
+	}
 	if pod == nil {
 		return missing(&owner, active, failed, pods.Continue != ""), nil
 	}
@@ -69,9 +79,9 @@ func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (po
 
 // replicator is what is asked anew each time of a ReplicaSet, StatefulSet, ReplicationController or Job.
 type replicator struct {
-	selector labels.Selector
-	wanted   int32  // pods that it wants to have
-	failure  string // why it could make none
+	selector labels.Selector // nil: of another kind
+	wanted   int32           // pods that it wants to have
+	failure  string          // why it could make none
 }
 
 func (c *Client) replicator(ctx context.Context, q policy.ReplacementQuery) (replicator, error) {
@@ -120,8 +130,6 @@ func (c *Client) replicator(ctx context.Context, q policy.ReplacementQuery) (rep
 				out.failure = cond.Message
 			}
 		}
-	default:
-		err = fmt.Errorf("%s of %s: how it replaces its pods is not known", q.Owner.Kind, q.Owner.APIVersion)
 	}
 	return out, err
 }
@@ -163,11 +171,11 @@ func jobPods(j *batchv1.Job) *int32 {
 	return &n
 }
 
-func (c *Client) podsOf(ctx context.Context, namespace string, s labels.Selector) (*corev1.PodList, error) {
+func (c *Client) podsOf(ctx context.Context, namespace string, s labels.Selector, field string) (*corev1.PodList, error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	list := &corev1.PodList{}
-	o := metav1.ListOptions{LabelSelector: s.String(), Limit: workloadPods}
+	o := metav1.ListOptions{LabelSelector: s.String(), FieldSelector: field, Limit: workloadPods}
 	err := c.reads.Get().Namespace(namespace).Resource("pods").VersionedParams(&o, c.wire.parameters).MaxRetries(0).Do(ctx).Into(list)
 	return list, err
 }
@@ -182,10 +190,26 @@ func (c *Client) warnings(ctx context.Context, pod *corev1.Pod) ([]corev1.Event,
 	return list.Items, err
 }
 
+// earliest is when a replacement can have been made, by the API server's clock as far as it is known: while the evicted pod
+// is there, it says when its grace period began.
+func earliest(pods []corev1.Pod, q policy.ReplacementQuery) time.Time {
+	from := q.Since.Truncate(time.Second).Add(-creationSkew)
+	for i := range pods {
+		p := &pods[i]
+		if p.Name != q.Name || p.DeletionTimestamp == nil || p.DeletionGracePeriodSeconds == nil || !slices.Contains(q.Not, string(p.UID)) {
+			continue
+		}
+		if began := p.DeletionTimestamp.Add(-time.Duration(*p.DeletionGracePeriodSeconds) * time.Second); began.Before(from) {
+			return began
+		}
+	}
+	return from
+}
+
 // choose returns the pod that replaces the evicted one, nil when there is none; how many pods the workload has that live;
 // and the newest pod that came in the place and failed, which its controller replaces again.
 func choose(pods []corev1.Pod, q policy.ReplacementQuery) (chosen *corev1.Pod, active int32, failed *corev1.Pod) {
-	from := q.Since.Truncate(time.Second).Add(-creationSkew)
+	from := earliest(pods, q)
 	var fit []*corev1.Pod
 	for i := range pods {
 		p := &pods[i]
@@ -197,7 +221,7 @@ func choose(pods []corev1.Pod, q policy.ReplacementQuery) (chosen *corev1.Pod, a
 		if !over {
 			active++
 		}
-		if slices.Contains(q.Not, string(p.UID)) || p.CreationTimestamp.Time.Before(from) || q.Owner.Kind == "StatefulSet" && p.Name != q.Name {
+		if slices.Contains(q.Not, string(p.UID)) || p.CreationTimestamp.Time.Before(from) && string(p.UID) != q.Known || q.Owner.Kind == "StatefulSet" && p.Name != q.Name {
 			continue
 		}
 		if p.Status.Phase == corev1.PodFailed {
@@ -228,7 +252,7 @@ func missing(owner *replicator, active int32, failed *corev1.Pod, more bool) pol
 	case active >= owner.wanted:
 		return policy.Replacement{State: policy.ReplacementNotWanted, Message: fmt.Sprintf("its controller has all %d pods that it wants", owner.wanted)}
 	case more:
-		return policy.Replacement{State: policy.ReplacementUnknown, Message: fmt.Sprintf("the workload has more than %d pods", workloadPods)}
+		return policy.Replacement{State: policy.ReplacementUnknown, Message: fmt.Sprintf("the workload has more than %d pods, and of those that came later none is known to be pending", workloadPods)}
 	case owner.failure != "":
 		return policy.Replacement{State: policy.ReplacementNone, Message: bounded(owner.failure)}
 	case failed != nil:

@@ -27,6 +27,7 @@ type shopAPI struct {
 	events      []corev1.Event
 	refuse      map[string]int // status code by the last word of the path
 	more        bool           // there is another chunk of pods
+	pending     []corev1.Pod   // of all chunks
 
 	mu       sync.Mutex // guards requests
 	requests []string
@@ -48,15 +49,18 @@ func (a *shopAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/v1/namespaces/shop/pods":
 		sel, err := labels.Parse(q.Get("labelSelector"))
-		if err != nil || sel.Empty() || q.Get("limit") != "100" || q.Get("fieldSelector") != "" {
+		if err != nil || sel.Empty() || q.Get("limit") != "100" || q.Get("fieldSelector") != "" && q.Get("fieldSelector") != "status.phase=Pending" {
 			writeStatus(w, 400, metav1.StatusReasonBadRequest, "unexpected request "+r.URL.String())
 			return
 		}
 		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
-		if a.more {
+		all := a.pods
+		if pending := q.Get("fieldSelector") != ""; pending {
+			all = a.pending
+		} else if a.more {
 			list.Continue = "next"
 		}
-		for _, p := range a.pods {
+		for _, p := range all {
 			if sel.Matches(labels.Set(p.Labels)) {
 				list.Items = append(list.Items, p)
 			}
@@ -235,7 +239,14 @@ func TestReplacement(t *testing.T) {
 		{"the second of two", &shopAPI{controllers: map[string]any{rsPath: replicaSet(3)}, pods: with(webPod("new01", time.Second, on("node-b"), runningSince(0)), webPod("new02", 2*time.Second, unscheduled("no")))}, func(q *policy.ReplacementQuery) { q.Not = append(q.Not, "uid-new01") }, policy.ReplacementUnscheduled, "new02", "", "no", 2},
 		{"the one named before stays", &shopAPI{controllers: map[string]any{rsPath: replicaSet(3)}, pods: with(webPod("new01", time.Second, on("node-b"), runningSince(0)), webPod("new02", 2*time.Second, unscheduled("no")))}, func(q *policy.ReplacementQuery) { q.Known = "uid-new02" }, policy.ReplacementUnscheduled, "new02", "", "no", 2},
 		{"the one named before is deleted", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second, on("node-b"), leaving), webPod("new02", 9*time.Second, on("node-c"), runningSince(12*time.Second)))}, func(q *policy.ReplacementQuery) { q.Known = "uid-new01" }, policy.ReplacementRunning, "new02", "node-c", "", 2},
-		{"more pods than are looked at", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true}, nil, policy.ReplacementUnknown, "", "", "more than 100 pods", 2},
+		{"our clock is a minute ahead", &shopAPI{controllers: two, pods: []corev1.Pod{webPod("old01", -time.Hour, on("node-1"), leaving, func(p *corev1.Pod) {
+			grace, at := int64(30), metav1.NewTime(evictedAt.Add(-30*time.Second))
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &grace
+		}), sibling, webPod("new01", -time.Minute, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
+		{"the same later, by its UID", &shopAPI{controllers: two, pods: []corev1.Pod{sibling, webPod("new01", -time.Minute, unscheduled("no"))}}, func(q *policy.ReplacementQuery) { q.Known = "uid-new01" }, policy.ReplacementUnscheduled, "new01", "", "no", 2},
+		{"more pods than are looked at", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true}, nil, policy.ReplacementUnknown, "", "", "more than 100 pods", 3},
+		{"more pods, and it is pending", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true, pending: []corev1.Pod{webPod("new01", time.Second, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 3},
+		{"a controller of another kind", &shopAPI{controllers: two, pods: with()}, func(q *policy.ReplacementQuery) { q.Owner.APIVersion, q.Owner.Kind = "apps.kruise.io/v1", "CloneSet" }, policy.ReplacementUnknown, "", "", "how a CloneSet of apps.kruise.io/v1 replaces its pods is not known", 0},
 		{"more pods, and it is among them", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(webPod("new01", time.Second, unscheduled("no"))), more: true}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -349,7 +360,6 @@ func TestReplacementThatCannotBeFound(t *testing.T) {
 		{"pods are forbidden", &shopAPI{controllers: two, pods: pods, refuse: map[string]int{"pods": 403}}, nil, policy.ReplacementUnknown, true, "list pods of ReplicaSet shop/web-7c9d8f6b5"},
 		{"events are forbidden: the pod says what it says", &shopAPI{controllers: two, pods: pods, refuse: map[string]int{"events": 403}}, nil, policy.ReplacementStarting, true, "list events of pod shop/web-7c9d8f6b5-new01"},
 		{"the server is overloaded", &shopAPI{controllers: two, pods: pods, refuse: map[string]int{"pods": 503}}, nil, policy.ReplacementUnknown, false, "list pods"},
-		{"a controller of another kind", &shopAPI{controllers: two, pods: pods}, func(q *policy.ReplacementQuery) { q.Owner.APIVersion, q.Owner.Kind = "apps.kruise.io/v1", "CloneSet" }, policy.ReplacementUnknown, false, "not known"},
 		{"a selector of everything", &shopAPI{controllers: map[string]any{rsPath: appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{UID: rsUID}, Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{}}}}}, nil, policy.ReplacementUnknown, false, "selector is empty"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
