@@ -62,8 +62,12 @@ func (c *Client) Room(ctx context.Context, pod *policy.Pod, use uint64, excluded
 	if err != nil {
 		return policy.Room{Why: err.Error()}, err
 	}
+	need := max(place.request, use)
+	if room := nodes.room(c.node, place, need, nil, excluded); room.Single {
+		return room, nil // nobody's use matters
+	}
 	uses, err := ask(ctx, c.uses, struct{}{}, func() (map[string]uint64, error) { return c.nodeUses(ctx) })
-	return nodes.room(c.node, place, max(place.request, use), uses, excluded), err
+	return nodes.room(c.node, place, need, uses, excluded), err
 }
 
 func (c *Client) listNodes(ctx context.Context) (nodeList, error) {

@@ -102,7 +102,7 @@ func TestRoom(t *testing.T) {
 		{"nothing requested, nothing used", nodesOf("", self, a), used("a=8Gi"), nil, 0, policy.Room{Known: true, Fits: 1, Wanted: 1}, ""},
 		{"no metrics API", nodesOf("", self, a, b), "404", asks("1Gi"), 0, policy.Room{Wanted: 2, Why: "2 of unknown use"}, "list nodes of metrics.k8s.io"},
 		{"no metrics API, and no room in any case", nodesOf("", self, a, b), "404", asks("9.5Gi"), 0, policy.Room{Known: true, Wanted: 2, Why: "2 too small"}, "list nodes of metrics.k8s.io"},
-		{"no metrics API, single node", nodesOf("", self), "503", asks("1Gi"), 0, policy.Room{Known: true, Single: true}, "list nodes of metrics.k8s.io"},
+		{"no metrics API, single node", nodesOf("", self), "503", asks("1Gi"), 0, policy.Room{Known: true, Single: true}, ""},
 		{"metrics forbidden", nodesOf("", self, a), "403", asks("1Gi"), 0, policy.Room{Wanted: 1, Why: "1 of unknown use"}, "list nodes of metrics.k8s.io"},
 		{"metrics of another API", nodesOf("", self, a), `[1]`, asks("1Gi"), 0, policy.Room{Wanted: 1, Why: "1 of unknown use"}, "parse"},
 		{"old metrics", nodesOf("", self, a), used("a=old 1Gi"), asks("1Gi"), 0, policy.Room{Wanted: 1, Why: "1 of unknown use"}, ""},
