@@ -147,7 +147,7 @@ func TestReplacementFromTheAPIServer(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	state := fmt.Sprintf(`{"version":1,"history":[{"decisionId":"d-1","podName":"web-old","podUid":"old","ownerApiVersion":"apps/v1","ownerUid":"rs","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q}]}`, now.Format(time.RFC3339Nano))
+	state := fmt.Sprintf(`{"version":1,"history":[{"decisionId":"d-1","podName":"web-old","podUid":"old","ownerApiVersion":"apps/v1","ownerUid":"rs","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q}]}`, now.Add(-3*time.Second).Format(time.RFC3339Nano))
 	l := followLoop(t, state, server.URL, &bytes.Buffer{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
