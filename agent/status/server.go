@@ -31,11 +31,15 @@ type Views struct {
 	Explain func(ctx context.Context, pod string) (Explanation, error)
 	// Recording copies what was recorded; nil: this agent records nothing.
 	Recording func(io.Writer) error
+	// Once begins a maintenance run, which ends with ctx; the channel is closed after the event with the summary. While another
+	// one goes on it answers ErrOnceBusy. nil: this agent evicts nobody.
+	Once func(ctx context.Context, r OnceRequest) (<-chan OnceEvent, error)
 }
 
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
 // the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation, GET /v1/recording the
-// recording (see agent/recording).
+// recording (see agent/recording). POST /v1/once with a OnceRequest begins a maintenance run and hands out OnceEvents, one on a
+// line, until it ends or the connection does.
 type Server struct {
 	path     string
 	file     os.FileInfo // of the socket: another agent's is not removed
@@ -86,6 +90,11 @@ func Listen(path string, views Views) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
+	return &Server{path: path, file: file, listener: l, http: serverOf(views)}, nil
+}
+
+// serverOf answers by the views.
+func serverOf(views Views) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		s := views.Status()
@@ -132,18 +141,31 @@ func Listen(path string, views Views) (*Server, error) {
 			panic(http.ErrAbortHandler) // the client must not take a part for the whole
 		}
 	})
-	return &Server{path: path, file: file, listener: l, http: &http.Server{
+	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) { serveOnce(w, r, views.Once) })
+	return &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
-	}}, nil
+	}
 }
+
+// lastWords is how long answers under way may go on when the server ends: a maintenance run still says why it ends.
+const lastWords = 2 * time.Second
 
 // Run serves until ctx ends and then removes the socket. It returns an error only when serving ends for another
 // reason.
 func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.http.Close() })
-	defer stop()
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		s.http.Shutdown(last) // its error is that of last: what is left is closed
+		s.http.Close()
+	})
 	err := s.http.Serve(s.listener)
 	s.remove()
+	if !stop() {
+		<-closed
+	}
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -210,7 +232,7 @@ func GetExplanation(ctx context.Context, path, pod string) (Explanation, error) 
 
 // GetRecording copies what the agent that listens on the socket has recorded.
 func GetRecording(ctx context.Context, path string, out io.Writer) error {
-	return request(ctx, path, "/v1/recording", func(body io.Reader) error {
+	return request(ctx, path, http.MethodGet, "/v1/recording", nil, func(body io.Reader) error {
 		if _, err := io.Copy(out, body); err != nil {
 			return fmt.Errorf("copy recording: %w", err)
 		}
@@ -219,7 +241,7 @@ func GetRecording(ctx context.Context, path string, out io.Writer) error {
 }
 
 func get(ctx context.Context, path, what string, into any) error {
-	return request(ctx, path, what, func(body io.Reader) error {
+	return request(ctx, path, http.MethodGet, what, nil, func(body io.Reader) error {
 		if err := json.NewDecoder(body).Decode(into); err != nil {
 			return fmt.Errorf("decode answer: %w", err)
 		}
@@ -227,7 +249,7 @@ func get(ctx context.Context, path, what string, into any) error {
 	})
 }
 
-func request(ctx context.Context, path, what string, take func(io.Reader) error) error {
+func request(ctx context.Context, path, method, what string, body io.Reader, take func(io.Reader) error) error {
 	if path == "" {
 		path = DefaultSocket
 	}
@@ -237,7 +259,7 @@ func request(ctx context.Context, path, what string, take func(io.Reader) error)
 		},
 	}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://spillway"+what, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://spillway"+what, body)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", path, err)
 	}
