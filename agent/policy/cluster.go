@@ -60,8 +60,8 @@ const (
 // ClusterConfig says what follows from a Cluster. The zero value looks at budgets and room alone, and evicts where they
 // are not known.
 type ClusterConfig struct {
-	// RespectScalers holds a pod whose HorizontalPodAutoscaler is at its minimum or scales just now. It does not hold the
-	// pod with most of the growth at critical: the kubelet would take it, and not alone.
+	// RespectScalers holds a pod whose HorizontalPodAutoscaler is at its minimum or scales just now. It never holds the
+	// pod with most of the growth.
 	RespectScalers bool
 	// NoRoom is for pods that find no room on other nodes, at critical; before that they are held. It never holds the pod
 	// with most of the growth. Empty: hold.
@@ -112,9 +112,10 @@ func (c *Candidate) budget(in *Input) string {
 	return ""
 }
 
-// heldByScaler holds for one of the three ways in which an autoscaler stands against an eviction.
+// heldByScaler holds for one of the three ways in which an autoscaler stands against an eviction. It never holds the leader
+// of the growth: most autoscalers are at their minimum when a pod leaks, and the kubelet would take it, and not alone.
 func heldByScaler(r *round, c *Candidate, holds func(*Scaler) string) string {
-	if !r.in.Config.Cluster.RespectScalers || c.Leader && r.in.Critical {
+	if !r.in.Config.Cluster.RespectScalers || c.Leader {
 		return ""
 	}
 	return holds(&c.cluster().Scaler)

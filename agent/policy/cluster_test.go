@@ -50,7 +50,7 @@ func TestCluster(t *testing.T) {
 		{"budgets not known", noBudgetKnown, false, false, respect, StateVictim, ""},
 		{"budgets not known, held", noBudgetKnown, true, true, ClusterConfig{UnknownBudget: Hold}, StateBlocked, "not known: forbidden"},
 		{"scaler at its minimum", atMin, false, false, respect, StateCluster, "HorizontalPodAutoscaler web is at its minimum of 2"},
-		{"scaler at its minimum, the leader", atMin, true, false, respect, StateCluster, "minimum of 2"},
+		{"scaler at its minimum, the leader", atMin, true, false, respect, StateVictim, ""},
 		{"scaler at its minimum, the leader at critical", atMin, true, true, respect, StateVictim, ""},
 		{"scaler at its minimum, at critical", atMin, false, true, respect, StateCluster, "minimum of 2"},
 		{"scaler at its minimum, not respected", atMin, false, false, ClusterConfig{}, StateVictim, ""},

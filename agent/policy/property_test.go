@@ -300,7 +300,7 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 		c.Cluster != nil && c.Cluster.Budget.Known && c.Cluster.Budget.Count > 1,
 		(c.Cluster == nil || !c.Cluster.Budget.Known) && cfg.Cluster.UnknownBudget == Hold:
 		return "its budget forbids it"
-	case !(in.Critical && c.Leader) && cfg.Cluster.RespectScalers && c.Cluster != nil && c.Cluster.Scaler.Known && (c.Cluster.Scaler.Current == 2 || c.Cluster.Scaler.Current != c.Cluster.Scaler.Desired):
+	case !c.Leader && cfg.Cluster.RespectScalers && c.Cluster != nil && c.Cluster.Scaler.Known && (c.Cluster.Scaler.Current == 2 || c.Cluster.Scaler.Current != c.Cluster.Scaler.Desired):
 		return "its scaler holds it"
 	case !c.Leader && !(in.Critical && cfg.Cluster.NoRoom == Evict) && c.Cluster != nil && c.Cluster.Room.Known && !c.Cluster.Room.Single && c.Cluster.Room.Fits < c.Cluster.Room.Wanted:
 		return "it has no room elsewhere"
