@@ -61,6 +61,10 @@ func leak(t *testing.T, rate int, deaf bool) {
 	if o.State != "released" || o.DryRun || o.MeasuredBytes == nil || *o.MeasuredBytes < 200<<20 {
 		t.Errorf("outcome %+v, want a measured release of at least 200 MiB", o)
 	}
+	// The node is cordoned: what the Deployment makes in its place finds no node.
+	if r := replacement(t, res); r.State != "unscheduled" || !r.Waits || !strings.Contains(r.Message, "unschedulable") {
+		t.Errorf("replacement %+v, want one that is not scheduled, with the scheduler's words", r)
+	}
 	checkEvent(t, o, "SpillwayEvicted")
 	checkAudit(t, o, agentUser)
 	checkReplay(t, o.Pod)

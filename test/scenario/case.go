@@ -41,7 +41,9 @@ type Workload struct {
 	Replicas  int      // default 1
 	Requests  string   // inline YAML map, such as {cpu: 10m, memory: 64Mi}; empty: none
 	Limits    string
-	Grace     int // seconds, default 30
+	Grace     int  // seconds, default 30
+	Budget    bool // a PodDisruptionBudget that allows none of its pods to go
+	Anywhere  bool // its pods may run on any node; the first ones run where the others are cordoned
 }
 
 // Case is one load and what its run waits for.
@@ -117,6 +119,19 @@ func (w Workload) manifest(namespace, node, goFile, disk string) string {
 	if w.Limits != "" {
 		resources += "limits: " + w.Limits
 	}
+	selector := fmt.Sprintf("nodeSelector: {kubernetes.io/hostname: %s}", node)
+	if w.Anywhere {
+		selector = "nodeSelector: {}"
+	}
+	budget := ""
+	if w.Budget {
+		budget = fmt.Sprintf(`---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: %[1]s, namespace: %[2]s}
+spec: {minAvailable: %[3]d, selector: {matchLabels: {app: %[1]s}}}
+`, w.Name, namespace, max(1, w.Replicas))
+	}
 	return fmt.Sprintf(`apiVersion: apps/v1
 kind: Deployment
 metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s, spillway-case: "1"}}
@@ -128,7 +143,7 @@ spec:
     spec:
       terminationGracePeriodSeconds: %[4]d
       automountServiceAccountToken: false
-      nodeSelector: {kubernetes.io/hostname: %[9]s}
+      %[9]s
       containers:
       - name: main
         image: %[5]s
@@ -137,5 +152,5 @@ spec:
         resources: {%[7]s}
         volumeMounts: [{name: disk, mountPath: %[8]s}]
       volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, node)
+`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector) + budget
 }

@@ -103,6 +103,7 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	delay := fs.Duration("delay", 0, "wait before the growth")
 	start := fs.String("wait-for", "", "wait before the growth until this file exists")
 	deaf := fs.Bool("ignore-sigterm", false, "ignore SIGTERM")
+	linger := fs.Duration("linger", 0, "go on for so long after a SIGTERM")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
 	}
@@ -114,6 +115,9 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if *deaf {
 		signal.Ignore(syscall.SIGTERM)
+	}
+	if *linger > 0 {
+		ctx = outlive(ctx, *linger)
 	}
 	r, rep := &region{}, &report{w: stdout}
 	if err := r.resize(int64(first)); err != nil {
@@ -142,12 +146,20 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return idle(ctx, r, rep)
 }
 
+// outlive returns a context that ends so long after ctx.
+func outlive(ctx context.Context, d time.Duration) context.Context {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return later
+}
+
 func sawtooth(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("sawtooth", flag.ContinueOnError)
 	var rate, low, high size
 	fs.Var(&rate, "rate", "bytes to touch per second; they are given back at once")
 	fs.Var(&low, "low", "lowest size")
 	fs.Var(&high, "high", "highest size")
+	start := fs.String("wait-for", "", "wait before the growth until this file exists")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
 	}
@@ -155,6 +167,9 @@ func sawtooth(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return usageError("sawtooth: --rate must be above 0 and --high above --low")
 	}
 	r, rep := &region{}, &report{w: stdout}
+	if err := waitFor(ctx, *start, func() { rep.print(time.Now(), r.held) }); err != nil {
+		return err
+	}
 	for {
 		if err := r.resize(int64(low)); err != nil {
 			return err

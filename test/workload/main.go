@@ -3,8 +3,8 @@
 //
 //	workload pause
 //	workload hold SIZE
-//	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm]
-//	workload sawtooth --low SIZE --high SIZE --rate SIZE
+//	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+//	workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 //	workload alloc SIZE [--child]        (also: thrash)
 //	workload reread --file F --size SIZE [--wait-for FILE]
 //	workload forks --rate N
@@ -27,8 +27,8 @@ import (
 
 const usage = `workload pause
 workload hold SIZE
-workload leak --rate SIZE [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm]
-workload sawtooth --low SIZE --high SIZE --rate SIZE
+workload leak --rate SIZE [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 workload alloc SIZE [--child]
 workload reread --file F --size SIZE [--wait-for FILE]
 workload forks --rate N
