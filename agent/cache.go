@@ -45,7 +45,11 @@ func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool
 		return out
 	}
 	if !measure {
-		got, err := a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), r.Bytes, &m))
+		want := r.Bytes
+		if active, ok := m.ActiveFile.Bytes(); ok && r.All { // a fast reader has more by now
+			want = max(want, policy.Droppable(active))
+		}
+		got, err := a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), want, &m))
 		out.Took, out.Back = got.Took, workingSetFell(&got)
 		out.Freed, _ = got.Back.Bytes()
 		var refused *cgroup.ReclaimRefused
@@ -143,7 +147,7 @@ func (l *loop) startReclaim(now time.Time, t policy.CacheTake) {
 		return
 	}
 	cache := l.readings[p.UID].ActiveFile
-	if a, ok := l.a.reclaims.Start(now, reclaim.Request{UID: t.Pod.UID, Pod: t.Pod.Key(), Path: p.Path, ID: p.CgroupID, Bytes: t.Bytes}, cache); ok {
+	if a, ok := l.a.reclaims.Start(now, reclaim.Request{UID: t.Pod.UID, Pod: t.Pod.Key(), Path: p.Path, ID: p.CgroupID, Bytes: t.Bytes, All: t.All}, cache); ok {
 		l.a.log.Debug("page cache reclaim starts", "namespace", t.Pod.Namespace, "pod", t.Pod.Name, "uid", t.Pod.UID, "want_bytes", t.Bytes, "active_file_bytes", cache,
 			"margin_bytes", int64(l.verdict.Nearest.Margin), "slope_bytes_per_second", l.verdict.Slope, "dry_run", a.DryRun)
 	}

@@ -30,6 +30,7 @@ const (
 type CacheTake struct {
 	Pod   *Pod
 	Bytes uint64 // of its active page cache, to be reclaimed with all that is inactive; it can be 0
+	All   bool   // whatever it has by then but what is in use: Bytes is an estimate
 }
 
 // CachePlan says whose page cache is given back instead of evicting anybody for it.
@@ -79,7 +80,7 @@ func PlanReclaim(pods []Candidate, need CacheNeed) CachePlan {
 		if left == 0 && !returns {
 			continue
 		}
-		all := c.Reading.ActiveFile - c.Reading.ActiveFile/keepCache
+		all := Droppable(c.Reading.ActiveFile)
 		take := all
 		if !returns {
 			take = min(max(left, leastReclaim), all)
@@ -89,7 +90,7 @@ func PlanReclaim(pods []Candidate, need CacheNeed) CachePlan {
 			plan.Waiting++
 			continue
 		}
-		plan.Takes = append(plan.Takes, CacheTake{c.Pod, take})
+		plan.Takes = append(plan.Takes, CacheTake{c.Pod, take, take == all})
 	}
 	if len(plan.Takes)+plan.Waiting == 0 {
 		plan.State, plan.Reason = CacheHeld, "no page cache is reclaimed"+spared.text
@@ -106,6 +107,9 @@ func (c *Candidate) returns(margin int64) bool {
 	latent := c.Reading.Usage - min(c.Reading.Usage, c.Reading.WorkingSet)
 	return c.Reclaimed && margin < math.MaxInt64-returnSlack && latent >= minReclaim && uint64(max(margin, 0)) < plus(latent, returnSlack)
 }
+
+// Droppable is what is taken at most of so much active page cache.
+func Droppable(active uint64) uint64 { return active - active/keepCache }
 
 // cacheOwners returns the pods that have a real part in the cache's growth, or in the cache where it does not grow.
 // Without a need only those are owners whose cache is about to return.

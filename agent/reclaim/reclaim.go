@@ -31,6 +31,7 @@ type Request struct {
 	Path  string // below the memory hierarchy
 	ID    uint64 // of the cgroup: another one under this path is not meant
 	Bytes uint64 // wanted back
+	All   bool   // or more, if there is more by then
 }
 
 // Cost is what the pod's tasks paid since the cgroup was made; -1: not known.

@@ -167,10 +167,11 @@ func sumPlan(c *policy.CachePlan) string {
 	type take struct {
 		UID   string
 		Bytes uint64
+		All   bool
 	}
 	takes := make([]take, len(c.Takes))
 	for i, t := range c.Takes {
-		takes[i] = take{t.Pod.UID, t.Bytes}
+		takes[i] = take{t.Pod.UID, t.Bytes, t.All}
 	}
 	return sum(c.State, c.Reason, c.Waiting, takes)
 }

@@ -30,6 +30,8 @@ const (
 
 	hostReads = 30 * time.Second // how long the file is read
 	v2Reads   = 100 * time.Second
+
+	hostReadRate = 1000 // MiB/s; on v2 as fast as it can
 )
 
 // Scenes that can be asked for.
@@ -145,16 +147,16 @@ type scene struct {
 }
 
 func (o *options) scenes() []scene {
-	reads := hostReads
+	reads, rate := hostReads, hostReadRate
 	if o.node == onV2 {
-		reads = v2Reads
+		reads, rate = v2Reads, 0
 	}
 	var out []scene
 	if o.scene != cacheScene {
 		out = append(out, scene{scenario.Leak(o.rate, false), "demo.svg"})
 	}
 	if o.scene != leakScene {
-		out = append(out, scene{scenario.Reread(reads), "demo-cache.svg"})
+		out = append(out, scene{scenario.Reread(reads, rate), "demo-cache.svg"})
 	}
 	return out
 }

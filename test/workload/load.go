@@ -225,9 +225,10 @@ func alloc(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // counts those as used.
 func reread(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("reread", flag.ContinueOnError)
-	var n size
+	var n, rate size
 	name := fs.String("file", "", "file to read, made when it is missing")
 	fs.Var(&n, "size", "its size")
+	fs.Var(&rate, "rate", "bytes to read per second; 0 reads as fast as it can")
 	start := fs.String("wait-for", "", "wait before the first read until this file exists")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
@@ -251,9 +252,15 @@ func reread(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	}
 	buf := make([]byte, 256<<10)
 	var read int64
+	begin := time.Now()
 	for due := time.Now().Add(time.Second); ; {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if ahead := time.Duration(float64(read)/float64(max(rate, 1))*float64(time.Second)) - time.Since(begin); rate > 0 && ahead > step {
+			if err := wait(ctx, ahead); err != nil {
+				return err
+			}
 		}
 		k, err := f.Read(buf)
 		read += int64(k)

@@ -6,7 +6,7 @@
 //	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
 //	workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 //	workload alloc SIZE [--child]        (also: thrash)
-//	workload reread --file F --size SIZE [--wait-for FILE]
+//	workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]
 //	workload forks --rate N
 //
 // Sizes take the suffixes Ki, Mi, Gi; rates are per second.
@@ -30,7 +30,7 @@ workload hold SIZE
 workload leak --rate SIZE [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
 workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 workload alloc SIZE [--child]
-workload reread --file F --size SIZE [--wait-for FILE]
+workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]
 workload forks --rate N
 `
 
