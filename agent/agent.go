@@ -77,6 +77,7 @@ type Agent struct {
 	lastPass    atomic.Int64 // unix nanoseconds
 	kills       chan status.OOMKill
 	questions   chan question
+	onces       chan onceStart // capacity 1
 	killsLost   atomic.Uint64
 	sources     sources
 
@@ -92,7 +93,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4)}
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1)}
 	if a.cfg.Mode != Standalone {
 		for _, f := range a.cfg.check() {
 			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
@@ -120,7 +121,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
 	if a.cfg.Mode != Standalone {
-		views.Explain, views.Recording = a.explain, a.copyRecording
+		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
 	}
 	if a.server, err = status.Listen(opts.Socket, views); err != nil {
 		return nil, err // a second agent on this node would act twice

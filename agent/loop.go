@@ -61,6 +61,7 @@ type loop struct {
 	planned     string    // state of the last plan
 	level       pressure.Level
 	said        map[string]time.Time // when a repeating state was last logged
+	once        *onceRun             // nil: no maintenance run goes on
 }
 
 func (l *loop) init(a *Agent) {
@@ -93,6 +94,7 @@ func (l *loop) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			l.endOnce(time.Now(), status.OnceStopping, "the agent stops")
 			return nil
 		case <-l.a.samples.Ticks():
 		case r := <-results:
@@ -115,6 +117,9 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case q := <-l.a.questions:
 			l.answer(time.Now(), q)
+			continue
+		case s := <-l.a.onces:
+			l.startOnce(time.Now(), s)
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
@@ -144,6 +149,7 @@ func (l *loop) pass(now time.Time) {
 			l.near.decided = true
 			l.decide(now)
 		}
+		l.stepOnce(now)
 		l.noteNearMiss(now)
 	}
 	l.judgeHistory()
@@ -160,12 +166,7 @@ func (l *loop) pass(now time.Time) {
 }
 
 func (l *loop) assess(now time.Time) {
-	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: pressure.Unknown, Explained: l.limits.explained}
-	if l.a.cluster != nil {
-		if v := l.a.cluster.node.Load(); v.known && v.node.Allocatable > 0 && v.node.Allocatable < math.MaxInt64 {
-			in.Allocatable = pressure.Bytes(v.node.Allocatable)
-		}
-	}
+	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: l.allocatable(), Explained: l.limits.explained}
 	if l.a.evicts != nil {
 		release, growth := l.a.evicts.Credit(func(p *policy.Pod) (uint64, float64) {
 			r := l.readings[l.cgroupUID(p)]
@@ -179,8 +180,8 @@ func (l *loop) assess(now time.Time) {
 	l.recordLook(now, &in)
 	l.setPace()
 	l.explain()
-	if l.a.cluster != nil && l.verdict.Level >= pressure.Alert {
-		if calm {
+	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.once != nil) {
+		if calm && l.verdict.Level >= pressure.Alert {
 			l.readPods(now) // the ranking of a calm node may be a second old
 		}
 		l.askOwners()
@@ -191,8 +192,18 @@ func (l *loop) assess(now time.Time) {
 	}
 }
 
+// allocatable memory of the node by the API server, Unknown when that has not said it.
+func (l *loop) allocatable() pressure.Bytes {
+	if l.a.cluster != nil {
+		if v := l.a.cluster.node.Load(); v.known && v.node.Allocatable > 0 && v.node.Allocatable < math.MaxInt64 {
+			return pressure.Bytes(v.node.Allocatable)
+		}
+	}
+	return pressure.Unknown
+}
+
 // askOwners wants what the cluster says of the first candidates to be known.
-func (l *loop) askOwners() { l.a.cluster.ask(wanted(l.judge.Ranking(), l.usual)) }
+func (l *loop) askOwners() { l.a.cluster.ask(l.wishes(wanted(l.judge.Ranking(), l.usual))) }
 
 // wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
 // that may change, and they leave their places to the next.
@@ -277,7 +288,10 @@ func (l *loop) shorten(now time.Time) {
 }
 
 // hold returns why no decision may act now, "" when one may: every path to an eviction asks it.
-func (l *loop) hold(now time.Time) (name, why string) {
+func (l *loop) hold(now time.Time) (name, why string) { return l.holdFor(now, l.judge.Hold) }
+
+// holdFor asks cause whether the verdict itself forbids an eviction.
+func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, why string) {
 	boot, health := l.a.samples.Now(), l.a.samples.Health()
 	runtime, view, node := l.a.runtimeView.Load(), l.a.cluster.client.Pods(), l.a.cluster.node.Load()
 	m, pause := l.a.mapper.Map(), l.a.cluster.client.Pause()
@@ -289,7 +303,7 @@ func (l *loop) hold(now time.Time) (name, why string) {
 	case l.a.tree.Namespaced():
 		return "cgroup-namespace", "the readings are those of one container, not of the node"
 	}
-	if name, why := l.judge.Hold(); name != "" {
+	if name, why := cause(); name != "" {
 		return name, why
 	}
 	switch {

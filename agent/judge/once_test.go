@@ -75,3 +75,19 @@ func TestDecideForLeavesTheJudge(t *testing.T) {
 		t.Errorf("the node's own need: %s", plain.State)
 	}
 }
+
+// TestHoldFor: what grows outside the pods is no reason against maintenance, page cache that grows is.
+func TestHoldFor(t *testing.T) {
+	j := New(Config{})
+	for _, tc := range []struct {
+		cause     pressure.Cause
+		own, once string
+	}{{pressure.CauseNone, "", ""}, {pressure.CausePods, "", ""}, {pressure.CauseOutside, "cause-outside-pods", ""}, {pressure.CauseCache, "cache", "cache"}} {
+		j.verdict.Cause = tc.cause
+		own, _ := j.Hold()
+		once, _ := j.HoldFor()
+		if own != tc.own || once != tc.once {
+			t.Errorf("%s: Hold %q, HoldFor %q", tc.cause, own, once)
+		}
+	}
+}
