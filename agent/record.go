@@ -22,6 +22,9 @@ func (l *loop) booked(o *evict.Outcome) {
 	if o.State == evict.Released {
 		attrs = append(attrs, "measured_bytes", o.Measured, "margin_bytes", o.MarginAfter, "seconds", o.EndedAt.Sub(o.AskedAt).Seconds())
 	}
+	if d := o.Latency(); d > 0 {
+		attrs = append(attrs, "latency_seconds", d.Seconds())
+	}
 	l.a.log.Info("eviction "+string(o.State), attrs...)
 	l.a.metrics.Eviction(string(o.State), o.DryRun)
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,

@@ -234,6 +234,10 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		if !o.AnswerAt.IsZero() {
 			item.Answer = o.Answer.Verb.String()
 		}
+		if d := o.Latency(); d > 0 {
+			seconds := d.Seconds()
+			item.LatencySeconds = &seconds
+		}
 		if o.MeasuredKnown {
 			measured := o.Measured
 			item.MeasuredBytes = &measured

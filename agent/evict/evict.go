@@ -78,10 +78,11 @@ const (
 type Victim struct {
 	Pod        *policy.Pod
 	DecisionID string
-	Release    uint64  // bytes expected back
-	Growth     float64 // bytes per second that end with it
-	Margin     int64   // hard margin at the decision, bytes
-	Joins      bool    // may be started beside victims of the present round: see ForbidJoining
+	Release    uint64    // bytes expected back
+	Growth     float64   // bytes per second that end with it
+	Margin     int64     // hard margin at the decision, bytes
+	SampledAt  time.Time // of the sample that the decision was made of
+	Joins      bool      // may be started beside victims of the present round: see ForbidJoining
 }
 
 // Outcome is one eviction from the call to the measured release.
@@ -103,6 +104,14 @@ type Outcome struct {
 	Measured      uint64 // bytes that the pod's cgroup gave back
 	MeasuredKnown bool
 	MarginAfter   int64 // hard margin when the victim was gone
+}
+
+// Latency is the time from the sample that decided to the request on the wire; 0 when it is not known.
+func (o *Outcome) Latency() time.Duration {
+	if o.Victim.SampledAt.IsZero() || o.Answer.SentAt.IsZero() {
+		return 0
+	}
+	return o.Answer.SentAt.Sub(o.Victim.SampledAt)
 }
 
 // Open reports whether the outcome still waits for something.

@@ -68,6 +68,16 @@ func (r EvictRequest) body() ([]byte, error) {
 // (no UID, a grace of 0) is Blocked and not sent. Without an answer the verb is Unknown, except when not even a
 // connection came about, so that nothing can have happened: that is Backoff with Code 0.
 func (c *Client) Evict(ctx context.Context, r EvictRequest) policy.Answer {
+	var sent atomic.Pointer[time.Time]
+	answer := c.evict(ctx, r, &sent)
+	if at := sent.Load(); at != nil {
+		answer.SentAt = *at
+	}
+	return answer
+}
+
+// evict notes in sent when the request was on the wire.
+func (c *Client) evict(ctx context.Context, r EvictRequest, sent *atomic.Pointer[time.Time]) policy.Answer {
 	if err := r.validate(); err != nil {
 		return policy.Answer{Verb: policy.Blocked, Message: "not sent: " + err.Error()}
 	}
@@ -75,12 +85,11 @@ func (c *Client) Evict(ctx context.Context, r EvictRequest) policy.Answer {
 	if err != nil {
 		return policy.Answer{Verb: policy.Blocked, Message: "not sent: " + err.Error()}
 	}
-	var sent atomic.Bool
 	head := &answerHead{}
 	ctx, cancel := context.WithTimeout(quiet(ctx), c.evictTimeout)
 	defer cancel()
 	ctx = context.WithValue(ctx, answerHeadKey{}, head)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { now := time.Now(); sent.Store(&now) }})
 
 	req := c.evicts.Post().Namespace(r.Namespace).Resource("pods").Name(r.Name).SubResource("eviction").
 		SetHeader("Content-Type", "application/json").MaxRetries(0).Body(body)
@@ -93,7 +102,7 @@ func (c *Client) Evict(ctx context.Context, r EvictRequest) policy.Answer {
 	raw, err := req.Do(ctx).Raw()
 	if head.code == 0 {
 		verb := policy.Unknown
-		if !sent.Load() {
+		if sent.Load() == nil {
 			verb = policy.Backoff
 		}
 		return policy.Answer{Verb: verb, Message: clip(errText(err))}

@@ -115,7 +115,12 @@ func TestEvictAnswers(t *testing.T) {
 				_, _ = io.WriteString(w, tc.body)
 			}))
 			c := clientOf(t, s)
+			before := time.Now()
 			got := c.Evict(context.Background(), testEvict)
+			if got.SentAt.Before(before) || got.SentAt.After(time.Now()) {
+				t.Errorf("sent at %v, want between %v and now", got.SentAt, before)
+			}
+			got.SentAt = time.Time{}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}

@@ -33,6 +33,7 @@ type Metrics struct {
 	reclaims  *prometheus.CounterVec
 	reclaimed prometheus.Counter
 	replaced  *prometheus.CounterVec
+	sent      prometheus.Histogram
 	latency   prometheus.Histogram
 	mu        sync.Mutex // guards killed
 	killed    map[[3]string]bool
@@ -56,6 +57,9 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Page cache that pods gave back at once when it was reclaimed."}),
 		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
 			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
+		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
+			Help:    "From the sample that decided to the Eviction request on the wire.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .15, .25, .5, 1, 3}}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_oom_event_latency_seconds",
 			Help:    "From the kernel's mark of an OOM victim to the agent's record of it.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, 1}}),
@@ -91,6 +95,9 @@ func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).In
 func (m *Metrics) Eviction(state string, dryRun bool) {
 	m.outcomes.WithLabelValues(state, fmt.Sprint(dryRun)).Inc()
 }
+
+// Sent notes how long it took from the sample that decided to the Eviction request on the wire.
+func (m *Metrics) Sent(latency time.Duration) { m.sent.Observe(latency.Seconds()) }
 
 // Reclaim counts one reclaim of page cache and the bytes that it gave back.
 func (m *Metrics) Reclaim(state string, back uint64) {

@@ -32,4 +32,5 @@ type Answer struct {
 	Code       int           // HTTP status code, 0 when there was no answer
 	Message    string        // the server's own words, for the log and the record
 	RetryAfter time.Duration // from the server; 0 when it named none
+	SentAt     time.Time     // when the request was on the wire; zero: it never was, or nobody looked
 }

@@ -272,6 +272,8 @@ type Outcome struct {
 	Message       string     `json:"message,omitempty"`
 	ExpectedBytes uint64     `json:"expectedBytes"`
 	MeasuredBytes *uint64    `json:"measuredBytes"`
+
+	LatencySeconds *float64 `json:"latencySeconds"` // from the sample that decided to the request on the wire
 }
 
 // Pod is one pod of this node with its reading and its place in the ranking.
