@@ -101,6 +101,9 @@ func (l *loop) run(ctx context.Context) error {
 			if o := l.a.evicts.Take(time.Now(), r); r.Shortens() {
 				l.shortened(o)
 			} else {
+				if d := o.Latency(); d > 0 {
+					l.a.metrics.Sent(d)
+				}
 				l.booked(o)
 			}
 			l.decidedAt = time.Time{} // a refusal leaves the round to the next candidate
@@ -361,6 +364,7 @@ func (l *loop) decide(now time.Time) {
 	l.recordDecision(&pods, &made, "", d.ID)
 	_, ok := l.a.evicts.Start(now, evict.Victim{
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
+		SampledAt: time.Now().Add(l.verdict.At - l.a.samples.Now()),
 	})
 	if !ok {
 		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidJoining(now)))
