@@ -104,7 +104,7 @@ func (t *OnceTally) Take(e *OnceEviction) {
 
 // Summary adds it all up.
 func (t *OnceTally) Summary(reason string, dryRun bool) *OnceSummary {
-	s := &OnceSummary{Reason: reason, DryRun: dryRun, Evictions: slices.Clone(t.evictions)}
+	s := &OnceSummary{Reason: reason, DryRun: dryRun, Evictions: append([]OnceEviction{}, t.evictions...)}
 	for i := range s.Evictions {
 		e := &s.Evictions[i]
 		if e.Accepted() {

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,7 +23,7 @@ func main() {
 	os.Exit(code)
 }
 
-// run executes one command line. Exit codes: 0 success, 1 failure, 2 wrong usage.
+// run executes one command line. Exit codes: 0 success, 1 failure, 2 wrong usage; a command may have more.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:   "spillway",
@@ -41,11 +42,14 @@ for a graceful exit.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())
 	})
-	root.AddCommand(agentCommand(stderr), statusCommand(stdout), explainCommand(stdout), recordingCommand(stdout), replayCommand(stdout), versionCommand(stdout))
+	root.AddCommand(agentCommand(stderr), statusCommand(stdout), explainCommand(stdout), onceCommand(stdout), recordingCommand(stdout), replayCommand(stdout), versionCommand(stdout))
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "spillway:", err)
 		if usage {
 			return 2
+		}
+		if own := new(exitError); errors.As(err, &own) {
+			return own.code
 		}
 		return 1
 	}
