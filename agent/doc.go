@@ -22,7 +22,7 @@
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
 // it, which looks for the pods that come in the place of evicted ones, and by the cluster goroutine, which publish what they
-// learned.
+// learned. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
 //
 // # Failure
 //

@@ -61,6 +61,7 @@ type onceRun struct {
 	used    *float64
 	missing *int64
 	said    string // key of the newest line
+	doing   string // state and text of the newest line
 	saidAt  time.Time
 	dropped int // lines
 	summary *status.OnceSummary
@@ -77,6 +78,15 @@ func newOnceRun(ctx context.Context, now time.Time, req status.OnceRequest, obse
 		r.begins = "dry run: says who would go, and evicts nobody"
 	}
 	return r
+}
+
+// String says for what it was asked and what it does now.
+func (r *onceRun) String() string {
+	dry := ""
+	if r.dry {
+		dry = ", dry run"
+	}
+	return fmt.Sprintf("towards %g %% since %s%s: %s", r.req.TargetUsagePercent, r.begun.Format(time.TimeOnly), dry, r.doing)
 }
 
 // step looks once and does at most one thing. It returns true when the run has ended.
@@ -269,7 +279,7 @@ func (r *onceRun) say(now time.Time, state, key, text string, e *status.OnceEvic
 	if key = state + " " + key; e == nil && key == r.said && now.Sub(r.saidAt) < onceRepeats {
 		return
 	}
-	r.said, r.saidAt = key, now
+	r.said, r.saidAt, r.doing = key, now, state+", "+text
 	if len(r.events) >= cap(r.events)-1 {
 		r.dropped++
 		return

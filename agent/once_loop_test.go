@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,9 @@ func TestOneRunAtATime(t *testing.T) {
 	}
 	if got := l.once.req.TargetUsagePercent; got != 80 {
 		t.Errorf("the run's target is %g", got)
+	}
+	if l.once.step(time.Now(), &onceRig{t: t, unknown: "the sample is old"}); !strings.HasPrefix(l.once.String(), "towards 80 % since ") || !strings.HasSuffix(l.once.String(), ": held, the sample is old") {
+		t.Errorf("status says %q", l.once)
 	}
 	leave()
 	third, err := ask(t.Context(), 60)

@@ -226,6 +226,9 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)
+	if l.once != nil {
+		out.Once = l.once.String()
+	}
 	out.Replacements, out.Returned = l.replacementStatus(now), m.Returns()
 	for _, o := range slices.Backward(m.Outcomes()) {
 		v := &o.Victim

@@ -110,6 +110,9 @@ func WriteTable(w io.Writer, s *Status) error {
 	if s.Evictions.Paused {
 		fmt.Fprintln(w, "\nPAUSED: the pause switch stops all evictions")
 	}
+	if s.Evictions.Once != "" {
+		fmt.Fprintf(w, "\nmaintenance run %s\n", Clean(s.Evictions.Once))
+	}
 	if s.Evictions.Forbidden != "" {
 		fmt.Fprintf(w, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
 	}

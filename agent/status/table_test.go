@@ -41,7 +41,7 @@ func hostile() *Status {
 			{Pod: "shop/reader", At: at, State: "reclaiming", WantBytes: 2 << 30},
 			{Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/older", At: at, State: "reclaimed"},
 		}},
-		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
+		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", Once: "towards 80 %: " + ansi, LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
 			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20, ShortenedAt: &at},
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},
 		}, Replacements: []Replacement{

@@ -222,6 +222,7 @@ type Loop struct {
 type Evictions struct {
 	Paused    bool      `json:"paused"`              // by the pause switch
 	Forbidden string    `json:"forbidden,omitempty"` // why none may start now
+	Once      string    `json:"once,omitempty"`      // the maintenance run that goes on, and what it does now
 	LastHour  int       `json:"lastHour"`
 	HourlyCap int       `json:"hourlyCap"`
 	Outcomes  []Outcome `json:"outcomes"` // newest first
@@ -345,7 +346,8 @@ type OOMKill struct {
 	LatencySeconds float64   `json:"latencySeconds"` // from the kernel's mark to this record
 }
 
-// Decision is one look at the pods at level evict or above, or its result in words when nobody may go.
+// Decision is one look at the pods at level evict or above, or its result in words when nobody may go; or one eviction of a
+// maintenance run, at any level.
 type Decision struct {
 	ID          string    `json:"id"`
 	At          time.Time `json:"at"`
