@@ -53,8 +53,10 @@ func TestVM(t *testing.T) {
 			})
 			const slow = 100 * time.Second // the file is written first, on an emulated processor
 			t.Run("re-read file", func(t *testing.T) { rereadFile(t, slow, 0) })
-			t.Run("re-read file, kubelet alone", func(t *testing.T) { rereadFileKubeletAlone(t, slow, 0) })
-			t.Run("replacement lands on it", replacementLands)
+			if k == kernels[0] {
+				t.Run("re-read file, kubelet alone", func(t *testing.T) { rereadFileKubeletAlone(t, slow, 0) })
+				t.Run("replacement lands on it", replacementLands)
+			}
 			t.Run("OOM kill", TestOOMKill)
 			t.Run("margins", TestMargins)
 		})

@@ -45,7 +45,8 @@ type Result struct {
 	Case         Case
 	Mode         Mode
 	Node         string
-	Start        int64 // margin at the start of the load
+	Kind         string // of the node: host, or cgroup v2 and the kernel of a virtual machine
+	Start        int64  // margin at the start of the load
 	Lowest       int64
 	Under        time.Duration // how long the margin was below 0
 	OOMKills     int64         // of the whole node during the run, from /proc/vmstat
@@ -240,7 +241,10 @@ func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
 
 // measure starts the load and follows it to its end.
 func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, hard int64) (*Result, error) {
-	res := &Result{Case: c, Mode: mode, Node: r.Node.NodeName()}
+	res := &Result{Case: c, Mode: mode, Node: r.Node.NodeName(), Kind: "host"}
+	if v, virtual := r.Node.(*cluster.VM); virtual {
+		res.Kind = fmt.Sprintf("v2, %s", v.Kernel())
+	}
 	var began atomic.Pointer[time.Time]
 	now := time.Now()
 	began.Store(&now)

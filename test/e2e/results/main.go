@@ -60,8 +60,8 @@ func write(w io.Writer, clone string) error {
 const head = `# Results
 
 What ` + "`make verify`" + ` saw in a clean clone at commit %s, on 2 CPUs and 24 GiB, kernel 6.18 (cgroup v1 memory, hybrid), Kubernetes
-1.36.3. The last six rows are of nodes with pure cgroup v2 in virtual machines (software-emulated), first Debian's kernel 6.1,
-then 6.12 with 512 MiB reserved for the system. The margin is that of memory.available; it is read every 20 ms (50 ms in a
+1.36.3. The nodes "v2" have pure cgroup v2, in virtual machines (software-emulated) with Debian's kernels 6.1 and 6.12, the
+second with 512 MiB reserved for the system. The margin is that of memory.available; it is read every 20 ms (50 ms in a
 virtual machine) from the kernel, apart from the agent; the kubelet's hard threshold lies 2 GiB under what is available when the
 load starts. ` + "`go run ./test/e2e/results CLONE`" + ` writes this page.
 
