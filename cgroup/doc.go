@@ -3,8 +3,7 @@
 // handles that stay open (Tree.Group): usage, the parts of memory.stat, limits, events, pressure, throttling, and the
 // node's /proc/meminfo, /proc/vmstat and /proc/pressure (Tree.Node). A Watcher tells of cgroups that come and go, a Waker of
 // memory that runs short. What it changes are page cache and memory.high of one cgroup (Tree.Reclaim, Tree.SetHigh), off the
-// sampling path. It knows nothing of Kubernetes but the names that the kubelet
-// and the container runtimes give to directories.
+// sampling path. It knows nothing of Kubernetes but the names that the kubelet and the container runtimes give to directories.
 //
 // Group and Node are made for the one goroutine that samples: they take no lock, allocate nothing once their files are
 // open, and refuse a second goroutine with ErrInUse.

@@ -60,11 +60,6 @@ type ReclaimResult struct {
 	Before, After Memory
 }
 
-// Cache returns the file cache (active and inactive) of the two readings, in bytes.
-func (r *ReclaimResult) Cache() (before, after Amount) {
-	return r.Before.ActiveFile.plus(r.Before.InactiveFile), r.After.ActiveFile.plus(r.After.InactiveFile)
-}
-
 // ReclaimGuard is a condition that a v1 cgroup must meet before it is reclaimed.
 type ReclaimGuard string
 
