@@ -307,6 +307,43 @@ func onceTexts(lines []status.OnceEvent) string {
 	return b.String()
 }
 
+// What the node gives back by itself meanwhile ends the run only when its victim's release is measured.
+func TestOnceMeasuresItsVictim(t *testing.T) {
+	n := &onceRig{pod: []oncePod{{name: "batch", mib: 1500}, {name: "cart", mib: 500}}, system: 7000}
+	n.each = func(pass int) {
+		if pass == 5 {
+			n.system = 4000
+		}
+	}
+	playOnce(t, n, status.OnceRequest{TargetUsagePercent: 80}, false, time.Minute, func(lines []status.OnceEvent) {
+		if s := lines[len(lines)-1].Summary; s.Reason != status.OnceReached || s.MeasuredBytes != 1500*onceMiB || s.Evictions[0].State != "released" {
+			t.Errorf("summary %+v: %s", s, onceTexts(lines))
+		}
+	})
+}
+
+// The node's own decisions go first. What they do in between is progress: the time for which everything is held begins anew.
+func TestOnceAfterTheNodesOwnDecisions(t *testing.T) {
+	n := &onceRig{pod: []oncePod{{name: "batch", mib: 1500}, {name: "leak", mib: 100}}, system: 7000}
+	n.each = func(pass int) {
+		n.level = "evict"
+		switch {
+		case pass == 240:
+			if _, ok := n.m.Start(n.now, evict.Victim{Pod: &policy.Pod{Namespace: "shop", Name: "leak", UID: "uid-leak", Grace: 30 * time.Second}, DecisionID: "own", Release: 100 * onceMiB, Joins: true}); !ok {
+				n.t.Error("the node's own eviction was not started")
+			}
+		case pass > 400:
+			n.level = ""
+		}
+	}
+	playOnce(t, n, status.OnceRequest{TargetUsagePercent: 80}, false, 500*time.Second, func(lines []status.OnceEvent) {
+		s := lines[len(lines)-1].Summary
+		if s.Reason != status.OnceReached || s.Accepted != 1 || s.Evictions[0].Pod != "shop/batch" || !slices.Equal(n.calls, []string{"leak", "batch"}) {
+			t.Errorf("summary %+v, calls %v: %s", s, n.calls, onceTexts(lines))
+		}
+	})
+}
+
 // A run of whoever has hung up starts nothing more, and what is on its way is in the summary.
 func TestOnceIsStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

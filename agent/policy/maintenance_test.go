@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -58,3 +59,36 @@ func TestMaintenance(t *testing.T) {
 }
 
 func growing(in Input, mib float64) Input { in.NodeGrowth = mib * testMiB; return in }
+
+// Of any node: at most one pod goes, nothing stands against it, and while one may go that gives a real part, one does.
+func TestMaintenanceOfAnyNode(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 11))
+	victims, held := 0, 0
+	for range 20_000 {
+		in := randomInput(r)
+		in.Maintenance, in.Critical, in.Need = true, false, Need{Bytes: r.Int64N(5<<30) - 1<<28}
+		d := Decide(in)
+		if len(d.Set) > 1 {
+			t.Fatalf("%d pods go at once", len(d.Set))
+		}
+		for _, i := range d.Set {
+			c := &d.Pods[i]
+			victims++
+			if c.Protection.Name != "" || c.Refused != "" || c.Excluded != "" || !c.Reading.Fresh || c.Reading.Release == 0 || in.Need.Bytes <= 0 || c.Leader || c.Grower || d.State != StateVictim {
+				t.Fatalf("%s goes: %+v, need %d, %s", c.Pod.Key(), c, in.Need.Bytes, d.State)
+			}
+		}
+		if len(d.Set) > 0 || in.Need.Bytes <= 0 || in.joins() {
+			continue
+		}
+		held++
+		for i := range d.Pods {
+			if c := &d.Pods[i]; c.Protection.Name == "" && c.Refused == "" && c.spared(&in) == "" && in.little(c) == "" {
+				t.Fatalf("%s may go and nobody does: %s", c.Pod.Key(), d.Reason)
+			}
+		}
+	}
+	if victims < 1000 || held < 1000 {
+		t.Errorf("%d decisions with a victim and %d without: these nodes prove little", victims, held)
+	}
+}
