@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
@@ -67,6 +68,7 @@ type Agent struct {
 	cluster  *cluster         // nil: standalone
 	evicts   *evict.Manager   // nil: standalone
 	reclaims *reclaim.Manager // nil: standalone, or switched off
+	brakes   *brake.Manager   // nil: standalone
 	tracer   *oomkill.Tracer
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
@@ -214,6 +216,9 @@ func (a *Agent) openCluster() error {
 	if err := a.openReclaim(); err != nil {
 		return err
 	}
+	if err := a.openBrake(); err != nil {
+		return err
+	}
 	if name := a.evicts.SetAside(); name != "" {
 		a.log.Error("eviction state could not be used: starting with a full cooldown", "set_aside", name)
 	}
@@ -294,6 +299,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.reclaims != nil {
 		start("reclaim", a.reclaims.Run)
+	}
+	if a.brakes != nil {
+		start("brake", a.brakes.Run)
 	}
 	if a.recorder != nil {
 		start("recording", a.recorder.Run)

@@ -43,6 +43,7 @@ type Config struct {
 	HourlyCap     int              `yaml:"hourlyCap"`
 	ShortenGrace  bool             `yaml:"shortenGrace"`
 	ReclaimCache  bool             `yaml:"reclaimCache"`
+	Brake         bool             `yaml:"brake"`
 	Profile       policy.Profile   `yaml:"profile"`
 	Weights       policy.Weights   `yaml:"weights"`
 	History       HistoryConfig    `yaml:"history"`

@@ -47,6 +47,8 @@ func TestParseConfig(t *testing.T) {
 		{"an empty stance", "unknown:\n  budget: ''\n", []string{"line 2", "unknown.budget", "empty, want evict or hold"}},
 		{"stances", "unknown:\n  scaler: x\n  room: y\n", []string{"line 2: unknown.scaler", "line 3: unknown.room"}},
 		{"an excluded node without a name", "excludedNodes: ['']\n", []string{"line 1", "excludedNodes", "names of nodes"}},
+		{"brake", "brake: true\n", nil},
+		{"a brake that is no word", "mode: enforce\nbrake: maybe\n", []string{"line 2", "true or false"}},
 		{"a respect that is no word", "hpa: {respect: maybe}\n", []string{"line 1", "true or false"}},
 		{"recording", "recording: {maxMiB: -1}\n", []string{"line 1", "recording.maxMiB", "-1, want 0"}},
 		{"history", "history:\n  repeatCount: 3\n  workloadCooldown: 25h\n", []string{"line 3", "history.workloadCooldown", "0s to 24h"}},

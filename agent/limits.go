@@ -44,7 +44,22 @@ func (l *loop) explain() {
 	x.at, x.node, x.marks, x.explained = last.At, last.StallFull, map[uint64]limitMark{}, pressure.Share{}
 	owners, fresh := l.a.mapper.Map(), l.a.samples.Fresh().Containers
 	var uses []pressure.LimitUse
+	braked := l.braked()
+	for _, leaf := range braked { // a pod stalls for its brake, and for its containers' limits, which are not counted again
+		now, ok := l.a.markLimit(leaf)
+		if !ok {
+			continue
+		}
+		x.marks[leaf.ID] = now
+		use := pressure.LimitUse{Hits: pressure.Missing, WorkingSet: pressure.Unknown, Limit: pressure.Unknown, Braked: true}
+		if use.Stall, use.StallKnown = before[leaf.ID].stalled(now); use.StallKnown {
+			uses = append(uses, use)
+		}
+	}
 	for _, s := range l.a.samples.Series() {
+		if _, ok := braked[s.Target.ID]; ok {
+			continue
+		}
 		for _, c := range s.Containers() {
 			reading, ok := c.Newest()
 			workingSet := amount(reading.WorkingSet)
@@ -63,9 +78,7 @@ func (l *loop) explain() {
 				if a, b := count(old.hits), count(now.hits); a.Known() && b.Known() && b >= a {
 					use.Hits = b - a
 				}
-				if old.known && now.known && now.stall >= old.stall {
-					use.Stall, use.StallKnown = time.Duration(now.stall-old.stall)*time.Microsecond, true
-				}
+				use.Stall, use.StallKnown = old.stalled(now)
 			}
 			uses = append(uses, use)
 		}
@@ -73,6 +86,14 @@ func (l *loop) explain() {
 	if before != nil && since.Known() && x.node.Known() && x.node >= since {
 		x.explained = pressure.ExplainedByLimits(time.Duration(x.node-since)*time.Microsecond, uses)
 	}
+}
+
+// stalled is how long a cgroup stalled since m; false when m is none, or nothing is known.
+func (m limitMark) stalled(now limitMark) (time.Duration, bool) {
+	if !m.known || !now.known || now.stall < m.stall {
+		return 0, false
+	}
+	return time.Duration(now.stall-m.stall) * time.Microsecond, true
 }
 
 // markLimit reads how often a container hit its limit and how long it stalled.

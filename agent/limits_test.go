@@ -2,6 +2,7 @@ package agent
 
 import (
 	"testing"
+	"time"
 
 	"spillway/agent/sampler"
 	"spillway/cgroup"
@@ -31,5 +32,24 @@ func TestMarkLimit(t *testing.T) {
 	}
 	if got, ok := a.markLimit(sampler.Leaf{Path: container + "0", ID: 1}); ok {
 		t.Errorf("%+v of a cgroup that is gone", got)
+	}
+}
+
+func TestStalled(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		before, after limitMark
+		want          time.Duration
+		known         bool
+	}{
+		{"it did", limitMark{stall: 1000, known: true}, limitMark{stall: 251000, known: true}, 250 * time.Millisecond, true},
+		{"it did not", limitMark{stall: 5, known: true}, limitMark{stall: 5, known: true}, 0, true},
+		{"first look", limitMark{}, limitMark{stall: 5, known: true}, 0, false},
+		{"not read now", limitMark{stall: 5, known: true}, limitMark{}, 0, false},
+		{"a counter that went back", limitMark{stall: 5, known: true}, limitMark{stall: 4, known: true}, 0, false},
+	} {
+		if got, known := tc.before.stalled(tc.after); got != tc.want || known != tc.known {
+			t.Errorf("%s: %v, %v, want %v, %v", tc.name, got, known, tc.want, tc.known)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/podmap"
@@ -83,6 +84,10 @@ func (l *loop) run(ctx context.Context) error {
 	if l.a.reclaims != nil {
 		reclaimed = l.a.reclaims.Results()
 	}
+	var braked <-chan brake.Result
+	if l.a.brakes != nil {
+		braked = l.a.brakes.Results()
+	}
 	var changed <-chan struct{}
 	if l.a.cluster != nil {
 		changed = l.a.cluster.client.Changed()
@@ -109,6 +114,9 @@ func (l *loop) run(ctx context.Context) error {
 			l.decidedAt = time.Time{} // a refusal leaves the round to the next candidate
 		case r := <-reclaimed:
 			l.reclaimed(r)
+			continue
+		case r := <-braked:
+			l.brakeChanged(l.a.brakes.Take(r))
 			continue
 		case <-changed:
 			l.a.mapper.Hint()
@@ -143,6 +151,7 @@ func (l *loop) pass(now time.Time) {
 	l.assess(now)
 	if l.a.evicts != nil {
 		l.followVictims(now)
+		l.followBrakes(now)
 		l.followReplacements(now)
 		l.shorten(now)
 		if answered := l.reclaimCache(now); answered || l.verdict.Now < pressure.Evict {

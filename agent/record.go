@@ -30,6 +30,9 @@ func (l *loop) booked(o *evict.Outcome) {
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,
 		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
+	if o.State == evict.InFlight {
+		l.brake(time.Now(), o)
+	}
 	if o.State == evict.InFlight || o.State == evict.WouldEvict {
 		if d := l.decision(v.DecisionID); d != nil {
 			reason, verb := "SpillwayEvicted", "Evicted by Spillway"

@@ -38,6 +38,7 @@ func (l *loop) publish(now time.Time) {
 	if a.evicts != nil {
 		s.Evictions = l.evictionStatus(now)
 		s.Reclaims = l.reclaimStatus()
+		s.Brakes = l.brakeStatus()
 	}
 	if a.cfg.Mode == Standalone {
 		s.Groups = l.groupsStatus()
@@ -68,6 +69,7 @@ func (a *Agent) observeSources() {
 	}
 	a.observeWaker()
 	a.observeRecorder()
+	a.observeBrakes()
 	if a.evicts != nil {
 		if fault := a.evicts.Fault(); fault != "" {
 			a.sources.set("state", status.Degraded, fault+"; no eviction is asked for that could not be remembered")

@@ -161,13 +161,11 @@ func (m *Manager) Fault() string {
 	return ""
 }
 
-// Off returns why no pod of this node is braked, "" when nothing is known against it.
-func (m *Manager) Off() string {
-	if m.opts.Off != "" {
-		return m.opts.Off
-	}
-	return m.never
-}
+// Off returns Options.Off.
+func (m *Manager) Off() string { return m.opts.Off }
+
+// Never returns what was learned of why no pod of this node can be braked, "" when nothing is known against it.
+func (m *Manager) Never() string { return m.never }
 
 // Results delivers what Run did; the loop hands each to Take at once.
 func (m *Manager) Results() <-chan Result { return m.results }
@@ -186,7 +184,7 @@ func (m *Manager) Standing(f func(*Attempt)) {
 
 // Start queues the brake of a pod; false when none is set here, the pod had one, or too many wait.
 func (m *Manager) Start(now time.Time, r Request) (*Attempt, bool) {
-	if m.Off() != "" || slices.ContainsFunc(m.attempts, func(a *Attempt) bool { return a.UID == r.UID && !a.Crashed }) {
+	if m.opts.Off != "" || m.never != "" || slices.ContainsFunc(m.attempts, func(a *Attempt) bool { return a.UID == r.UID && !a.Crashed }) {
 		return nil, false
 	}
 	a := &Attempt{Request: r, State: Setting, At: now, Previous: cgroup.Absent}

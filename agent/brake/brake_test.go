@@ -158,7 +158,7 @@ func (r *rig) set(name string) *Attempt {
 	r.t.Helper()
 	a, ok := r.m.Start(time.Now(), request(name))
 	if !ok {
-		r.t.Fatalf("%s: not started: %q", name, r.m.Off())
+		r.t.Fatalf("%s: not started: %q", name, r.m.Never())
 	}
 	r.m.Take(<-r.m.Results())
 	return a
@@ -379,8 +379,8 @@ func TestNotSet(t *testing.T) {
 					t.Errorf("on disk: %v", r.listed())
 				}
 				_, ok := r.m.Start(time.Now(), request("b"))
-				if ok == tc.never || (r.m.Off() != "") != tc.never {
-					t.Errorf("the next pod: started %v, off %q", ok, r.m.Off())
+				if ok == tc.never || (r.m.Never() != "") != tc.never {
+					t.Errorf("the next pod: started %v, never %q", ok, r.m.Never())
 				}
 			})
 		})
@@ -522,8 +522,8 @@ func TestStateFilesThatCannotBeUsed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(m.Fault(), "read brake state") || m.Off() == "" || m.SetAside() != "" {
-			t.Errorf("fault %q, off %q", m.Fault(), m.Off())
+		if !strings.Contains(m.Fault(), "read brake state") || m.Never() == "" || m.SetAside() != "" {
+			t.Errorf("fault %q, never %q", m.Fault(), m.Never())
 		}
 	})
 }
@@ -572,8 +572,8 @@ func TestBounds(t *testing.T) {
 				started++
 			}
 		}
-		if started != queue {
-			t.Errorf("%d started, want %d", started, queue)
+		if started < queue || started > queue+1 { // one may be under way by then
+			t.Errorf("%d started, want %d or one more", started, queue)
 		}
 		time.Sleep(time.Second)
 		r.drain()

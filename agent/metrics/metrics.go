@@ -32,6 +32,7 @@ type Metrics struct {
 	outcomes  *prometheus.CounterVec
 	reclaims  *prometheus.CounterVec
 	reclaimed prometheus.Counter
+	brakes    *prometheus.CounterVec
 	replaced  *prometheus.CounterVec
 	sent      prometheus.Histogram
 	latency   prometheus.Histogram
@@ -55,6 +56,8 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Reclaims of a pod's page cache by what came of them."}, []string{"state"}),
 		reclaimed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_reclaimed_bytes_total",
 			Help: "Page cache that pods gave back at once when it was reclaimed."}),
+		brakes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_brakes_total",
+			Help: "Brakes on victims (memory.high) by the states that they reached."}, []string{"state"}),
 		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
 			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
@@ -68,7 +71,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.replaced, m.latency, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.latency, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -104,6 +107,9 @@ func (m *Metrics) Reclaim(state string, back uint64) {
 	m.reclaims.WithLabelValues(state).Inc()
 	m.reclaimed.Add(float64(back))
 }
+
+// Brake counts one brake that reached a state.
+func (m *Metrics) Brake(state string) { m.brakes.WithLabelValues(state).Inc() }
 
 // Replacement counts one replacement of an evicted pod that reached a state.
 func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).Inc() }

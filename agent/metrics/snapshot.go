@@ -47,6 +47,7 @@ var (
 	descPaused     = desc("paused", "1 while the pause switch stops all evictions.")
 	descLastHour   = desc("evictions_last_hour", "Evictions accepted within the last hour.")
 	descHourlyCap  = desc("evictions_hourly_cap", "The most that may be accepted within an hour.")
+	descBraked     = desc("braked_pods", "Pods whose memory.high the agent has lowered while their eviction runs.")
 	descMissing    = desc("replacements_not_running", "Evictions of the last 24 h whose replacement is known not to run.")
 	descReturned   = desc("replacements_returned_total", "Evictions whose replacement came back to this node.")
 	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
@@ -67,7 +68,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
-		descLastHour, descHourlyCap, descMissing, descReturned, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 	} {
 		ch <- d
 	}
@@ -160,6 +161,13 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))
 	gauge(descLastHour, float64(s.Evictions.LastHour))
 	gauge(descHourlyCap, float64(s.Evictions.HourlyCap))
+	braked := 0
+	for i := range s.Brakes {
+		if s.Brakes[i].EndedAt == nil {
+			braked++
+		}
+	}
+	gauge(descBraked, float64(braked))
 	missing := 0
 	for i := range s.Evictions.Replacements {
 		if s.Evictions.Replacements[i].Waits {

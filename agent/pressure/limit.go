@@ -12,11 +12,12 @@ type LimitUse struct {
 	StallKnown bool          // false on v1, where no cgroup has a pressure file
 	WorkingSet Bytes
 	Limit      Bytes // Unknown when there is none
+	Braked     bool  // the agent itself slows it down: it stalls by a limit, whatever the other figures say
 }
 
-// thrashes reports a pod that hits its own limit: the counter rose and it fills at least 95 % of it.
+// thrashes reports a pod that hits its own limit: the counter rose and it fills at least 95 % of it. One that is braked does.
 func (u *LimitUse) thrashes() bool {
-	return u.Hits.Known() && u.Hits > 0 && u.WorkingSet.Known() && u.Limit.Known() && u.Limit > 0 &&
+	return u.Braked || u.Hits.Known() && u.Hits > 0 && u.WorkingSet.Known() && u.Limit.Known() && u.Limit > 0 &&
 		float64(u.WorkingSet) >= atLimit*float64(u.Limit)
 }
 

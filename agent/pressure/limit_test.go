@@ -31,6 +31,7 @@ func TestExplainedByLimits(t *testing.T) {
 		{"hits unknown", s, []LimitUse{with(at(s), func(u *LimitUse) { u.Hits = Missing })}, Share{true, 0}},
 		{"no limit", s, []LimitUse{with(at(s), func(u *LimitUse) { u.Limit = Unknown })}, Share{true, 0}},
 		{"working set unknown", s, []LimitUse{with(at(s), func(u *LimitUse) { u.WorkingSet = Unknown })}, Share{true, 0}},
+		{"braked", s, []LimitUse{{Hits: Missing, Stall: s / 2, StallKnown: true, WorkingSet: Unknown, Limit: Unknown, Braked: true}}, Share{true, 0.5}},
 		{"v1: hits, but no stall of its own", s, []LimitUse{with(at(s), func(u *LimitUse) { u.StallKnown = false })}, Share{}},
 		{"one measured, one not: what is known", s, []LimitUse{with(at(s), func(u *LimitUse) { u.StallKnown = false }), at(s / 2)}, Share{true, 0.5}},
 	} {

@@ -97,6 +97,17 @@ func WriteTable(w io.Writer, s *Status) error {
 				time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond), signed(r.LastingBytes), pages(r.RefaultPages))
 		}
 	}
+	if len(s.Brakes) > 0 {
+		fmt.Fprintln(t, "\nBRAKE OF\tSINCE\tSTATE\tHIGH\tPREVIOUS\tIN USE")
+		for i := range s.Brakes {
+			b := &s.Brakes[i]
+			previous := bytesOf(b.PreviousBytes)
+			if b.PreviousBytes == nil && b.HighBytes != nil {
+				previous = "none"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", Clean(b.Pod), b.At.Format(time.TimeOnly), Clean(b.state()), bytesOf(b.HighBytes), previous, bytesOf(b.UsageBytes))
+		}
+	}
 	if len(s.Evictions.Replacements) > 0 {
 		fmt.Fprintln(t, "\nEVICTED\tAT\tREPLACEMENT")
 		for i := range s.Evictions.Replacements {
@@ -128,6 +139,13 @@ func (r *Reclaim) state() string {
 		return r.State + ": " + r.Why
 	}
 	return r.State
+}
+
+func (b *Brake) state() string {
+	if b.Why != "" {
+		return b.State + ": " + b.Why
+	}
+	return b.State
 }
 
 func pages(n *int64) string {

@@ -41,6 +41,11 @@ func hostile() *Status {
 			{Pod: "shop/reader", At: at, State: "reclaiming", WantBytes: 2 << 30},
 			{Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/reader", At: at, State: "reclaimed"}, {Pod: "shop/older", At: at, State: "reclaimed"},
 		}},
+		Brakes: []Brake{
+			{Pod: "shop/leak" + ansi, At: at, SetAt: &at, State: "braking", UsageBytes: ptr(uint64(1000 << 20)), HighBytes: ptr(uint64(1050 << 20))},
+			{Pod: "shop/old", At: at, State: "released", Why: "paused: " + lines, UsageBytes: ptr(uint64(100 << 20)), HighBytes: ptr(uint64(132 << 20)), PreviousBytes: ptr(uint64(4 << 30))},
+			{Pod: "shop/small", At: at, State: "not-needed", Why: "its limit of 64 MiB is as near"},
+		},
 		Evictions: Evictions{Forbidden: "shop/" + ansi + " is on its way out", Once: "towards 80 %: " + ansi, LastHour: 1, HourlyCap: 10, Outcomes: []Outcome{
 			{DecisionID: "0301-1", Namespace: "shop", Pod: lines, State: "in-flight", AskedAt: at, Answer: "accepted", Code: 201, ExpectedBytes: 500 << 20, ShortenedAt: &at},
 			{DecisionID: "0301-0", Namespace: "shop", Pod: "b", State: "would-evict", DryRun: true, AskedAt: at, Answer: "accepted", Code: 201, MeasuredBytes: ptr(uint64(5))},

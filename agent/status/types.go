@@ -18,6 +18,7 @@ type Status struct {
 	Loop      Loop       `json:"loop"`
 	Evictions Evictions  `json:"evictions"`
 	Reclaims  Reclaims   `json:"reclaims"`
+	Brakes    []Brake    `json:"brakes"` // newest first
 	Pods      []Pod      `json:"pods"`
 	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
 	OOMKills  []OOMKill  `json:"oomKills"`
@@ -254,6 +255,20 @@ type Reclaim struct {
 	LastingBytes *int64     `json:"lastingBytes"` // less active page cache 10 s later than before; null: not measured, or another reclaim followed
 	RefaultPages *int64     `json:"refaultPages"` // read again within these 10 s
 	MajorFaults  *int64     `json:"majorFaults"`  // likewise
+}
+
+// Brake is memory.high of a victim's cgroup, set while its eviction runs.
+type Brake struct {
+	Pod           string     `json:"pod"` // namespace/name
+	UID           string     `json:"uid"`
+	At            time.Time  `json:"at"`
+	SetAt         *time.Time `json:"setAt"` // null: it was not, or by an agent before this one
+	EndedAt       *time.Time `json:"endedAt"`
+	State         string     `json:"state"`         // setting, braking, releasing, released, gone, not-needed, refused, failed
+	Why           string     `json:"why,omitempty"` // it was released, or not set
+	UsageBytes    *uint64    `json:"usageBytes"`    // right before it was set; null: it was not
+	HighBytes     *uint64    `json:"highBytes"`     // likewise
+	PreviousBytes *uint64    `json:"previousBytes"` // memory.high before; null: none
 }
 
 // Outcome is one eviction.

@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway/agent/brake"
+	"spillway/agent/evict"
+	"spillway/agent/kube"
+	"spillway/agent/pressure"
+	"spillway/agent/sampler"
+	"spillway/agent/status"
+	"spillway/cgroup"
+)
+
+// brakesFile lists the brakes that are set, in Options.StateDir.
+const brakesFile = "brakes.json"
+
+// braker is the node's cgroups for agent/brake.
+type braker struct{ *cgroup.Tree }
+
+// Look reads one cgroup.
+func (b braker) Look(path string, id uint64) (brake.Figures, error) {
+	f := brake.Figures{Usage: cgroup.Absent, High: cgroup.Absent, Limit: cgroup.Absent}
+	g, err := b.Group(path)
+	if err != nil {
+		return f, err
+	}
+	defer g.Close()
+	if g.ID() != id {
+		return f, fmt.Errorf("look at %s: the cgroup there is another one now: %w", path, cgroup.ErrGone)
+	}
+	var d cgroup.Detail
+	if err := g.Detail(&d); err != nil {
+		return f, err
+	}
+	usage, err := g.Usage() // last: the newest figure is the one that counts
+	if err != nil {
+		return f, err
+	}
+	return brake.Figures{Usage: usage, High: d.High, Limit: d.Limit}, nil
+}
+
+// openBrake makes the rung that slows a victim down. Also where none is set, those that a crash left are undone.
+func (a *Agent) openBrake() (err error) {
+	off := ""
+	switch {
+	case !a.cfg.Brake:
+		off = "switched off: brake is false"
+	case a.cfg.Mode != Enforce:
+		off = "observe mode brakes nobody"
+	case a.tree.MemoryVersion() != 2:
+		off = "needs cgroup v2: the memory controller of this node is v1"
+	}
+	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: off, StateFile: filepath.Join(a.opts.StateDir, brakesFile), Logger: a.log})
+	if err != nil {
+		return err
+	}
+	if name := a.brakes.SetAside(); name != "" {
+		a.log.Error("brake state could not be used: a pod that it named may still have memory.high set", "set_aside", name)
+	}
+	return nil
+}
+
+// observeBrakes names the state of the brakes.
+func (a *Agent) observeBrakes() {
+	m := a.brakes
+	if m == nil {
+		return
+	}
+	switch {
+	case m.Fault() != "":
+		a.sources.set("brake", status.Degraded, m.Fault())
+	case m.SetAside() != "":
+		a.sources.set("brake", status.Degraded, "the list of brakes could not be used and is "+m.SetAside()+" now: a pod that it named may still have memory.high set")
+	case m.Off() != "":
+		a.sources.set("brake", status.Off, m.Off())
+	case m.Never() != "":
+		a.sources.set("brake", status.Degraded, m.Never())
+	default:
+		a.sources.set("brake", status.OK, "")
+	}
+}
+
+// brake slows the victim of an eviction that was accepted a moment ago, if it still grows and the node is short of memory:
+// the victims of a maintenance run are not.
+func (l *loop) brake(now time.Time, o *evict.Outcome) {
+	m := l.a.brakes
+	if m == nil || m.Off() != "" || m.Never() != "" || o.DryRun || l.verdict.Now < pressure.Evict || l.a.cluster.client.Pause().Paused {
+		return
+	}
+	pod := o.Victim.Pod
+	p := l.mapped(pod)
+	if p == nil {
+		return
+	}
+	r := l.readings[p.UID]
+	if !r.Fresh || r.Growth <= 0 {
+		l.a.log.Debug("no brake: the victim does not grow", "namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID, "fresh", r.Fresh, "growth_bytes_per_second", r.Growth)
+		return
+	}
+	m.Start(now, brake.Request{UID: pod.UID, Pod: pod.Key(), Path: p.Path, ID: p.CgroupID})
+}
+
+// followBrakes releases the brakes whose time is over.
+func (l *loop) followBrakes(now time.Time) {
+	if l.a.brakes == nil {
+		return
+	}
+	paused := ""
+	if pause := l.a.cluster.client.Pause(); pause.Paused {
+		paused = "all actions are: " + pause.Detail
+	}
+	l.a.brakes.Observe(now, l.verdict.Now < pressure.Evict, paused, l.brakeEnded)
+}
+
+// brakeEnded returns why the eviction of a pod is no cause for a brake, "" while it is one.
+func (l *loop) brakeEnded(uid string) string {
+	for _, o := range slices.Backward(l.a.evicts.Outcomes()) {
+		switch {
+		case o.Victim.Pod.UID != uid:
+		case o.State == evict.InFlight:
+			return ""
+		default:
+			return "its eviction: " + string(o.State)
+		}
+	}
+	return "no eviction of it goes on"
+}
+
+// brakeChanged reports a brake whose state changed.
+func (l *loop) brakeChanged(a *brake.Attempt) {
+	now := time.Now()
+	l.published = time.Time{}
+	attrs := []any{"pod", a.Pod, "uid", a.UID, "state", string(a.State), "usage_bytes", a.Usage, "high_bytes", a.High, "previous", a.Previous.String(), "crashed", a.Crashed}
+	level := slog.LevelInfo
+	if a.Why != "" {
+		attrs = append(attrs, "why", a.Why)
+	}
+	if a.Err != nil {
+		attrs, level = append(attrs, "error", a.Err), slog.LevelWarn
+	}
+	l.a.log.Log(context.Background(), level, "brake "+string(a.State), attrs...)
+	l.a.metrics.Brake(string(a.State))
+	event := map[string]any{"pod": a.Pod, "uid": a.UID, "state": a.State, "usageBytes": a.Usage, "highBytes": a.High, "why": a.Why}
+	if n, ok := a.Previous.Bytes(); ok {
+		event["previousBytes"] = n
+	}
+	l.recordEvent(now, "brake", event)
+	if a.State == brake.Braking {
+		namespace, name, _ := strings.Cut(a.Pod, "/")
+		l.a.cluster.client.Record(kube.PodRef(namespace, name, a.UID), kube.Event{Warning: true, Reason: "SpillwayBraked", At: a.SetAt,
+			Message: fmt.Sprintf("Slowed down by Spillway while it is on its way out: it uses %.0f MiB and still grows, memory.high of its cgroup is %.0f MiB now",
+				float64(a.Usage)/(1<<20), float64(a.High)/(1<<20))})
+	}
+}
+
+// braked are the cgroups of the pods that are slowed down, by id.
+func (l *loop) braked() map[uint64]sampler.Leaf {
+	if l.a.brakes == nil {
+		return nil
+	}
+	out := map[uint64]sampler.Leaf{}
+	l.a.brakes.Standing(func(a *brake.Attempt) { out[a.ID] = sampler.Leaf{Path: a.Path, ID: a.ID} })
+	return out
+}
+
+func (l *loop) brakeStatus() []status.Brake {
+	if l.a.brakes == nil {
+		return nil
+	}
+	var out []status.Brake
+	for _, a := range slices.Backward(l.a.brakes.Attempts()) {
+		b := status.Brake{Pod: a.Pod, UID: a.UID, At: a.At, SetAt: moment(a.SetAt), EndedAt: moment(a.EndedAt), State: string(a.State), Why: a.Why, PreviousBytes: number(a.Previous)}
+		if !a.SetAt.IsZero() {
+			usage, high := a.Usage, a.High
+			b.UsageBytes, b.HighBytes = &usage, &high
+		}
+		if a.Err != nil && !strings.Contains(b.Why, a.Err.Error()) {
+			b.Why = strings.TrimPrefix(b.Why+"; "+a.Err.Error(), "; ")
+		}
+		out = append(out, b)
+	}
+	return out
+}
