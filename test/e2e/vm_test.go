@@ -45,6 +45,7 @@ func TestVM(t *testing.T) {
 			}
 			onVM(t, o)
 			t.Run("leak of 50 MiB a second", func(t *testing.T) { leak(t, 50, false) })
+			t.Run("brake", brakeOnVM)
 			t.Run("leak of 50 MiB a second, kubelet alone", func(t *testing.T) {
 				res := runCase(t, scenario.Leak(50, false), scenario.KubeletAlone)
 				if len(res.Kubelet()) == 0 {
