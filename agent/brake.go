@@ -18,6 +18,9 @@ import (
 	"spillway/cgroup"
 )
 
+// brakeGain is how much more room than at the decision ends a brake.
+const brakeGain = 64 << 20
+
 // brakesFile lists the brakes that are set, in Options.StateDir.
 const brakesFile = "brakes.json"
 
@@ -116,7 +119,19 @@ func (l *loop) followBrakes(now time.Time) {
 	if pause := l.a.cluster.client.Pause(); pause.Paused {
 		paused = "all actions are: " + pause.Detail
 	}
-	l.a.brakes.Observe(now, l.verdict.Now < pressure.Evict, paused, l.brakeEnded)
+	l.a.brakes.Observe(now, l.verdict.Now < pressure.Evict && l.gained(), paused, l.brakeEnded)
+}
+
+// gained reports whether there is more room than when the victims on their way out were chosen: a brake ends the growth, and
+// with it the level, long before their memory is back.
+func (l *loop) gained() bool {
+	margin := l.verdict.Nearest.Margin
+	for _, o := range l.a.evicts.Outcomes() {
+		if o.State == evict.InFlight && (!margin.Known() || int64(margin) < o.Victim.Margin+brakeGain) {
+			return false
+		}
+	}
+	return true
 }
 
 // brakeEnded returns why the eviction of a pod is no cause for a brake, "" while it is one.

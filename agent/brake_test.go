@@ -187,8 +187,16 @@ func TestBrakeIsReleasedInCalm(t *testing.T) {
 	l, folder := brakeLoop(t, func(*Config) {}, &bytes.Buffer{})
 	evictBraked(t, l)
 	l.next(t)
-	l.verdict.Now = pressure.Alert
+	l.verdict.Now = pressure.Alert // which the brake itself brings about: no memory is back yet
 	now := time.Now()
+	l.verdict.Nearest.Margin = pressure.Bytes(l.a.evicts.Outcomes()[0].Victim.Margin) + brakeGain - 1
+	for _, d := range []time.Duration{0, 10 * time.Second} {
+		if l.followBrakes(now.Add(d)); l.brakeStatus()[0].State != "braking" {
+			t.Fatalf("after %v without a gain: %+v", d, l.brakeStatus())
+		}
+	}
+	l.verdict.Nearest.Margin++
+	now = now.Add(10 * time.Second)
 	for _, d := range []time.Duration{0, 4900 * time.Millisecond} {
 		if l.followBrakes(now.Add(d)); l.brakeStatus()[0].State != "braking" {
 			t.Fatalf("after %v: %+v", d, l.brakeStatus())

@@ -59,7 +59,6 @@ type loop struct {
 	decidedAt   time.Time // zero below level evict
 	refreshed   time.Time // when the runtime was last asked
 	plannedAt   time.Time // when page cache was last looked at for reclaim
-	planned     string    // state of the last plan
 	level       pressure.Level
 	said        map[string]time.Time // when a repeating state was last logged
 	once        *onceRun             // nil: no maintenance run goes on

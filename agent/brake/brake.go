@@ -224,8 +224,8 @@ func (m *Manager) Release(a *Attempt, why string) bool {
 	return true
 }
 
-// Observe releases the brakes whose time is over. under: the level is below evict; paused: why all actions are paused, "" when
-// they are not; ended tells why the eviction of the pod with that UID is no cause for a brake any more, "" while it is one.
+// Observe releases the brakes whose time is over. under: the level is below evict and memory came back; paused: why all
+// actions are paused, "" when they are not; ended tells why the eviction of the pod with that UID is no cause for a brake any more, "" while it is one.
 func (m *Manager) Observe(now time.Time, under bool, paused string, ended func(uid string) string) {
 	switch {
 	case !under:
@@ -244,7 +244,7 @@ func (m *Manager) Observe(now time.Time, under bool, paused string, ended func(u
 		case paused != "":
 			why = "paused: " + paused
 		case calm:
-			why = "the level has been under evict for 5 s"
+			why = "memory came back: the level has been under evict for 5 s"
 		case now.Sub(a.At) >= longest:
 			why = "it stood for 2 min, the longest time"
 		default:

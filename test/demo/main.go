@@ -29,7 +29,7 @@ const (
 	v2Rate   = 50
 
 	hostReads = 30 * time.Second // how long the file is read
-	v2Reads   = 100 * time.Second
+	v2Reads   = time.Minute
 
 	hostReadRate = 1000 // MiB/s; on v2 as fast as it can
 )

@@ -41,9 +41,10 @@ type Workload struct {
 	Replicas  int      // default 1
 	Requests  string   // inline YAML map, such as {cpu: 10m, memory: 64Mi}; empty: none
 	Limits    string
-	Grace     int  // seconds, default 30
-	Budget    bool // a PodDisruptionBudget that allows none of its pods to go
-	Anywhere  bool // its pods may run on any node; the first ones run where the others are cordoned
+	Grace     int    // seconds, default 30
+	Says      string // its log has this when it is ready for the load; empty: as soon as it runs
+	Budget    bool   // a PodDisruptionBudget that allows none of its pods to go
+	Anywhere  bool   // its pods may run on any node; the first ones run where the others are cordoned
 }
 
 // Case is one load and what its run waits for.
@@ -91,7 +92,8 @@ func Leak(rateMiB int, ignoreSIGTERM bool) Case {
 // grows, its active page cache does. It runs for so long: the kubelet looks every 10 s. rateMiB is in MiB/s; 0 reads what is
 // cached at the speed of memory, so fast that the margin can go below 0 for a moment before anybody can act.
 func Reread(long time.Duration, rateMiB int) Case {
-	reader := Workload{Name: "batch", Part: Culprit, Args: []string{"reread", "--file", "$DISK/reread.bin", "--size", "2600Mi", "--rate", fmt.Sprintf("%dMi", rateMiB), "--wait-for", "$GO"}, Requests: "{cpu: 10m}"}
+	reader := Workload{Name: "batch", Part: Culprit, Args: []string{"reread", "--file", "$DISK/reread.bin", "--size", "2600Mi", "--rate", fmt.Sprintf("%dMi", rateMiB), "--wait-for", "$GO"}, Requests: "{cpu: 10m}",
+		Says: "held 0 bytes"} // the file is written
 	name, note := "reread-fast", "a pod re-reads a file of 2.6 GiB"
 	if rateMiB > 0 {
 		name, note = "reread", fmt.Sprintf("%s at %d MiB/s", note, rateMiB)

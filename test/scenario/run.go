@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -201,6 +202,25 @@ func (r *Runner) start(ctx context.Context, c Case, ns, goFile, disk string) err
 		}
 		if _, err := r.Cluster.Kubectl(ctx, "-n", in, "rollout", "status", "deployment/"+w.Name, "--timeout=60s"); err != nil {
 			return err
+		}
+		if err := r.awaitWords(ctx, in, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitWords waits until a workload says that it is ready.
+func (r *Runner) awaitWords(ctx context.Context, namespace string, w Workload) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	for w.Says != "" {
+		out, err := r.Cluster.Kubectl(ctx, "-n", namespace, "logs", "deployment/"+w.Name, "--tail=5")
+		if err == nil && strings.Contains(string(out), w.Says) {
+			break
+		}
+		if serr := sleep(ctx, time.Second); serr != nil {
+			return fmt.Errorf("wait until %s says %q: %w: %w", w.Name, w.Says, serr, err)
 		}
 	}
 	return nil
