@@ -132,7 +132,8 @@ func TestUsesItsGrace(t *testing.T) {
 	checkReplay(t, o.Pod)
 }
 
-// TestNoFalseAlarm: loads that look dangerous and are not. Nobody goes.
+// TestNoFalseAlarm: loads that look dangerous and are not. Nobody goes. What else grows on the machine counts against the same
+// threshold: those that grow themselves have a short grace period, and so room for that.
 func TestNoFalseAlarm(t *testing.T) {
 	long(t)
 	for _, l := range []struct {
@@ -140,8 +141,8 @@ func TestNoFalseAlarm(t *testing.T) {
 		load       scenario.Workload
 	}{
 		{"thrash", "a pod reads a file of 600 MiB under its own limit of 200 MiB", scenario.Workload{Args: []string{"reread", "--file", "$DISK/thrash.bin", "--size", "600Mi", "--wait-for", "$GO"}, Limits: "{memory: 200Mi}"}},
-		{"stops", "a leak of 20 MiB/s that stops at 1.1 GiB", scenario.Workload{Args: []string{"leak", "--rate", "20Mi", "--hold", "200Mi", "--limit", "1100Mi", "--wait-for", "$GO"}}},
-		{"sawtooth", "a pod grows by 20 MiB/s to 800 MiB and falls to 200 MiB, again and again", scenario.Workload{Args: []string{"sawtooth", "--rate", "20Mi", "--low", "200Mi", "--high", "800Mi", "--wait-for", "$GO"}}},
+		{"stops", "a leak of 20 MiB/s that stops at 1.3 GiB, 5 s grace", scenario.Workload{Grace: 5, Args: []string{"leak", "--rate", "20Mi", "--hold", "200Mi", "--limit", "1300Mi", "--wait-for", "$GO"}}},
+		{"sawtooth", "a pod grows by 20 MiB/s to 800 MiB and falls to 200 MiB, again and again, 5 s grace", scenario.Workload{Grace: 5, Args: []string{"sawtooth", "--rate", "20Mi", "--low", "200Mi", "--high", "800Mi", "--wait-for", "$GO"}}},
 		{"forks", "a pod starts 200 processes a second", scenario.Workload{Args: []string{"forks", "--rate", "200"}}},
 	} {
 		t.Run(l.name, func(t *testing.T) {

@@ -130,6 +130,9 @@ func TestDegraded(t *testing.T) {
 	broken := write("broken.kubeconfig", strings.ReplaceAll(string(data), "current-context", "current-contest"))
 	noCRI := write("no-cri.yaml", "cri:\n  endpoint: unix:///run/none.sock\n")
 	node := runner.Cluster.NodeName()
+	if err := runner.Cluster.Host().Uncordon(t.Context()); err != nil { // a case before this one leaves it cordoned
+		t.Fatal(err)
+	}
 	if err := runner.Cluster.Apply(t.Context(), fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: bystander, namespace: default}\nspec:\n  automountServiceAccountToken: false\n  containers: [{name: main, image: %q, imagePullPolicy: IfNotPresent, args: [hold, 16Mi]}]\n", cluster.WorkloadImage)); err != nil {
 		t.Fatal(err)
 	}
