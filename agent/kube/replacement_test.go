@@ -184,7 +184,7 @@ func TestReplacement(t *testing.T) {
 		{"nothing fits", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second, unscheduled(full)))}, nil, policy.ReplacementUnscheduled, "new01", "", "0/2 nodes are available: 1 Insufficient memory", 2},
 		{"not looked at by a scheduler", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second))}, nil, policy.ReplacementStarting, "new01", "", "no scheduler has looked at it yet", 2},
 		{"scheduling gates", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second, unscheduled("Scheduling is blocked due to non-empty scheduling gates")))}, nil, policy.ReplacementUnscheduled, "new01", "", "scheduling gates", 2},
-		{"young and starting: no events are asked for", &shopAPI{controllers: two, pods: with(webPod("new01", 2*time.Minute, on("node-b")))}, nil, policy.ReplacementStarting, "new01", "node-b", "being created", 2},
+		{"young and starting: no events are asked for", &shopAPI{controllers: two, pods: with(webPod("new01", 20*time.Minute, on("node-b")))}, nil, policy.ReplacementStarting, "new01", "node-b", "being created", 2},
 		{"starting, and no event says why", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second, on("node-b")))}, nil, policy.ReplacementStarting, "new01", "node-b", "being created", 3},
 		{"no address left", &shopAPI{controllers: two, pods: with(webPod("new01", time.Second, on("node-b"))), events: []corev1.Event{
 			warning("new01", "FailedScheduling", full, 50*time.Second), warning("new01", "FailedCreatePodSandBox", noAddressText, 5*time.Second), warning("other", "FailedMount", "x", 0)}},

@@ -16,6 +16,7 @@ const (
 	plotRight   = 24
 	panelTop    = 46
 	panelBottom = 44
+	plotRows    = 8 // of labels, 18 pixels each
 )
 
 // mark is something that happened to a pod, at one moment of a run.
@@ -86,7 +87,7 @@ func (p panel) y(mib float64) float64 {
 
 func (p panel) draw(b *strings.Builder) {
 	title := fmt.Sprintf("%s, %s: lowest margin %d MiB, %.1f s under the threshold", p.r.Case.Note, p.r.Mode, p.r.Lowest>>20, p.r.Under.Seconds())
-	fmt.Fprintf(b, `<text x="%d" y="%.0f" font-size="15" font-weight="600" fill="#1f2328">%s</text>`+"\n", plotLeft, p.y0+24, html.EscapeString(title))
+	fmt.Fprintf(b, `<text x="%d" y="%.0f" font-size="14" font-weight="600" fill="#1f2328">%s</text>`+"\n", plotLeft, p.y0+24, html.EscapeString(title))
 	for v := p.bottom; v <= p.top+p.step/2; v += p.step {
 		fmt.Fprintf(b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#eaeef2"/><text x="%d" y="%.1f" text-anchor="end" fill="#57606a">%.0f</text>`+"\n", plotLeft, plotWidth-plotRight, p.y(v), p.y(v), plotLeft-8, p.y(v)+4, v)
 	}
@@ -100,7 +101,7 @@ func (p panel) draw(b *strings.Builder) {
 	fmt.Fprintf(b, `<text transform="translate(16,%.1f) rotate(-90)" text-anchor="middle" fill="#57606a">margin, MiB</text>`+"\n", p.y((p.top+p.bottom)/2))
 	p.line(b)
 	for i, m := range p.r.marks() {
-		y := p.y0 + panelTop + 14 + float64(i%4)*18
+		y := p.y0 + panelTop + 14 + float64(i%plotRows)*18
 		anchor, dx := "start", 5.0
 		if m.at > 0.7*p.longest {
 			anchor, dx = "end", -5
