@@ -26,21 +26,23 @@ func (a *Agent) openReclaim() (err error) {
 	return err
 }
 
+// goneBefore is no fault: pods come and go.
+const goneBefore = "the pod's cgroup is gone"
+
 // callReclaim makes one write, or only reads what there is to give back. It runs on the goroutine of the reclaims.
 func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool) reclaim.Answer {
 	out := reclaim.Answer{Cost: reclaim.Cost{Refaults: -1, MajorFaults: -1}}
-	g, err := a.tree.Group(r.Path)
-	if err != nil {
-		out.Err = err
-		return out
-	}
-	defer g.Close()
-	if g.ID() != r.ID {
-		out.Err = fmt.Errorf("reclaim %s: the cgroup of the pod is another one now", r.Path)
-		return out
-	}
 	var m cgroup.Memory
-	if err := g.Memory(&m); err != nil {
+	g, err := a.tree.Group(r.Path)
+	if err == nil {
+		defer g.Close()
+		err = g.Memory(&m)
+	}
+	switch {
+	case errors.Is(err, cgroup.ErrGone), err == nil && g.ID() != r.ID:
+		out.Refused = goneBefore
+		return out
+	case err != nil:
 		out.Err = err
 		return out
 	}
@@ -60,6 +62,8 @@ func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool
 			out.Refused = refused.Error()
 		case errors.As(err, &unsupported):
 			out.Refused, out.Final = err.Error(), true
+		case errors.Is(err, cgroup.ErrGone):
+			out.Refused = goneBefore
 		default:
 			out.Err = err
 		}

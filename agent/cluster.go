@@ -21,6 +21,7 @@ const (
 	kubeletEvery  = 5 * time.Minute  // node and kubelet configuration at rest
 	kubeletRetry  = 10 * time.Second // while they are not known
 	urgentEvery   = 10 * time.Second // Lease and owners, from alert on
+	urgentLeast   = time.Second      // between two looks, also when a new pod is among the first
 	leaseStale    = 40 * time.Second // the kubelet's default lease duration: older, and the node counts as dead
 	podContactMax = 3 * time.Minute  // a healthy watch hears a bookmark about once a minute
 )
@@ -91,16 +92,17 @@ func (c *cluster) ask(want []asked) {
 func (c *cluster) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var nextKubelet, nextUrgent time.Time
+	var nextKubelet, nextUrgent, lastUrgent time.Time
 	var file os.FileInfo
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case want := <-c.want:
-			if now := time.Now(); !now.Before(nextUrgent) || c.misses(want) {
+			if now := time.Now(); now.Sub(lastUrgent) >= urgentLeast && (!now.Before(nextUrgent) || c.misses(want)) {
 				nextUrgent = now.Add(urgentEvery)
 				c.urgent(ctx, want)
+				lastUrgent = time.Now()
 			}
 			continue
 		case <-timer.C:
@@ -271,8 +273,10 @@ func (c *cluster) urgent(ctx context.Context, want []asked) {
 	next := make(map[string]policy.Workload, len(want))
 	old := *c.workloads.Load()
 	var failed error
+	asking, cancel := context.WithTimeout(ctx, learnTimeout) // the Lease must not get old meanwhile
+	defer cancel()
 	for _, w := range want {
-		got, err := c.client.Workload(ctx, w.pod.Namespace, w.pod.Owner)
+		got, err := c.client.Workload(asking, w.pod.Namespace, w.pod.Owner)
 		if err != nil {
 			failed = err
 			got = old[w.pod.Owner.UID]

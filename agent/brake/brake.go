@@ -225,7 +225,8 @@ func (m *Manager) Release(a *Attempt, why string) bool {
 }
 
 // Observe releases the brakes whose time is over. under: the level is below evict and memory came back; paused: why all
-// actions are paused, "" when they are not; ended tells why the eviction of the pod with that UID is no cause for a brake any more, "" while it is one.
+// actions are paused, "" when they are not; ended tells why the eviction of the pod with that UID is no cause for a brake any
+// more, "" while it is one.
 func (m *Manager) Observe(now time.Time, under bool, paused string, ended func(uid string) string) {
 	switch {
 	case !under:

@@ -8,8 +8,8 @@ import (
 	"spillway/agent/policy"
 )
 
-// When the replacement of an evicted pod is asked for. After replacementPatience it is reported that none runs; it is still
-// asked for now and then, as its workload is left alone until one does.
+// When the replacement of an evicted pod is asked for. After replacementPatience it is reported that none runs; the questions
+// go on every lookSlowly, as its workload is left alone until one does.
 const (
 	lookTimeout         = 15 * time.Second // one Look
 	lookEvery           = time.Minute
