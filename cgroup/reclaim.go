@@ -15,9 +15,13 @@ const (
 	v2Reclaim    = "memory.reclaim"
 )
 
-// ReclaimTime is how long one Reclaim may write. An rmdir of the cgroup waits for a write to it, and with it all others
-// that want the kernel's lock of the cgroup tree (kernfs_drain in fs/kernfs/dir.c): it must be short.
-const ReclaimTime = 200 * time.Millisecond
+// How long one Reclaim may last. An rmdir of the cgroup waits for a write to it, and with it all others that want the
+// kernel's lock of the cgroup tree (kernfs_drain in fs/kernfs/dir.c): a write must be short. On v1 it is one; on v2 an rmdir
+// gets its turn between the many, and what counts is how much a slow machine can give back.
+const (
+	ReclaimTime   = 200 * time.Millisecond // v1
+	ReclaimTimeV2 = time.Second
+)
 
 // ReclaimMaxDirty is the most dirty page cache, in bytes, of a v1 cgroup that is reclaimed: v1 reclaim waits for each page
 // under write-back, and no signal ends that wait (shrink_folio_list in mm/vmscan.c).
@@ -42,7 +46,7 @@ const (
 	ReclaimDone     ReclaimEnd = "done"     // the kernel has reclaimed what it was asked for
 	ReclaimEnough   ReclaimEnd = "enough"   // ended as soon as usage had fallen by what was wanted
 	ReclaimShort    ReclaimEnd = "short"    // the kernel gave up: it found less
-	ReclaimTimeUp   ReclaimEnd = "time up"  // ended after ReclaimTime
+	ReclaimTimeUp   ReclaimEnd = "time up"  // ended after its longest time
 	ReclaimCanceled ReclaimEnd = "canceled" // ended by the context
 	ReclaimGone     ReclaimEnd = "gone"     // ended because the cgroup is being removed
 )
@@ -86,8 +90,8 @@ func (e *ReclaimRefused) Error() string {
 // Reclaim takes page cache from the cgroup at a path and its descendants, without swapping, while their tasks run. id is
 // the inode number of its directory (Group.ID); when another cgroup has the path now, that is ErrGone. want is in bytes of
 // usage. The kernel takes inactive file first, which the working set does not count: who wants the working set to fall
-// adds Memory.InactiveFile. The call ends after ReclaimTime, or with the context; only the kernel's own sleeps, for a disk or
-// where it finds nothing (100 ms), keep it longer.
+// adds Memory.InactiveFile. The call ends after ReclaimTime or ReclaimTimeV2, or with the context;
+// only the kernel's own sleeps, for a disk or where it finds nothing (100 ms), keep it longer.
 //
 // On v2 it writes memory.reclaim (kernel 5.19) with swappiness=0 (kernel 6.9). Without that argument the kernel is asked
 // only when the node has no swap. On v1 it writes memory.force_empty, which knows no amount; a ReclaimGuard that does not
@@ -130,7 +134,7 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	if err := g.Memory(&res.Before); err != nil {
 		return res, err
 	}
-	b := bounded{limit: ReclaimTime, every: reclaimPoll, look: func() ReclaimEnd {
+	b := bounded{limit: t.reclaimTime(), every: reclaimPoll, look: func() ReclaimEnd {
 		switch now, err := g.Usage(); {
 		case errors.Is(err, ErrGone):
 			return ReclaimGone // its rmdir waits for us
@@ -150,6 +154,13 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	ended, cause := b.run(ctx, write)
 	res.Took = time.Since(began)
 	return res, res.finish(ctx, g, file, ended, cause)
+}
+
+func (t *Tree) reclaimTime() time.Duration {
+	if t.at.version == 1 {
+		return ReclaimTime
+	}
+	return ReclaimTimeV2
 }
 
 // finish reads the cgroup again and says how it ended.

@@ -20,6 +20,7 @@ const (
 	fruitless   = 2                // so many in a row give nothing back, and the pod is left alone
 	leftAlone   = 5 * time.Minute
 	leastBack   = 8 << 20 // less is nothing
+	pageSize    = 4 << 10 // of what refaults count, at least
 	queue       = 4
 	keep        = 32 // attempts
 )
@@ -110,7 +111,8 @@ type sent struct {
 type pod struct {
 	last     *Attempt
 	running  bool
-	gainAt   time.Time // when a reclaim last gave something back
+	gainAt   time.Time // when a reclaim last gave something back that counted, or that had been read again since the one before
+	refaults int64     // Cost.Refaults after the last one; -1: not known
 	barren   int       // fruitless in a row
 	until    time.Time
 	untilWhy string
@@ -188,7 +190,7 @@ func (m *Manager) Start(now time.Time, r Request, cache uint64) (*Attempt, bool)
 	}
 	p := m.pods[r.UID]
 	if p == nil {
-		p = &pod{}
+		p = &pod{refaults: -1}
 		m.pods[r.UID] = p
 	}
 	if p.last != nil {
@@ -222,6 +224,7 @@ func (m *Manager) Take(now time.Time, r Result) (a *Attempt, measured bool) {
 	}
 	p.running = false
 	rest := func(d time.Duration, why string) { p.until, p.untilWhy = now.Add(d), why }
+	again := p.reread(r.answer)
 	switch {
 	case a.DryRun:
 	case r.answer.Refused != "" && r.answer.Final:
@@ -236,10 +239,23 @@ func (m *Manager) Take(now time.Time, r Result) (a *Attempt, measured bool) {
 			rest(leftAlone, fmt.Sprintf("gave nothing back %d times in a row, the last time %.1f of %.1f MiB", fruitless, mib(r.answer.Back), mib(a.Bytes)))
 		}
 	default:
-		p.barren, p.gainAt, m.gainAt = 0, now, now
+		p.barren = 0
+		if again {
+			p.gainAt, m.gainAt = now, now
+		}
 	}
 	m.back += r.answer.Back
 	return a, false
+}
+
+// reread reports whether the pod is one that reads its files again: its page cache counted as used, or what the reclaim before
+// had dropped came back. Of one that reads on and on, and nothing twice, reclaims would go on for ever with no use. What is
+// not known counts as read again.
+func (p *pod) reread(a Answer) bool {
+	before := p.refaults
+	p.refaults = a.Cost.Refaults
+	grown := since(a.Cost.Refaults, before)
+	return a.Back >= leastBack || grown < 0 || grown >= leastBack/pageSize
 }
 
 // since is the growth of a counter; -1 when it is not known.

@@ -211,6 +211,38 @@ func TestFruitless(t *testing.T) {
 	})
 }
 
+// Inactive cache alone is worth another look only while what was dropped is read again.
+func TestReaderOfNewData(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		back     uint64
+		refaults int64 // that each reclaim finds more of
+		recent   bool
+	}{
+		{"reads on and on", 0, 10, false},
+		{"reads again", 0, leastBack / pageSize, true},
+		{"its cache counts as used", leastBack, 0, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			play(t, Options{}, func(r *rig) {
+				refaults := int64(1000)
+				r.answer = func(Request, bool) Answer {
+					refaults += tc.refaults
+					return Answer{Back: tc.back, Freed: 100 * mibi, Cost: Cost{Refaults: refaults, MajorFaults: 5}}
+				}
+				r.once("a") // nothing is known of before
+				for range 40 {
+					time.Sleep(every)
+					r.once("a")
+				}
+				if got := r.m.Standing(time.Now(), "a").Recent; got != tc.recent || r.m.Active(time.Now()) != tc.recent {
+					t.Errorf("recent: %v, want %v", got, tc.recent)
+				}
+			})
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	play(t, Options{}, func(r *rig) {
 		r.answer = func(Request, bool) Answer { return Answer{Refused: "swap of the node"} }
