@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"spillway/agent/evict"
+	"spillway/agent/judge"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/reclaim"
@@ -51,7 +53,12 @@ func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool
 		if active, ok := m.ActiveFile.Bytes(); ok && r.All { // a fast reader has more by now
 			want = max(want, policy.Droppable(active))
 		}
-		got, err := a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), want, &m))
+		var got cgroup.ReclaimResult
+		if r.Left {
+			got, err = a.tree.ReclaimLeft(ctx, r.Path, r.ID)
+		} else {
+			got, err = a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), want, &m))
+		}
 		out.Took, out.Back = got.Took, workingSetFell(&got)
 		out.Freed, _ = got.Back.Bytes()
 		var refused *cgroup.ReclaimRefused
@@ -134,6 +141,14 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		return answers // what can be had is on its way, or not worth it yet
 	}
 	l.recordPlan(&pods, &plan)
+	if l.cacheVictim != nil {
+		return answers // its exit is waited for
+	}
+	if pods.CacheOwner = l.cacheOwner(&plan); pods.CacheOwner != "" {
+		l.near.decided = true
+		l.decide(now, pods)
+		return answers
+	}
 	if name, why := l.holdReclaim(); name != "" {
 		plan = policy.CachePlan{State: stateHeld, Reason: "page cache is not reclaimed: " + why}
 	}
@@ -143,6 +158,64 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		l.startReclaim(now, t)
 	}
 	return answers
+}
+
+// cacheOwner returns the pod of a plan that is to go for its page cache now, "" when none is.
+func (l *loop) cacheOwner(plan *policy.CachePlan) string {
+	if plan.Owner == nil || !l.judge.OwnerGoes() || l.a.evicts.InFlight() > 0 {
+		return ""
+	}
+	return plan.Owner.UID
+}
+
+// cacheVictim is the pod that is evicted for its page cache. The kernel leaves that charged when the pod is gone: it is
+// reclaimed between the end of its processes and the removal of its cgroup.
+type cacheVictim struct {
+	uid  string // of the API server's object
+	path string
+	id   uint64
+	took bool // the reclaim was started
+}
+
+// noteCacheVictim remembers a victim that goes for its page cache.
+func (l *loop) noteCacheVictim(pods *judge.Pods, p *policy.Pod) {
+	if m := l.mapped(p); pods.CacheOwner == p.UID && m != nil {
+		l.cacheVictim = &cacheVictim{uid: p.UID, path: m.Path, id: m.CgroupID}
+	}
+}
+
+// leavingForCache returns the UID of the pod that is on its way out for its page cache, "" when none is.
+func (l *loop) leavingForCache() string {
+	if l.cacheVictim == nil {
+		return ""
+	}
+	return l.cacheVictim.uid
+}
+
+// emptyCgroup reclaims what the cache victim left, as soon as no process but one is in its cgroup: the last is the sandbox's,
+// which ends together with the cgroup.
+func (l *loop) emptyCgroup(now time.Time) {
+	v := l.cacheVictim
+	if v == nil {
+		return
+	}
+	var o *evict.Outcome
+	for _, x := range l.a.evicts.Outcomes() {
+		if x.Victim.Pod.UID == v.uid {
+			o = x
+		}
+	}
+	if o == nil || !o.Open() || o.DryRun {
+		l.cacheVictim = nil
+		return
+	}
+	if v.took || o.State == evict.Asking {
+		return
+	}
+	if n, err := l.a.tree.Processes(v.path); err != nil || n > 1 {
+		return // one that is gone ends the eviction, which is seen elsewhere
+	}
+	_, v.took = l.a.reclaims.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0)
 }
 
 func (l *loop) startReclaim(now time.Time, t policy.CacheTake) {

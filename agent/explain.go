@@ -57,8 +57,12 @@ func (l *loop) answer(now time.Time, q question) {
 		q.err <- fmt.Errorf("no pod %s that the API server lists has a cgroup on this node", q.pod)
 		return
 	}
+	if l.a.reclaims != nil && l.verdict.Cause == pressure.CauseCache {
+		plan := l.judge.Reclaim(pods.Pods)
+		pods.CacheOwner = l.cacheOwner(&plan)
+	}
 	e := l.judge.Explain(pods, uid)
-	held, why := l.hold(now)
+	held, why := l.hold(now, &pods)
 	if held == "" {
 		why = ""
 	}
@@ -82,7 +86,7 @@ func (l *loop) answer(now time.Time, q question) {
 	switch {
 	case e.Fate == policy.FateProtected:
 		out.Why = "it is protected: " + e.Why
-	case v.Now < pressure.Evict:
+	case v.Now < pressure.Evict && pods.CacheOwner == "":
 		out.Why = "the level is " + v.Now.String() + ", which evicts nobody: " + v.Reason
 	case e.Fate != policy.FateEvicted:
 		out.Why = e.Why

@@ -56,9 +56,10 @@ type loop struct {
 	serial      int
 	passes      uint64
 	published   time.Time
-	decidedAt   time.Time // zero below level evict
-	refreshed   time.Time // when the runtime was last asked
-	plannedAt   time.Time // when page cache was last looked at for reclaim
+	decidedAt   time.Time    // zero below level evict
+	refreshed   time.Time    // when the runtime was last asked
+	plannedAt   time.Time    // when page cache was last looked at for reclaim
+	cacheVictim *cacheVictim // nil: nobody is evicted for page cache
 	level       pressure.Level
 	said        map[string]time.Time // when a repeating state was last logged
 	once        *onceRun             // nil: no maintenance run goes on
@@ -152,13 +153,14 @@ func (l *loop) pass(now time.Time) {
 		l.followVictims(now)
 		l.followBrakes(now)
 		l.followReplacements(now)
+		l.emptyCgroup(now)
 		l.shorten(now)
 		if answered := l.reclaimCache(now); answered || l.verdict.Now < pressure.Evict {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
 			l.decidedAt = now
 			l.near.decided = true
-			l.decide(now)
+			l.decide(now, l.pods(now))
 		}
 		l.stepOnce(now)
 		l.noteNearMiss(now)
@@ -289,7 +291,7 @@ func (l *loop) shorten(now time.Time) {
 	if v.Now < pressure.Evict || l.a.evicts.InFlight() == 0 {
 		return
 	}
-	if name, _ := l.hold(now); name != "" && name != "brake" {
+	if name, _ := l.hold(now, &judge.Pods{CacheOwner: l.leavingForCache()}); name != "" && name != "brake" {
 		return
 	}
 	if o := l.a.evicts.Shorten(now, left); o != nil {
@@ -299,7 +301,9 @@ func (l *loop) shorten(now time.Time) {
 }
 
 // hold returns why no decision may act now, "" when one may: every path to an eviction asks it.
-func (l *loop) hold(now time.Time) (name, why string) { return l.holdFor(now, l.judge.Hold) }
+func (l *loop) hold(now time.Time, pods *judge.Pods) (name, why string) {
+	return l.holdFor(now, func() (name, why string) { return l.judge.Hold(pods) })
+}
 
 // holdFor asks cause whether the verdict itself forbids an eviction.
 func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, why string) {
@@ -347,12 +351,11 @@ func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, wh
 
 // decide chooses who has to go, asks hold, and starts the eviction of the first; whatever comes of it is a record. A second
 // one needs a decision of its own, which credits the first with what it will give back.
-func (l *loop) decide(now time.Time) {
-	pods := l.pods(now)
+func (l *loop) decide(now time.Time, pods judge.Pods) {
 	made := l.judge.Decide(pods)
 	l.rankedAt = now
 
-	name, why := l.hold(now)
+	name, why := l.hold(now, &pods)
 	d := l.record(now, &made)
 	if made.State != policy.StateVictim {
 		// Who is protected matters more than what would have held the eviction back.
@@ -374,7 +377,9 @@ func (l *loop) decide(now time.Time) {
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
 		SampledAt: time.Now().Add(l.verdict.At - l.a.samples.Now()),
 	})
-	if !ok {
+	if ok {
+		l.noteCacheVictim(&pods, victim.Pod)
+	} else {
 		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidJoining(now)))
 	}
 }

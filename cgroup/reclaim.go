@@ -104,12 +104,28 @@ func (e *ReclaimRefused) Error() string {
 // the mount is read-only; it matches the context's error when that ended the call, and ErrGone when the cgroup was removed
 // before or meanwhile. The result then says what is known.
 func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (ReclaimResult, error) {
+	if want == 0 || want >= uint64(Absent) {
+		return emptyResult(want), fmt.Errorf("reclaim %s: %d bytes wanted", path, want)
+	}
+	return t.reclaim(ctx, path, id, want, asked)
+}
+
+func emptyResult(want uint64) ReclaimResult {
 	res := ReclaimResult{Wanted: want, Back: Absent}
 	res.Before.clear()
 	res.After.clear()
-	if want == 0 || want >= uint64(Absent) {
-		return res, fmt.Errorf("reclaim %s: %d bytes wanted", path, want)
-	}
+	return res
+}
+
+// How a cgroup is reclaimed.
+const (
+	asked      = iota // so many bytes, while tasks run
+	left              // all there is, when they have ended
+	leftByHigh        // the same on v2 kernels without memory.reclaim
+)
+
+func (t *Tree) reclaim(ctx context.Context, path string, id, want uint64, how int) (ReclaimResult, error) {
+	res := emptyResult(want)
 	if err := ctx.Err(); err != nil {
 		return res, fmt.Errorf("reclaim %s: %w", path, err)
 	}
@@ -121,6 +137,9 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	file, needs := v2Reclaim, "kernel 5.19"
 	if t.at.version == 1 {
 		file, needs = v1ForceEmpty, "a kernel with memory.force_empty"
+	}
+	if how == leftByHigh {
+		file, needs = v2High, "the memory controller"
 	}
 	fd, err := g.openToWrite(file, needs)
 	if err != nil {
@@ -134,6 +153,12 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 	if err := g.Memory(&res.Before); err != nil {
 		return res, err
 	}
+	if how != asked {
+		if want, _ = res.Before.Usage.Bytes(); want == 0 {
+			return res, nil
+		}
+		res.Wanted = want
+	}
 	b := bounded{limit: t.reclaimTime(), every: reclaimPoll, look: func() ReclaimEnd {
 		switch now, err := g.Usage(); {
 		case errors.Is(err, ErrGone):
@@ -144,15 +169,23 @@ func (t *Tree) Reclaim(ctx context.Context, path string, id, want uint64) (Recla
 		return ""
 	}}
 	write := func(stopped func() bool) error { return reclaimV2(fd, want, swap == 0, stopped) }
-	if t.at.version == 1 {
-		if err := guardV1(path, &res.Before, swap, want); err != nil {
+	switch {
+	case t.at.version == 1:
+		if err := guardV1(path, &res.Before, swap, want); err != nil && how == asked {
 			return res, err
 		}
+		fallthrough
+	case file == v2High:
 		write = func(stopped func() bool) error { return writeUntil(fd, []byte("0"), stopped) }
 	}
 	began := time.Now()
 	ended, cause := b.run(ctx, write)
 	res.Took = time.Since(began)
+	if file == v2High { // the kubelet is about to remove the cgroup; should it not, the limit must not stay
+		if _, err := unix.Write(fd, []byte("max")); err != nil && !isGone(err) && cause == nil {
+			cause = err
+		}
+	}
 	return res, res.finish(ctx, g, file, ended, cause)
 }
 

@@ -40,3 +40,14 @@ func (j *Judge) CacheNeed() policy.CacheNeed {
 	need.Bytes = max(0, int64(v.Need.Bytes), int64(lasting))
 	return need
 }
+
+// OwnerGoes reports whether it is time to evict the pod that holds the page cache, when nothing of it can be reclaimed: the
+// threshold that counts it was reached, or will be within a few seconds of growth that has lasted. It is the last thing to
+// try, later than a leaker's eviction: a reader stops growing by itself when it has read all there is.
+func (j *Judge) OwnerGoes() bool {
+	v, need := &j.verdict, j.CacheNeed()
+	if need.Bytes <= 0 {
+		return false
+	}
+	return v.Nearest.Margin < 0 && !v.Short.Falling() || v.Slope > 0 && v.ETA < cacheHorizon && v.Lasted >= v.ETA/4 && v.Short.Clear()
+}

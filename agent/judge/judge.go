@@ -125,6 +125,8 @@ type Pods struct {
 	Pods     []policy.Candidate // of each only the part that goes in
 	History  policy.History
 	InFlight int // victims on their way out; the credit of the last look is theirs
+
+	CacheOwner string // see policy.Input; of CachePlan.Owner, once OwnerGoes
 }
 
 func (j *Judge) input(p *Pods) policy.Input {
@@ -133,6 +135,10 @@ func (j *Judge) input(p *Pods) policy.Input {
 		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, Outside: v.Cause == pressure.CauseOutside, RoundLimit: j.cfg.RoundLimit,
 		Pods: p.Pods, History: p.History, InFlight: p.InFlight, Config: j.cfg.Policy,
 		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
+	}
+	if p.CacheOwner != "" {
+		in.CacheOwner, in.NodeGrowth = p.CacheOwner, v.Slope
+		in.Need.ByETA, in.Need.Slope = true, max(0, v.Slope)
 	}
 	if last := j.Last(); last != nil && last.Capacity.Known() {
 		in.NodeMemory = uint64(last.Capacity)
@@ -195,13 +201,16 @@ func (j *Judge) Explain(p Pods, uid string) policy.Explanation {
 	return policy.Explain(j.input(&p), uid)
 }
 
-// Hold returns why the verdict itself forbids every eviction, "" when it does not: nobody is evicted for growth that
-// an eviction does not answer. At critical somebody may go for what pods did not cause, as the kubelet is about to act; not
+// Hold returns why the verdict itself forbids to evict for p, "" when it does not: nobody is evicted for growth that an
+// eviction does not answer, and for page cache only its owner. At critical somebody may go for what pods did not cause, as the kubelet is about to act; not
 // while that goes on, which would fill the memory again.
-func (j *Judge) Hold() (name, why string) {
+func (j *Judge) Hold(p *Pods) (name, why string) {
 	v := &j.verdict
 	switch v.Cause {
 	case pressure.CauseCache:
+		if p.CacheOwner != "" {
+			return "", ""
+		}
 		return "cache", "the growth is page cache: evicting a pod would not answer it"
 	case pressure.CauseOutside:
 		why = "pods explain less than half of the growth"

@@ -106,8 +106,8 @@ func TestGoesOnFromItsState(t *testing.T) {
 			if diff := cmp.Diff(a.Decide(pods), restored.Decide(pods)); diff != "" {
 				t.Fatalf("decision at once %d: %s", i, diff)
 			}
-			if an, _ := a.Hold(); i > 300 || v.Now >= pressure.Evict {
-				if bn, _ := restored.Hold(); an != bn {
+			if an, _ := a.Hold(&Pods{}); i > 300 || v.Now >= pressure.Evict {
+				if bn, _ := restored.Hold(&Pods{}); an != bn {
 					t.Fatalf("held %q, want %q", bn, an)
 				}
 				b = restored
@@ -184,29 +184,29 @@ func TestHold(t *testing.T) {
 		j := New(Config{})
 		j.verdict.Cause, j.verdict.Part = tc.cause, tc.part
 		j.verdict.Now = pressure.Evict
-		if name, why := j.Hold(); name != tc.name || why != tc.why {
+		if name, why := j.Hold(&Pods{}); name != tc.name || why != tc.why {
 			t.Errorf("%s: %q, %q", tc.cause, name, why)
 		}
 		j.verdict.Now, j.verdict.Need = pressure.Critical, pressure.Need{Margin: -100 * mib, Horizon: 93 * time.Second}
-		if name, _ := j.Hold(); name != tc.name { // how fast the rest grows is not known
+		if name, _ := j.Hold(&Pods{}); name != tc.name { // how fast the rest grows is not known
 			t.Errorf("%s at critical, split unknown: %q", tc.cause, name)
 		}
 		j.verdict.Split.Kernel = pressure.Rate{Known: true}
 		for i := range 20 {
 			j.samples = append(j.samples, pressure.Sample{At: time.Duration(i) * 50 * time.Millisecond, RootWorkingSet: gib + pressure.Bytes(i)*mib, PodsWorkingSet: gib / 2})
 		}
-		if name, _ := j.Hold(); name != tc.name {
+		if name, _ := j.Hold(&Pods{}); name != tc.name {
 			t.Errorf("%s at critical while slices grow: %q", tc.cause, name)
 		}
 		for i := range j.samples {
 			j.samples[i].RootWorkingSet = gib
 		}
 		j.verdict.Split.Kernel.Value = 2 * mib
-		if name, _ := j.Hold(); name != tc.name {
+		if name, _ := j.Hold(&Pods{}); name != tc.name {
 			t.Errorf("%s at critical while the kernel grows: %q", tc.cause, name)
 		}
 		j.verdict.Split.Kernel.Value = mib / 2
-		if name, _ := j.Hold(); name == "cause-outside-pods" || tc.cause == pressure.CauseCache && name != "cache" {
+		if name, _ := j.Hold(&Pods{}); name == "cause-outside-pods" || tc.cause == pressure.CauseCache && name != "cache" {
 			t.Errorf("%s at critical: %q", tc.cause, name)
 		}
 	}

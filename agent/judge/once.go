@@ -39,9 +39,9 @@ func (j *Judge) DecideFor(p Pods, need policy.Need) policy.Decision {
 
 // HoldFor is Hold for DecideFor: nobody is evicted for what grows outside the pods, so that this is no reason against it. To
 // page cache that grows an eviction is no answer either way.
-func (j *Judge) HoldFor() (name, why string) {
+func (j *Judge) HoldFor(p *Pods) (name, why string) {
 	if j.verdict.Cause != pressure.CauseCache {
 		return "", ""
 	}
-	return j.Hold()
+	return j.Hold(p)
 }

@@ -84,8 +84,8 @@ func TestHoldFor(t *testing.T) {
 		own, once string
 	}{{pressure.CauseNone, "", ""}, {pressure.CausePods, "", ""}, {pressure.CauseOutside, "cause-outside-pods", ""}, {pressure.CauseCache, "cache", "cache"}} {
 		j.verdict.Cause = tc.cause
-		own, _ := j.Hold()
-		once, _ := j.HoldFor()
+		own, _ := j.Hold(&Pods{})
+		once, _ := j.HoldFor(&Pods{})
 		if own != tc.own || once != tc.once {
 			t.Errorf("%s: Hold %q, HoldFor %q", tc.cause, own, once)
 		}

@@ -39,6 +39,7 @@ type CachePlan struct {
 	Reason  string
 	Takes   []CacheTake // none while Waiting for all that can be had
 	Waiting int         // pods that are being reclaimed already
+	Owner   *Pod        // while Held: the pod that has most of it, if one has; see Input.CacheOwner
 }
 
 // CacheNeed is what page cache has to give back, and how soon.
@@ -68,11 +69,7 @@ func PlanReclaim(pods []Candidate, need CacheNeed) CachePlan {
 	var spared naming
 	left := uint64(max(need.Bytes, 0))
 	for _, c := range owners {
-		why := c.Unreclaimable
-		if c.Pod.Annotations[AnnotationReclaim] == "never" {
-			why = AnnotationReclaim + `: "never"`
-		}
-		if why != "" {
+		if why := c.unreclaimable(); why != "" {
 			spared.add(c, why)
 			continue
 		}
@@ -94,11 +91,45 @@ func PlanReclaim(pods []Candidate, need CacheNeed) CachePlan {
 	}
 	if len(plan.Takes)+plan.Waiting == 0 {
 		plan.State, plan.Reason = CacheHeld, "no page cache is reclaimed"+spared.text
+		plan.Owner = cacheOwner(pods, owners[0])
 		return plan
 	}
 	plan.State = CacheReclaim
 	plan.Reason = fmt.Sprintf("%.1f MiB of page cache have to go, %d of %d pods that hold it give it back%s", float64(max(need.Bytes, 0))/(1<<20), len(plan.Takes)+plan.Waiting, len(owners), spared.text)
 	return plan
+}
+
+// unreclaimable says why the pod's page cache is not to be reclaimed, "" when it may be.
+func (c *Candidate) unreclaimable() string {
+	if c.Pod.Annotations[AnnotationReclaim] == "never" {
+		return AnnotationReclaim + `: "never"`
+	}
+	return c.Unreclaimable
+}
+
+// cacheOwner returns the pod of first if it has more than half of the page cache's growth, or, where none grows, of all that
+// counts as used; nil if nobody has, or if that is not known.
+func cacheOwner(pods []Candidate, first *Candidate) *Pod {
+	growth, active := 0.0, 0.0
+	for i := range pods {
+		r := &pods[i].Reading
+		if pods[i].Pod.Finished {
+			continue
+		}
+		if !r.Fresh || math.IsNaN(r.CacheGrowth) {
+			return nil
+		}
+		growth += max(0, r.CacheGrowth)
+		active += float64(r.ActiveFile)
+	}
+	part, whole := first.Reading.CacheGrowth, growth
+	if !(growth > 0) {
+		part, whole = float64(first.Reading.ActiveFile), active
+	}
+	if part > whole/2 {
+		return first.Pod
+	}
+	return nil
 }
 
 // returns reports whether page cache that is inactive now would use up the margin if it were read once more by a pod of

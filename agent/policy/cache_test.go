@@ -65,3 +65,36 @@ func TestPlanReclaim(t *testing.T) {
 		})
 	}
 }
+
+// TestCacheOwner: whose the page cache is that cannot be reclaimed, if it is one pod's.
+func TestCacheOwner(t *testing.T) {
+	const mib = 1 << 20
+	blocked := func(c Candidate) Candidate { c.Unreclaimable = "swap of the node"; return c }
+	stale := func(c Candidate) Candidate { c.Reading.Fresh = false; return c }
+	done := func(c Candidate) Candidate { c.Pod.Finished = true; return c }
+	for _, tc := range []struct {
+		name string
+		pods []Candidate
+		want string
+	}{
+		{"one grows", []Candidate{blocked(cached("a", 900, 0, 10)), cached("b", 2000, 0, 0)}, "a"},
+		{"most of the growth", []Candidate{blocked(cached("a", 900, 0, 10)), blocked(cached("b", 2000, 0, 8))}, "a"},
+		{"half of it is not most", []Candidate{blocked(cached("a", 900, 0, 10)), blocked(cached("b", 2000, 0, 10))}, ""},
+		{"nobody grows, one holds most", []Candidate{blocked(cached("a", 900, 0, 0)), blocked(cached("b", 300, 0, 0))}, "a"},
+		{"nobody grows, nobody holds most", []Candidate{blocked(cached("a", 900, 0, 0)), blocked(cached("b", 500, 0, 0)), blocked(cached("c", 500, 0, 0))}, ""},
+		{"one that cannot be read may be it", []Candidate{blocked(cached("a", 900, 0, 10)), stale(cached("b", 1, 0, 0))}, ""},
+		{"one that has ended is not", []Candidate{blocked(cached("a", 900, 0, 10)), done(stale(cached("b", 1, 0, 0)))}, "a"},
+		{"another gives back", []Candidate{blocked(cached("a", 900, 0, 10)), cached("b", 900, 0, 9)}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := PlanReclaim(tc.pods, CacheNeed{Bytes: 300 * mib, Margin: 800 * mib, Rate: 100 * mib})
+			got := ""
+			if p.Owner != nil {
+				got = p.Owner.Name
+			}
+			if got != tc.want {
+				t.Errorf("%s of %s: %s, want %q", got, p.State, p.Reason, tc.want)
+			}
+		})
+	}
+}

@@ -108,6 +108,11 @@ type Input struct {
 	RoundLimit int  // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
 	InFlight   int  // victims on their way out that the need is credited with: this decision would join their round
 
+	// CacheOwner is the UID of a pod that is to go for its page cache, and only it: this is the shortage, most of it is its own,
+	// and the kernel cannot be made to drop it while the pod runs. Its page cache counts as growth and as release, as its cgroup
+	// is reclaimed once its processes have ended. Empty: page cache is nobody's fault.
+	CacheOwner string
+
 	// Maintenance means that somebody asked for the memory, at a time of their choosing: see chooseNext.
 	Maintenance bool
 
@@ -178,7 +183,7 @@ func Decide(in Input) Decision {
 		c := &d.Pods[i]
 		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
 		if c.Rank == 0 {
-			if c.Grower || in.Maintenance || c.Covers && !in.joins() {
+			if c.Grower || in.Maintenance || c.Covers && !in.joins() || in.CacheOwner == c.Pod.UID {
 				switch c.Protection.Name {
 				case ProtectCooldown, ProtectReplacement:
 					x.held.add(c, c.Protection.Reason)
@@ -261,10 +266,13 @@ const (
 	whyNoEnd   = "its memory would not end the shortage and it has no part in the growth"
 	whyRefills = "it has no part in the growth, which would fill its memory again"
 	whySmall   = "its release is under a tenth of the target"
+	whyCache   = "page cache is the shortage, and another pod holds it"
 )
 
 func (x *exclusion) unhelpful(c *Candidate) string {
 	switch {
+	case x.in.CacheOwner != "" && x.in.CacheOwner != c.Pod.UID:
+		return whyCache
 	case x.in.Maintenance:
 		return x.in.little(c)
 	case x.in.joins() && !c.Grower:
@@ -311,6 +319,10 @@ func (d *Decision) reason(in *Input, open int) string {
 		fmt.Fprintf(&b, "pods did not cause the shortage: %s has the lowest priority (%d) of %d candidates whose memory alone ends it", first.Pod.Key(), first.Pod.Priority, len(d.Victims))
 	} else {
 		fmt.Fprintf(&b, "%s ranks first of %d candidates with score %.1f", first.Pod.Key(), open, first.Score)
+	}
+	if in.CacheOwner != "" {
+		fmt.Fprintf(&b, "; it goes for its page cache (%.1f MiB active, growing by %.1f MiB/s), which is the shortage and is not to be had otherwise: %s",
+			float64(first.Reading.ActiveFile)/(1<<20), first.Reading.CacheGrowth/(1<<20), first.unreclaimable())
 	}
 	if !in.Outside && (d.Set[0] != d.Victims[0] || len(d.Set) > 1) {
 		b.WriteString("; to go: ")

@@ -35,6 +35,10 @@ func Rank(in Input) []Candidate {
 	pods := slices.Clone(in.Pods)
 	for i := range pods {
 		prepare(&pods[i])
+		if c := &pods[i]; in.CacheOwner != "" && c.Pod.UID == in.CacheOwner {
+			c.Reading.Growth += max(0, c.Reading.CacheGrowth)
+			c.Reading.Release = plus(c.Reading.Release, c.Reading.ActiveFile)
+		}
 	}
 	in.Pods = pods
 	growth, fastest := nodeGrowth(&in)

@@ -30,7 +30,9 @@ func (d *Decision) choose(in *Input) {
 		return
 	}
 	if len(d.Victims) == 0 {
-		d.chooseFlat(in, limit)
+		if in.CacheOwner == "" {
+			d.chooseFlat(in, limit)
+		}
 		return
 	}
 	var pool []int

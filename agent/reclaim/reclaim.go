@@ -33,6 +33,7 @@ type Request struct {
 	ID    uint64 // of the cgroup: another one under this path is not meant
 	Bytes uint64 // wanted back
 	All   bool   // or more, if there is more by then
+	Left  bool   // the pod's processes have ended: all that they left, whatever stood against it before
 }
 
 // Cost is what the pod's tasks paid since the cgroup was made; -1: not known.
@@ -179,7 +180,7 @@ func (m *Manager) Never() string { return m.never }
 
 // Start queues one reclaim; false when the pod is blocked or too many wait.
 func (m *Manager) Start(now time.Time, r Request, cache uint64) (*Attempt, bool) {
-	if s := m.Standing(now, r.UID); s.Blocked != "" || s.Busy {
+	if s := m.Standing(now, r.UID); !r.Left && (s.Blocked != "" || s.Busy) {
 		return nil, false
 	}
 	a := &Attempt{Request: r, DryRun: m.opts.DryRun, At: now, Before: cache, Refaults: -1, MajorFaults: -1}

@@ -60,12 +60,13 @@ type look struct {
 
 // pods is a judge.Pods. Order and History are nil when they are as before; Changed has the pods that are not.
 type pods struct {
-	Now      time.Time       `json:"now"`
-	Order    *[]string       `json:"order,omitempty"` // UIDs
-	Changed  []reading       `json:"changed,omitempty"`
-	History  *policy.History `json:"history,omitempty"`
-	InFlight int             `json:"inFlight,omitempty"`
-	Sum      string          `json:"sum"` // of the ranking
+	Now        time.Time       `json:"now"`
+	Order      *[]string       `json:"order,omitempty"` // UIDs
+	Changed    []reading       `json:"changed,omitempty"`
+	History    *policy.History `json:"history,omitempty"`
+	InFlight   int             `json:"inFlight,omitempty"`
+	CacheOwner string          `json:"cacheOwner,omitempty"`
+	Sum        string          `json:"sum"` // of the ranking
 }
 
 // reading is the part of a candidate that goes into a decision and is no fact of the pod.

@@ -208,7 +208,7 @@ func (p *player) playLook(l *look) {
 			pods := p.pods
 			pods.Now = l.At
 			d := p.b.Decide(pods)
-			p.then.decide(&d, heldBy(p.b))
+			p.then.decide(&d, heldBy(p.b, &pods))
 		}
 	}
 	p.step(l.At)
@@ -226,8 +226,8 @@ func (s *State) decide(d *policy.Decision, held string) {
 	s.Decision, s.Victims, s.Why, s.Held = made.State, strings.Join(made.Set, ", "), made.Reason, held
 }
 
-func heldBy(j *judge.Judge) string {
-	_, why := j.Hold()
+func heldBy(j *judge.Judge, p *judge.Pods) string {
+	_, why := j.Hold(p)
 	return why
 }
 
@@ -239,11 +239,11 @@ func (p *player) playDecision(l *decide) error {
 	p.episode.Decisions++
 	p.check("decision", l.Pods.Now, l.Sum, sumDecision(&d))
 	p.now.decide(&d, l.Held)
-	if p.b != nil && p.b.Verdict().Now >= pressure.Evict {
+	if p.b != nil && (p.b.Verdict().Now >= pressure.Evict || l.Pods.CacheOwner != "") {
 		p.decided = l.Pods.Now
 		d := p.b.Decide(p.pods)
-		held := heldBy(p.b)
-		if own := heldBy(p.a); held == "" && own == "" {
+		held := heldBy(p.b, &p.pods)
+		if own := heldBy(p.a, &p.pods); held == "" && own == "" {
 			held = l.Held // pause, cooldown, cap: the same world
 		}
 		p.then.decide(&d, held)
@@ -321,6 +321,6 @@ func (p *player) take(l *pods) error {
 		c.Pod = p.facts[uid]
 		out = append(out, c)
 	}
-	p.pods = judge.Pods{Now: l.Now, Pods: out, History: p.history, InFlight: l.InFlight}
+	p.pods = judge.Pods{Now: l.Now, Pods: out, History: p.history, InFlight: l.InFlight, CacheOwner: l.CacheOwner}
 	return nil
 }

@@ -202,7 +202,7 @@ func (p *player) pass(t float64) time.Duration {
 		if p.verdict.Nearest.Margin < 0 {
 			left = 0
 		}
-		if name, _ := p.judge.Hold(); name == "" && !blind && p.evicts.Shorten(p.wall(t), left) != nil {
+		if name, _ := p.judge.Hold(&judge.Pods{}); name == "" && !blind && p.evicts.Shorten(p.wall(t), left) != nil {
 			p.answers = append(p.answers, answer{t + callLatency.Seconds(), <-p.evicts.Results()})
 		}
 	}
@@ -252,7 +252,7 @@ func (p *player) decide(t float64, blind bool) {
 		return
 	}
 	now := p.wall(t)
-	name, _ := p.judge.Hold()
+	name, _ := p.judge.Hold(&judge.Pods{})
 	if name == "" && blind && boot(t)-p.verdict.At > time.Second {
 		name = "stale-sample"
 	}

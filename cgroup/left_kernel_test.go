@@ -1,0 +1,59 @@
+package cgroup
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// TestKernelReclaimLeft: what a process read stays charged after its end, and goes with one call; also by the way that is
+// there for v2 kernels without memory.reclaim.
+func TestKernelReclaimLeft(t *testing.T) {
+	tree := host(t)
+	for name, how := range map[string]int{"as this kernel can": left, "without memory.reclaim": leftByHigh} {
+		t.Run(name, func(t *testing.T) {
+			if how == leftByHigh && tree.MemoryVersion() == 1 {
+				t.Skip("needs v2")
+			}
+			cg, g, c, _ := cached(t, tree, 96)
+			inner := cg.sub(t, tree, "container")
+			second := startChild(t, inner.dirs...)
+			if n, err := tree.Processes(cg.path); err != nil || n != 2 {
+				t.Errorf("%d processes, %v, want 2", n, err)
+			}
+			second.stop()
+			c.stop()
+			deadline := time.Now().Add(10 * time.Second)
+			for n, err := tree.Processes(cg.path); n != 0; n, err = tree.Processes(cg.path) {
+				if err != nil || time.Now().After(deadline) {
+					t.Fatalf("%d processes after the end, %v", n, err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			before := read(t, g)
+			if before.File < 90<<20 {
+				t.Fatalf("%v bytes of file left, want 96 MiB", before.File)
+			}
+			res, err := tree.reclaim(t.Context(), cg.path, g.ID(), 0, how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := read(t, g)
+			t.Logf("%v of %d bytes back in %v, %s; file %v to %v", res.Back, res.Wanted, res.Took, res.Ended, before.File, after.File)
+			if after.File > 16<<20 && res.Ended != ReclaimTimeUp {
+				t.Errorf("%v bytes of file left", after.File)
+			}
+			if tree.MemoryVersion() == 2 {
+				if high, err := g.amountOnce(v2High); err != nil || high != Unlimited {
+					t.Errorf("memory.high %v, %v", high, err)
+				}
+			}
+			if _, err := tree.ReclaimLeft(t.Context(), cg.path, g.ID()+1); !errors.Is(err, ErrGone) {
+				t.Errorf("another id: %v, want ErrGone", err)
+			}
+		})
+	}
+	if _, err := tree.Processes("/no-such-cgroup-here"); !errors.Is(err, ErrGone) {
+		t.Errorf("%v, want ErrGone", err)
+	}
+}
