@@ -190,6 +190,29 @@ func rereadFile(t *testing.T, long time.Duration, rateMiB int) *scenario.Result 
 	return res
 }
 
+// TestCacheOwner: the same reader, whose page cache may not be reclaimed, as on a node where the kernel cannot: at last it
+// goes, and nobody else. What it read stays charged, and is given back before its cgroup is removed.
+func TestCacheOwner(t *testing.T) {
+	long(t)
+	c := scenario.Reread(0, 1000)
+	c.Name, c.Note = "cache-owner", "a pod re-reads a file of 2.6 GiB at 1000 MiB/s, its cache may not be reclaimed"
+	c.Workloads[0].Annotate = `{spillway/reclaim: "never"}`
+	res := runCase(t, c, scenario.Enforce)
+	unharmed(t, res)
+	if got := res.API(); len(got) != 1 || got[0] != "batch" {
+		t.Errorf("evicted through the API: %v, want batch alone", got)
+	}
+	o := onlyOutcome(t, res.Status)
+	if d := decision(t, res.Status, "victim"); !strings.Contains(d.Reason, "for its page cache") || !strings.Contains(d.Reason, `spillway/reclaim: "never"`) {
+		t.Errorf("decision says %q, want the page cache, and why it is not reclaimed", d.Reason)
+	}
+	got := res.Status.Reclaims
+	if got.Count != 1 || len(got.Attempts) != 1 || got.Attempts[0].Pod != o.Pod || got.Attempts[0].State != "reclaimed" || got.BackBytes < 512<<20 {
+		t.Errorf("reclaims %+v, want one of what batch left, 512 MiB at least", got)
+	}
+	checkReplay(t, o.Pod)
+}
+
 // TestRereadFileKubeletAlone is the other side of it.
 func TestRereadFileKubeletAlone(t *testing.T) {
 	long(t)

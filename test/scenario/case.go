@@ -44,6 +44,7 @@ type Workload struct {
 	Grace     int    // seconds, default 30
 	Says      string // its log has this when it is ready for the load; empty: as soon as it runs
 	Budget    bool   // a PodDisruptionBudget that allows none of its pods to go
+	Annotate  string // inline YAML map of its pods' annotations; empty: none
 	Anywhere  bool   // its pods may run on any node; the first ones run where the others are cordoned
 }
 
@@ -146,7 +147,7 @@ spec:
   replicas: %[3]d
   selector: {matchLabels: {app: %[1]s}}
   template:
-    metadata: {labels: {app: %[1]s, spillway-case: "1"}}
+    metadata: {labels: {app: %[1]s, spillway-case: "1"}, annotations: {%[10]s}}
     spec:
       terminationGracePeriodSeconds: %[4]d
       automountServiceAccountToken: false
@@ -159,5 +160,5 @@ spec:
         resources: {%[7]s}
         volumeMounts: [{name: disk, mountPath: %[8]s}]
       volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector) + budget
+`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}")) + budget
 }
