@@ -22,7 +22,8 @@
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
 // it, which looks for the pods that come in the place of evicted ones, and by the cluster goroutine, which publish what they
-// learned. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
+// learned. The writes to cgroups are made by the goroutines of agent/reclaim (page cache, before anybody is evicted) and
+// agent/brake (memory.high of a victim that still grows), as the kernel may take its time for them. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
 //
 // # Failure
 //
@@ -34,7 +35,7 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict metrics recording
+//	sampler podmap kube evict reclaim brake metrics recording
 //	judge                                    (pure)
 //	pressure policy ring status journal      (leaves; pressure and policy are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
