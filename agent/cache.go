@@ -174,7 +174,7 @@ type cacheVictim struct {
 	uid  string // of the API server's object
 	path string
 	id   uint64
-	took bool // the reclaim was started
+	last *reclaim.Attempt // nil: it was not reclaimed yet
 }
 
 // noteCacheVictim remembers a victim that goes for its page cache.
@@ -209,13 +209,18 @@ func (l *loop) emptyCgroup(now time.Time) {
 		l.cacheVictim = nil
 		return
 	}
-	if v.took || o.State == evict.Asking {
+	if o.State == evict.Asking {
+		return
+	}
+	if a := v.last; a != nil && (a.EndedAt.IsZero() || !a.GaveBack()) {
 		return
 	}
 	if n, err := l.a.tree.Processes(v.path); err != nil || n > 1 {
 		return // one that is gone ends the eviction, which is seen elsewhere
 	}
-	_, v.took = l.a.reclaims.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0)
+	if a, ok := l.a.reclaims.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
+		v.last = a
+	}
 }
 
 func (l *loop) startReclaim(now time.Time, t policy.CacheTake) {

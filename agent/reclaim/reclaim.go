@@ -76,6 +76,9 @@ type Attempt struct {
 	superseded  bool
 }
 
+// GaveBack reports whether it ended with enough that another one may give more.
+func (a *Attempt) GaveBack() bool { return max(a.Answer.Back, a.Answer.Freed) >= leastBack }
+
 // Result is the end of one call; it means something only to Take.
 type Result struct {
 	attempt *Attempt
@@ -234,6 +237,7 @@ func (m *Manager) Take(now time.Time, r Result) (a *Attempt, measured bool) {
 		rest(refusedFor, r.answer.Refused)
 	case r.answer.Err != nil:
 		rest(refusedFor, "its reclaim went wrong: "+r.answer.Err.Error())
+	case a.Left: // what it left says nothing of the pod that comes after it
 	case max(r.answer.Back, r.answer.Freed) < min(leastBack, a.Bytes/8):
 		if p.barren++; p.barren >= fruitless {
 			p.barren = 0

@@ -334,3 +334,25 @@ func TestForgets(t *testing.T) {
 		}
 	})
 }
+
+// What an ended pod left is taken whatever stood against its reclaim, and says nothing of the pods that run.
+func TestLeft(t *testing.T) {
+	play(t, Options{}, func(r *rig) {
+		r.answer = func(Request, bool) Answer { return Answer{Refused: "read-only mount", Final: true} }
+		r.once("a")
+		r.answer = gives(300)
+		left := request("a")
+		left.Left, left.Bytes = true, 0
+		a, ok := r.m.Start(time.Now(), left, 0)
+		if !ok {
+			t.Fatal("not started")
+		}
+		r.m.Take(time.Now(), <-r.m.Results())
+		if !a.GaveBack() || r.m.Standing(time.Now(), "a").Recent || r.m.Active(time.Now()) {
+			t.Errorf("%+v, %+v", a.Answer, r.m.Standing(time.Now(), "a"))
+		}
+		if _, ok := r.m.Start(time.Now(), request("b"), 0); ok {
+			t.Error("another pod is reclaimed although the kernel cannot")
+		}
+	})
+}

@@ -207,8 +207,13 @@ func TestCacheOwner(t *testing.T) {
 		t.Errorf("decision says %q, want the page cache, and why it is not reclaimed", d.Reason)
 	}
 	got := res.Status.Reclaims
-	if got.Count != 1 || len(got.Attempts) != 1 || got.Attempts[0].Pod != o.Pod || got.Attempts[0].State != "reclaimed" || got.BackBytes < 512<<20 {
-		t.Errorf("reclaims %+v, want one of what batch left, 512 MiB at least", got)
+	if got.BackBytes < 512<<20 {
+		t.Errorf("reclaims %+v, want at least 512 MiB of what batch left", got)
+	}
+	for _, r := range got.Attempts {
+		if r.UID != o.UID || r.At.Before(o.AskedAt) {
+			t.Errorf("reclaim %+v, want none but of the victim after its processes ended", r)
+		}
 	}
 	checkReplay(t, o.Pod)
 }
