@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
+	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
@@ -28,11 +28,8 @@ import (
 // livenessAge is how old the loop's last pass may be before the liveness probe fails.
 const livenessAge = 30 * time.Second
 
-// DefaultStateDir is where the agent keeps what must survive a restart.
+// DefaultStateDir is where the agent keeps what must survive a restart, and recordings.
 const DefaultStateDir = "/var/lib/spillway"
-
-// stateFile is what survives a restart of the brakes, in Options.StateDir.
-const stateFile = "evictions.json"
 
 // Options are what the command line and the environment say; Config is what the file says.
 type Options struct {
@@ -72,6 +69,7 @@ type Agent struct {
 	tracer   *oomkill.Tracer
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
+	ledger   *ledger.Ledger    // nil: standalone
 	server   *status.Server
 
 	runtimeView atomic.Pointer[cri.View]
@@ -81,6 +79,7 @@ type Agent struct {
 	questions   chan question
 	onces       chan onceStart // capacity 1
 	killsLost   atomic.Uint64
+	keptKills   *ledger.Log // nil: standalone
 	sources     sources
 
 	loop loop
@@ -135,6 +134,9 @@ func New(opts Options) (*Agent, error) {
 	a.openRecorder()
 	a.openTracer()
 	a.openRuntime()
+	if err := a.openLedger(); err != nil {
+		return nil, err
+	}
 	if err := a.openCluster(); err != nil {
 		return nil, err
 	}
@@ -194,7 +196,7 @@ func (a *Agent) openCluster() error {
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
-		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, StateFile: filepath.Join(a.opts.StateDir, stateFile),
+		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, Store: a.ledger.Document(evictionsDocument),
 		Look: client.Replacement, Node: a.opts.NodeName,
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}
@@ -291,6 +293,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.runtime != nil {
 		start("cri", a.followRuntime)
 	}
+	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(ctx)) // until all that writes to the ledger has ended
+	defer stopKeeping()
+	var keeper sync.WaitGroup
+	if a.ledger != nil {
+		keeper.Go(func() {
+			if err := a.ledger.Run(keeping); err != nil {
+				errs <- fmt.Errorf("ledger: %w", err)
+			}
+		})
+	}
 	if a.cluster != nil {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
@@ -321,6 +333,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	cancel()
 	wg.Wait()
+	stopKeeping()
+	keeper.Wait()
 	a.close()
 	a.log.Info("agent stopped")
 	return err
@@ -389,6 +403,11 @@ func (a *Agent) close() {
 	}
 	if a.cluster != nil {
 		a.cluster.client.Close()
+	}
+	if a.ledger != nil {
+		if err := a.ledger.Close(); err != nil {
+			a.log.Error("ledger not closed", "error", err)
+		}
 	}
 	if a.tree != nil {
 		a.tree.Close()

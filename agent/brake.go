@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,9 +19,6 @@ import (
 
 // brakeGain is how much more room than at the decision ends a brake.
 const brakeGain = 64 << 20
-
-// brakesFile lists the brakes that are set, in Options.StateDir.
-const brakesFile = "brakes.json"
 
 // braker is the node's cgroups for agent/brake.
 type braker struct{ *cgroup.Tree }
@@ -60,7 +56,7 @@ func (a *Agent) openBrake() (err error) {
 	case a.tree.MemoryVersion() != 2:
 		off = "needs cgroup v2: the memory controller of this node is v1"
 	}
-	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: off, StateFile: filepath.Join(a.opts.StateDir, brakesFile), Logger: a.log})
+	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: off, Store: a.ledger.Document(brakesDocument), Logger: a.log})
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,6 @@ func brakeLoop(t *testing.T, change func(*Config), log *bytes.Buffer) (l *loop, 
 	a.tree, a.cfg = tree, DefaultConfig()
 	a.cfg.Mode, a.cfg.Brake = Enforce, true
 	change(&a.cfg)
-	a.opts.StateDir = t.TempDir()
 	l.readings, l.said = map[string]policy.Reading{brakedUID: {Fresh: true, Growth: 50 << 20}}, map[string]time.Time{}
 	l.verdict.Now = pressure.Evict
 	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer {
@@ -288,11 +287,12 @@ func TestBrakeFaults(t *testing.T) {
 			}
 			text := strings.ReplaceAll(tc.file, "ID", cgroup.Amount(g.ID()).String())
 			g.Close()
-			if err := os.WriteFile(filepath.Join(state, brakesFile), []byte(text), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(state, earlierFiles[brakesDocument]), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			a := &Agent{tree: tree, cfg: DefaultConfig(), opts: Options{StateDir: state}, log: slog.New(slog.DiscardHandler)}
 			a.sources.init(a.log)
+			keep(t, a)
 			if err := a.openBrake(); err != nil {
 				t.Fatal(err)
 			}

@@ -70,7 +70,7 @@ func (l *loop) init(a *Agent) {
 	*l = loop{
 		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
-		readings: map[string]policy.Reading{}, said: map[string]time.Time{},
+		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
 	}
 }
 

@@ -52,12 +52,13 @@ func (a *Agent) traceKills(ctx context.Context) error {
 	})
 }
 
-// report counts a kill, logs it and hands it to the loop.
+// report counts a kill, logs it and hands it to the ledger and the loop.
 func (a *Agent) report(k status.OOMKill) {
 	a.metrics.OOMKill(k.Namespace, k.Pod, k.Container, time.Duration(k.LatencySeconds*float64(time.Second)))
 	a.log.Warn("oom kill", "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
 		"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", optional(k.AnonBytes), "file_bytes", optional(k.FileBytes), "shmem_bytes", optional(k.ShmemBytes),
 		"limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", k.LatencySeconds)
+	a.keepKill(&k)
 	select {
 	case a.kills <- k:
 	default:

@@ -28,8 +28,8 @@ const nowhere = "https://127.0.0.1:1"
 func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	t.Helper()
 	dir := t.TempDir()
-	file, config := filepath.Join(dir, stateFile), filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(file, []byte(state), 0o600); err != nil {
+	config := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(filepath.Join(dir, earlierFiles[evictionsDocument]), []byte(state), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: '" + server + "'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
@@ -42,9 +42,11 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	}
 	t.Cleanup(func() { client.Close() })
 	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), cluster: &cluster{client: client}}
+	a.opts.StateDir, a.cfg = dir, DefaultConfig()
 	a.sources.init(a.log)
+	keep(t, a)
 	a.metrics = metrics.New("1.0", a.snapshot.Load)
-	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, Look: client.Replacement, StateFile: file, Node: "node-a"}); err != nil {
+	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, Look: client.Replacement, Store: a.ledger.Document(evictionsDocument), Node: "node-a"}); err != nil {
 		t.Fatal(err)
 	}
 	if name := a.evicts.SetAside(); name != "" {

@@ -28,6 +28,7 @@ func (l *loop) publish(now time.Time) {
 			LastPass: now, Passes: l.passes, WorstFillRate: h.WorstRate, Wakes: h.Wakes, WakesPassed: l.wakes.Passed, RingBytes: h.RingBytes, PodSweeps: h.PodSweeps,
 			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
+		Ledger:   a.ledgerStatus(),
 		OOMKills: slices.Clone(l.kills),
 	}
 	slices.Reverse(s.OOMKills)
@@ -70,13 +71,7 @@ func (a *Agent) observeSources() {
 	a.observeWaker()
 	a.observeRecorder()
 	a.observeBrakes()
-	if a.evicts != nil {
-		if fault := a.evicts.Fault(); fault != "" {
-			a.sources.set("state", status.Degraded, fault+"; no eviction is asked for that could not be remembered")
-		} else {
-			a.sources.set("state", status.OK, a.opts.StateDir)
-		}
-	}
+	a.observeLedger()
 	if a.tracer != nil {
 		if lost, err := a.tracer.Lost(); err != nil {
 			a.sources.set("oom-tracer", status.Degraded, err.Error())

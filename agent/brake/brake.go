@@ -98,13 +98,13 @@ type Result struct {
 	never    bool // err holds for every pod of this node
 }
 
-// Options configure a Manager. Kernel is required.
+// Options configure a Manager. Kernel and Store are required.
 type Options struct {
-	Kernel    Kernel
-	Off       string       // why no brake is ever set; those that a crash left are undone all the same
-	StateFile string       // where the brakes stand that are set; without it none can be
-	Logger    *slog.Logger // default: discard
-	Now       time.Time    // of the start; default time.Now()
+	Kernel Kernel
+	Off    string       // why no brake is ever set; those that a crash left are undone all the same
+	Store  Store        // where the brakes stand that are set
+	Logger *slog.Logger // default: discard
+	Now    time.Time    // of the start; default time.Now()
 }
 
 // Manager follows brakes. All its methods but Run and Fault are for one goroutine: the agent's loop.
@@ -128,14 +128,13 @@ type order struct {
 	release bool
 }
 
-// New checks the options and takes over what an agent before this one left in the state file: Run undoes it. It starts
-// nothing and writes to no cgroup.
+// New checks the options and takes over what an agent before this one left in the store: Run undoes it. It starts nothing and writes to no cgroup.
 func New(opts Options) (*Manager, error) {
 	if opts.Kernel == nil {
 		return nil, errors.New("brake: no kernel")
 	}
-	if opts.StateFile == "" {
-		return nil, errors.New("brake: no state file")
+	if opts.Store == nil {
+		return nil, errors.New("brake: no store")
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -148,11 +147,11 @@ func New(opts Options) (*Manager, error) {
 	return m, nil
 }
 
-// SetAside names the file that a state file which could not be used was renamed to, "" when there was none. What it held
-// is not known: a pod may still be braked.
+// SetAside names the file that has what could not be used of the state, "" when there was none: a pod that it names may
+// still be braked.
 func (m *Manager) SetAside() string { return m.setAside }
 
-// Fault returns what is wrong: a brake that could not be taken back so far, or a state file that cannot be read or
+// Fault returns what is wrong: a brake that could not be taken back so far, or a state that cannot be read or
 // written; "" when nothing is. Any goroutine may ask.
 func (m *Manager) Fault() string {
 	if f := m.fault.Load(); f != nil {

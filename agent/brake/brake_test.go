@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -95,12 +93,56 @@ func (k *kernel) high(path string) cgroup.Amount {
 	return k.groups[path].High
 }
 
+// shelf is a store in memory; agent has the test with the real one.
+type shelf struct {
+	mu      sync.Mutex // guards all
+	data    []byte
+	lost    string
+	aside   []byte
+	loadErr error
+	saveErr error
+}
+
+func (s *shelf) Load() ([]byte, string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data, s.lost, s.loadErr
+}
+
+func (s *shelf) Save(data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.saveErr == nil {
+		s.data, s.lost = data, ""
+	}
+	return s.saveErr
+}
+
+func (s *shelf) SetAside() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aside, s.data = s.data, nil
+	return "the cellar", nil
+}
+
+func (s *shelf) text() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data
+}
+
+func (s *shelf) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saveErr = err
+}
+
 // rig runs a Manager in a bubble of fake time.
 type rig struct {
 	t    *testing.T
 	k    *kernel
 	m    *Manager
-	file string
+	file *shelf
 	gone map[string]string // why an eviction is over, by UID
 }
 
@@ -112,19 +154,19 @@ func newKernel() *kernel {
 	return &kernel{groups: map[string]Figures{"/a": pod(1000), "/b": pod(100)}}
 }
 
-// play runs an agent's life on a state file; the rig is dead when it returns.
+// play runs an agent's life on a store; the rig is dead when it returns.
 func play(t *testing.T, k *kernel, opts Options, f func(r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		opts.Kernel = k
-		if opts.StateFile == "" {
-			opts.StateFile = filepath.Join(t.TempDir(), "state", "brakes.json")
+		if opts.Store == nil {
+			opts.Store = &shelf{}
 		}
 		m, err := New(opts)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{t: t, k: k, m: m, file: opts.StateFile, gone: map[string]string{}}
+		r := &rig{t: t, k: k, m: m, file: opts.Store.(*shelf), gone: map[string]string{}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- m.Run(ctx) }()
@@ -177,12 +219,8 @@ func (r *rig) pass(d time.Duration, under bool, paused string) {
 
 func (r *rig) listed() (out []string) {
 	r.t.Helper()
-	data, err := os.ReadFile(r.file)
-	if err != nil {
-		r.t.Fatal(err)
-	}
 	var s state
-	if err := json.Unmarshal(data, &s); err != nil {
+	if err := json.Unmarshal(r.file.text(), &s); err != nil {
 		r.t.Fatal(err)
 	}
 	for _, b := range s.Brakes {
@@ -192,7 +230,7 @@ func (r *rig) listed() (out []string) {
 }
 
 func TestNewNeeds(t *testing.T) {
-	for _, o := range []Options{{}, {StateFile: "x"}, {Kernel: newKernel()}} {
+	for _, o := range []Options{{}, {Store: &shelf{}}, {Kernel: newKernel()}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
@@ -204,7 +242,7 @@ func TestRunLeavesNoGoroutine(t *testing.T) {
 	k := newKernel()
 	entered := make(chan struct{})
 	k.takes, k.before = time.Hour, func() { close(entered) }
-	m, err := New(Options{Kernel: k, StateFile: filepath.Join(t.TempDir(), "brakes.json")})
+	m, err := New(Options{Kernel: k, Store: &shelf{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,13 +273,13 @@ func TestHighFor(t *testing.T) {
 // The figures are read again right before the write; before that, the brake is on disk.
 func TestSet(t *testing.T) {
 	k := newKernel()
-	file := filepath.Join(t.TempDir(), "brakes.json")
+	file := &shelf{}
 	k.before = func() {
-		if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), `"uid":"a"`) {
-			t.Errorf("on disk before the write: %s, %v", data, err)
+		if data := string(file.text()); !strings.Contains(data, `"uid":"a"`) {
+			t.Errorf("kept before the write: %s", data)
 		}
 	}
-	play(t, k, Options{StateFile: file}, func(r *rig) {
+	play(t, k, Options{Store: file}, func(r *rig) {
 		k.change("/a", func(f *Figures) { f.High = 5000 * mibi })
 		a := r.set("a")
 		if a.State != Braking || a.High != 1050*mibi || a.Usage != 1000*mibi || a.Previous != 5000*mibi || a.SetAt.IsZero() || !a.Open() || k.high("/a") != 1050*mibi {
@@ -254,9 +292,6 @@ func TestSet(t *testing.T) {
 		r.m.Standing(func(*Attempt) { n++ })
 		if n != 1 {
 			t.Errorf("%d stand", n)
-		}
-		if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
-			t.Errorf("%v, %v", fi, err)
 		}
 	})
 	if k.high("/a") != 5000*mibi {
@@ -350,11 +385,7 @@ func TestNotSet(t *testing.T) {
 		{"gone", func(r *rig) { delete(r.k.groups, "/a") }, Gone, "before it could be braked", false},
 		{"a node that cannot", func(r *rig) { r.k.setErr = &cgroup.UnsupportedError{Feature: "x", Needs: "y"} }, Refused, "unsupported", true},
 		{"the write fails", func(r *rig) { r.k.setErr = errors.New("EIO") }, Failed, "EIO", false},
-		{"no disk", func(r *rig) {
-			if err := os.WriteFile(filepath.Dir(r.file), nil, 0o600); err != nil { // where the folder should be
-				r.t.Fatal(err)
-			}
-		}, Failed, "could not be remembered", false},
+		{"no disk", func(r *rig) { r.file.fail(errors.New("no space left")) }, Failed, "could not be remembered", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := newKernel()
@@ -375,7 +406,7 @@ func TestNotSet(t *testing.T) {
 					if k.writes != 0 || !strings.Contains(r.m.Fault(), "brake state") {
 						t.Errorf("%d writes, fault %q", k.writes, r.m.Fault())
 					}
-				} else if _, err := os.Stat(r.file); err == nil && len(r.listed()) != 0 {
+				} else if r.file.text() != nil && len(r.listed()) != 0 {
 					t.Errorf("on disk: %v", r.listed())
 				}
 				_, ok := r.m.Start(time.Now(), request("b"))
@@ -443,10 +474,10 @@ func TestUndoThatFails(t *testing.T) {
 
 // The next agent undoes what one left that could not, or was killed.
 func TestCrash(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "brakes.json")
+	file := &shelf{}
 	k := newKernel()
 	k.change("/a", func(f *Figures) { f.High = 5000 * mibi })
-	play(t, k, Options{StateFile: file}, func(r *rig) {
+	play(t, k, Options{Store: file}, func(r *rig) {
 		r.set("a")
 		r.set("b")
 		k.mu.Lock()
@@ -458,7 +489,7 @@ func TestCrash(t *testing.T) {
 	}
 	k.resErr = nil
 	delete(k.groups, "/b")
-	play(t, k, Options{StateFile: file, Off: "switched off"}, func(r *rig) {
+	play(t, k, Options{Store: file, Off: "switched off"}, func(r *rig) {
 		if all := r.m.Attempts(); len(all) != 2 || all[0].State != Releasing || !all[0].Crashed || !all[0].Open() {
 			t.Errorf("attempts %+v", all)
 		}
@@ -472,7 +503,7 @@ func TestCrash(t *testing.T) {
 		}
 	})
 	writes := k.writes
-	play(t, k, Options{StateFile: file}, func(r *rig) { r.drain() })
+	play(t, k, Options{Store: file}, func(r *rig) { r.drain() })
 	if k.writes != writes {
 		t.Error("undone once more")
 	}
@@ -480,14 +511,15 @@ func TestCrash(t *testing.T) {
 
 // A crash between disk and write: nothing is there to undo.
 func TestCrashBeforeTheWrite(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "brakes.json")
+	file := &shelf{}
 	k := newKernel()
 	s := state{Version: stateVersion, Brakes: []saved{{UID: "a", Pod: "shop/a", Path: "/a", ID: 7}, {UID: "b", Pod: "shop/b", Path: "/b", ID: 8}}}
-	if err := s.write(file); err != nil {
+	var err error
+	if file.data, err = json.Marshal(s); err != nil {
 		t.Fatal(err)
 	}
 	k.change("/b", func(f *Figures) { f.High = 1 * mibi }) // of another cgroup: its id is 7
-	play(t, k, Options{StateFile: file}, func(r *rig) {
+	play(t, k, Options{Store: file}, func(r *rig) {
 		r.drain()
 		if a, b := r.m.Attempts()[0], r.m.Attempts()[1]; a.State != Released || b.State != Gone || k.writes != 0 || k.high("/b") != 1*mibi {
 			t.Errorf("attempts %+v %+v, %d writes", a, b, k.writes)
@@ -495,34 +527,33 @@ func TestCrashBeforeTheWrite(t *testing.T) {
 	})
 }
 
-func TestStateFilesThatCannotBeUsed(t *testing.T) {
+func TestStatesThatCannotBeUsed(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "cut": `{"version":1,"bra`, "another version": `{"version":2}`, "no version": `{}`, "another kind": `[]`} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "brakes.json")
-			for _, name := range []string{file, filepath.Join(filepath.Dir(file), tempPrefix+"123")} {
-				if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			play(t, newKernel(), Options{StateFile: file}, func(r *rig) {
-				if data, err := os.ReadFile(r.m.SetAside()); err != nil || string(data) != text {
-					t.Errorf("set aside as %q: %v", r.m.SetAside(), err)
+			file := &shelf{data: []byte(text)}
+			play(t, newKernel(), Options{Store: file}, func(r *rig) {
+				if string(file.aside) != text || r.m.SetAside() != "the cellar" {
+					t.Errorf("set aside %q as %q", file.aside, r.m.SetAside())
 				}
 				if a := r.set("a"); a.State != Braking {
 					t.Errorf("attempt %+v", a)
 				}
-				if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 2 {
-					t.Errorf("left beside it: %v, %v", left, err)
-				}
 			})
 		})
 	}
-	t.Run("a folder", func(t *testing.T) {
-		m, err := New(Options{Kernel: newKernel(), StateFile: t.TempDir()})
+	t.Run("the store was set aside", func(t *testing.T) {
+		play(t, newKernel(), Options{Store: &shelf{lost: "ledger.bad"}}, func(r *rig) {
+			if a := r.set("a"); a.State != Braking || r.m.SetAside() != "ledger.bad" {
+				t.Errorf("attempt %+v, set aside %q", a, r.m.SetAside())
+			}
+		})
+	})
+	t.Run("the store cannot be read", func(t *testing.T) {
+		m, err := New(Options{Kernel: newKernel(), Store: &shelf{loadErr: errors.New("EIO")}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(m.Fault(), "read brake state") || m.Never() == "" || m.SetAside() != "" {
+		if m.Fault() != "read brake state: EIO" || m.Never() == "" || m.SetAside() != "" {
 			t.Errorf("fault %q, never %q", m.Fault(), m.Never())
 		}
 	})
@@ -532,7 +563,7 @@ func TestStateFilesThatCannotBeUsed(t *testing.T) {
 func TestStopIsBounded(t *testing.T) {
 	k := newKernel()
 	synctest.Test(t, func(t *testing.T) {
-		m, err := New(Options{Kernel: slow{k}, StateFile: filepath.Join(t.TempDir(), "brakes.json")})
+		m, err := New(Options{Kernel: slow{k}, Store: &shelf{}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,19 +2,24 @@ package brake
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"spillway/cgroup"
 )
 
-// tempPrefix begins the names of state files that are being written.
-const tempPrefix = ".brakes-"
+// Store keeps one document across restarts; agent/ledger has it.
+type Store interface {
+	// Load returns what was saved last, nil when nothing was. lost names a file that was set aside, as it could not be used, and
+	// may have had it; "" when none was.
+	Load() (data []byte, lost string, err error)
+	// Save returns when data is there after a crash.
+	Save(data []byte) error
+	// SetAside moves what Load returned, which is of no use, to a file and names it.
+	SetAside() (string, error)
+}
 
-// stateVersion is the format of the state file.
+// stateVersion is the format of the state.
 const stateVersion = 1
 
 // state is what an agent after a crash has to undo.
@@ -23,7 +28,7 @@ type state struct {
 	Brakes  []saved `json:"brakes"`
 }
 
-// saved is one brake in the state file.
+// saved is one brake in the state.
 type saved struct {
 	UID      string    `json:"uid"`
 	Pod      string    `json:"pod"`
@@ -33,24 +38,17 @@ type saved struct {
 	At       time.Time `json:"at"`
 }
 
-// load takes over what the file lists. A missing file is nothing to do. One that cannot be used is set aside under another
-// name.
+// load takes over what the store lists. One that cannot be used is set aside.
 func (m *Manager) load(now time.Time) {
-	path := m.opts.StateFile
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), tempPrefix+"*")) // the pattern is constant but for the folder
-	for _, name := range left {
-		os.Remove(name) // half written by an agent that died: of no use, and no harm when it stays
-	}
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	data, lost, err := m.opts.Store.Load()
+	if err == nil && data == nil {
+		m.setAside = lost
 		return
 	}
 	var s state
 	if err == nil {
 		if perr := json.Unmarshal(data, &s); perr != nil || s.Version != stateVersion {
-			aside := fmt.Sprintf("%s.bad-%d", path, now.Unix())
-			if err = os.Rename(path, aside); err == nil {
-				m.setAside = aside
+			if m.setAside, err = m.opts.Store.SetAside(); err == nil {
 				return
 			}
 		}
@@ -73,8 +71,7 @@ func (m *Manager) load(now time.Time) {
 	}
 }
 
-// save writes what is set, or about to be, so that it is there after a crash: written beside the file, synced, renamed,
-// synced. One that fails is tried again.
+// save writes what is set, or about to be, so that it is there after a crash. One that fails is tried again.
 func (m *Manager) save() error {
 	w := &m.work
 	s := state{Version: stateVersion, Brakes: []saved{}}
@@ -85,45 +82,16 @@ func (m *Manager) save() error {
 		}
 		s.Brakes = append(s.Brakes, b)
 	}
-	err := s.write(m.opts.StateFile)
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = m.opts.Store.Save(data)
+	}
+	if err != nil {
+		err = fmt.Errorf("write brake state: %w", err)
+	}
 	w.fileErr, w.unsaved = err, err != nil
 	if err != nil {
 		w.saveAt = time.Now().Add(lastWait)
 	}
 	return err
-}
-
-func (s state) write(path string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write brake state %s: %w", path, err)
-		}
-	}()
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(folder, tempPrefix)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(folder)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -15,7 +15,7 @@ import (
 type worker struct {
 	records []*record
 	pending []Result // not taken yet: each brake has a few, and brakes are bounded by evictions
-	unsaved bool     // the file lists more than is set: harmless, and written again
+	unsaved bool     // the store lists more than is set: harmless, and written again
 	saveAt  time.Time
 	fileErr error
 }
@@ -190,7 +190,7 @@ func (m *Manager) release(a *Attempt) {
 	}
 }
 
-// undoDue takes back what is to be taken back by now, and writes the file when that is to be done again.
+// undoDue takes back what is to be taken back by now, and writes the state when that is to be done again.
 func (m *Manager) undoDue(ctx context.Context) {
 	now := time.Now()
 	for _, r := range slices.Clone(m.work.records) {

@@ -54,8 +54,8 @@ type Options struct {
 	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
 	Look       Looker        // asks for replacements; nil: nobody does
 	Node       string        // name of this node, to tell replacements that came back to it
-	StateFile  string        // where cooldown, cap, victims, history and lead times survive a restart; empty: nowhere
-	Now        time.Time     // of the start, for what the state file holds; default time.Now()
+	Store      Store         // where cooldown, cap, victims, history and lead times survive a restart; nil: nowhere
+	Now        time.Time     // of the start, for what the store holds; default time.Now()
 }
 
 // State is how far an eviction has come.
@@ -123,7 +123,7 @@ type Manager struct {
 	send    chan sent
 	saves   chan state // newest state to write; capacity 1
 	results chan Result
-	fault   atomic.Pointer[string] // why the state file could not be written last time
+	fault   atomic.Pointer[string] // why the state could not be written last time
 
 	outcomes  []*Outcome // newest last
 	round     round
@@ -161,8 +161,8 @@ type refusal struct {
 	why   string
 }
 
-// New checks the options and takes over what an agent before this one left in the state file; see Fault for when that
-// could not be read. It starts nothing.
+// New checks the options and takes over what an agent before this one left in the store; see Fault for when that could
+// not be read. It starts nothing.
 func New(opts Options) (*Manager, error) {
 	if opts.Call == nil {
 		return nil, errors.New("evict: no caller")
@@ -198,10 +198,10 @@ func New(opts Options) (*Manager, error) {
 	return m, nil
 }
 
-// SetAside names the file that a state file which could not be used was renamed to, "" when there was none.
+// SetAside names the file that has what could not be used of the state, "" when there was none.
 func (m *Manager) SetAside() string { return m.setAside }
 
-// Run is the sender goroutine: it makes the calls that Start queues and writes the state file, until ctx ends, and
+// Run is the sender goroutine: it makes the calls that Start queues and writes the state, until ctx ends, and
 // returns nil then. A call is made only after the state that knows of it is on disk: an agent that dies in between
 // asks at most once.
 func (m *Manager) Run(ctx context.Context) error {
@@ -235,10 +235,10 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 func (m *Manager) write(s state) error {
-	if m.opts.StateFile == "" || s.seq < m.written { // what is newer on disk knows of everything that this one does
+	if m.opts.Store == nil || s.seq < m.written { // what is newer on disk knows of everything that this one does
 		return nil
 	}
-	err := s.write(m.opts.StateFile)
+	err := s.keep(m.opts.Store)
 	if err != nil {
 		text := err.Error()
 		m.fault.Store(&text)
@@ -249,7 +249,7 @@ func (m *Manager) write(s state) error {
 	return nil
 }
 
-// Fault returns why the state file could not be written last time, "" when it could. Any goroutine may ask.
+// Fault returns why the state could not be written last time, "" when it could. Any goroutine may ask.
 func (m *Manager) Fault() string {
 	if f := m.fault.Load(); f != nil {
 		return *f

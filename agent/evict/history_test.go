@@ -3,8 +3,6 @@ package evict
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -220,9 +218,9 @@ func TestReturned(t *testing.T) {
 
 // The history, who came back, and the owner of a victim on its way out live on.
 func TestHistoryAfterARestart(t *testing.T) {
-	file := stateFile(t)
+	file := &shelf{}
 	var before policy.History
-	play(t, Options{StateFile: file}, func(r *rig) {
+	play(t, Options{Store: file}, func(r *rig) {
 		r.evictOwned("a")
 		r.evictOwned("b")
 		if !r.m.Returned(time.Now(), later("a", "other", time.Now())) {
@@ -231,7 +229,7 @@ func TestHistoryAfterARestart(t *testing.T) {
 		before = r.m.History(time.Now())
 		synctest.Wait()
 	})
-	play(t, Options{StateFile: file}, func(r *rig) {
+	play(t, Options{Store: file}, func(r *rig) {
 		r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
 		if h := r.m.History(time.Now()); fmt.Sprint(h) != fmt.Sprint(before) || !h[0].ReturnedHere || h[1].ReturnedHere {
 			t.Errorf("history %+v, want %+v", h, before)
@@ -244,15 +242,15 @@ func TestHistoryAfterARestart(t *testing.T) {
 		}
 	})
 	t.Run("the answer was lost with the agent", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file}, func(r *rig) {
+		file := &shelf{}
+		play(t, Options{Store: file}, func(r *rig) {
 			r.answer = silence
 			if _, ok := r.m.Start(time.Now(), owned("a")); !ok {
 				t.Fatal("not started")
 			}
 			synctest.Wait()
 		})
-		play(t, Options{StateFile: file}, func(r *rig) {
+		play(t, Options{Store: file}, func(r *rig) {
 			if h := r.m.History(time.Now()); len(h) != 0 {
 				t.Errorf("history %+v while nobody knows", h)
 			}
@@ -271,14 +269,9 @@ const oldState = `{"version":1,"savedAt":"2000-01-01T00:00:00Z","coolUntil":"200
 	`"askedAt":"1999-12-31T23:59:49Z","answeredAt":"1999-12-31T23:59:50Z","deadline":"2000-01-01T00:00:25Z"}]}`
 
 func TestOldStateFile(t *testing.T) {
-	file := stateFile(t)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(oldState), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	play(t, Options{StateFile: file}, func(r *rig) { // the bubble begins at midnight of 2000-01-01
+	file := &shelf{}
+	file.data = []byte(oldState)
+	play(t, Options{Store: file}, func(r *rig) { // the bubble begins at midnight of 2000-01-01
 		if r.m.SetAside() != "" || r.m.Fault() != "" || r.m.InFlight() != 1 || len(r.m.History(time.Now())) != 0 {
 			t.Fatalf("set aside %q, fault %q, %d in flight, history %v", r.m.SetAside(), r.m.Fault(), r.m.InFlight(), r.m.History(time.Now()))
 		}
@@ -296,10 +289,7 @@ func TestOldStateFile(t *testing.T) {
 		synctest.Wait()
 	})
 	// The file of a new agent is one that an old one understands: the same version, and every field that it knows.
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := []byte(file.text())
 	var now, then map[string]any
 	if json.Unmarshal(data, &now) != nil || json.Unmarshal([]byte(oldState), &then) != nil || now["version"] != 1.0 {
 		t.Fatalf("%s", data)

@@ -2,8 +2,6 @@ package evict
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -160,35 +158,35 @@ func TestLeadsAreBounded(t *testing.T) {
 }
 
 func TestLeadAfterARestart(t *testing.T) {
-	file := stateFile(t)
-	play(t, Options{StateFile: file}, func(r *rig) {
+	file := &shelf{}
+	play(t, Options{Store: file}, func(r *rig) {
 		r.took("a", 4*time.Second, true)
 		r.took("b", 4*time.Second, true)
 		synctest.Wait()
 	})
-	play(t, Options{StateFile: file}, func(r *rig) {
+	play(t, Options{Store: file}, func(r *rig) {
 		if got, ok := r.m.Lead(owned("a").Pod); ok {
 			t.Errorf("lead time %v after one measurement", got)
 		}
 		r.took("a", 6*time.Second, true)
 		synctest.Wait()
 	})
-	play(t, Options{StateFile: file}, func(r *rig) {
+	play(t, Options{Store: file}, func(r *rig) {
 		if got, _ := r.m.Lead(owned("a").Pod); got != 10*time.Second {
 			t.Errorf("lead time %v, want 10 s", got)
 		}
 	})
 	t.Run("the victim outlives the agent", func(t *testing.T) {
-		file := stateFile(t)
+		file := &shelf{}
 		for range 2 {
-			play(t, Options{StateFile: file}, func(r *rig) {
+			play(t, Options{Store: file}, func(r *rig) {
 				r.free(true)
 				r.evictOwned("a")
 				r.facts["uid-a"] = leaving
 				r.pass(time.Second, true)
 				synctest.Wait()
 			})
-			play(t, Options{StateFile: file}, func(r *rig) {
+			play(t, Options{Store: file}, func(r *rig) {
 				// Each life of the bubble begins at midnight: the clock was set back by as much as the first life lasted.
 				r.facts["uid-a"] = leaving
 				r.pass(4*time.Second, true)
@@ -200,7 +198,7 @@ func TestLeadAfterARestart(t *testing.T) {
 				synctest.Wait()
 			})
 		}
-		play(t, Options{StateFile: file}, func(r *rig) {
+		play(t, Options{Store: file}, func(r *rig) {
 			if got, ok := r.m.Lead(owned("a").Pod); !ok || got < 7*time.Second || got > 8*time.Second {
 				t.Errorf("lead time %v, known %v", got, ok)
 			}
@@ -218,12 +216,10 @@ func FuzzTakeOver(f *testing.F) {
 	f.Add([]byte(`{"version":1,"victims":[{"name":"a","uid":"u","state":"in-flight"}],"roundSpent":-3}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		file := filepath.Join(t.TempDir(), "evictions.json")
-		if err := os.WriteFile(file, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		file := &shelf{}
+		file.data = data
 		now := time.Unix(1_800_000_000, 0)
-		m, err := New(Options{Call: say(policy.Answer{}), StateFile: file, Now: now})
+		m, err := New(Options{Call: say(policy.Answer{}), Store: file, Now: now})
 		if err != nil || m.Fault() != "" {
 			t.Fatal(err, m.Fault())
 		}

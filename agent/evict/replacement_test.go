@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -343,13 +341,13 @@ func TestFollowNobody(t *testing.T) {
 }
 
 func TestFollowSurvivesARestart(t *testing.T) {
-	file, s := stateFile(t), newShop()
+	file, s := &shelf{}, newShop()
 	s.pods["a"] = full
-	play(t, Options{Look: s.look, StateFile: file}, func(r *rig) {
+	play(t, Options{Look: s.look, Store: file}, func(r *rig) {
 		r.evictWeb("a")
 		r.follow(8 * time.Second)
 	})
-	play(t, Options{Look: s.look, StateFile: file, Node: "node-b"}, func(r *rig) {
+	play(t, Options{Look: s.look, Store: file, Node: "node-b"}, func(r *rig) {
 		if !strings.Contains(r.waiting(), "0/2 nodes") {
 			t.Errorf("waiting %q", r.waiting())
 		}
@@ -363,7 +361,7 @@ func TestFollowSurvivesARestart(t *testing.T) {
 			t.Errorf("news %+v", news)
 		}
 	})
-	play(t, Options{Look: s.look, StateFile: file}, func(r *rig) {
+	play(t, Options{Look: s.look, Store: file}, func(r *rig) {
 		n := len(s.asked)
 		if r.follow(20 * time.Minute); len(s.asked) != n || r.waiting() != "" {
 			t.Errorf("asked %+v again, waiting %q", s.asked[n:], r.waiting())
@@ -373,16 +371,11 @@ func TestFollowSurvivesARestart(t *testing.T) {
 
 // The state of an agent that did not follow yet.
 func TestFollowOfAnOlderState(t *testing.T) {
-	file, s := stateFile(t), newShop()
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	file, s := &shelf{}, newShop()
 	now := time.Now().UTC()
 	text := fmt.Sprintf(`{"version":1,"history":[{"podUid":"uid-a","ownerUid":"owner-web","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q}]}`, now.Add(-time.Minute).Format(time.RFC3339Nano))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m, err := New(Options{Call: say(policy.Answer{}), Look: s.look, StateFile: file, Now: now})
+	file.data = []byte(text)
+	m, err := New(Options{Call: say(policy.Answer{}), Look: s.look, Store: file, Now: now})
 	if err != nil || m.SetAside() != "" {
 		t.Fatalf("%v, set aside %q", err, m.SetAside())
 	}

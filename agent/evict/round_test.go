@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -266,9 +265,9 @@ func TestRoundInObserveMode(t *testing.T) {
 		r.about("the next may start", r.free(true), 90*time.Second)
 	})
 	t.Run("with a victim of the agent before it, which was in enforce mode", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file}, func(r *rig) { r.evict("a"); synctest.Wait() })
-		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) { r.refuses("one on its way out", "on its way out") })
+		file := &shelf{}
+		play(t, Options{Store: file}, func(r *rig) { r.evict("a"); synctest.Wait() })
+		play(t, Options{Store: file, DryRun: true}, func(r *rig) { r.refuses("one on its way out", "on its way out") })
 	})
 }
 
@@ -313,15 +312,15 @@ func TestRoundAfterARestart(t *testing.T) {
 		}, "may still happen", 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			file := stateFile(t)
-			play(t, Options{StateFile: file, RoundLimit: tc.limit}, func(r *rig) {
+			file := &shelf{}
+			play(t, Options{Store: file, RoundLimit: tc.limit}, func(r *rig) {
 				r.evict("a")
 				r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
 				r.pass(time.Second, false)
 				tc.live(r)
 				synctest.Wait()
 			})
-			play(t, Options{StateFile: file, RoundLimit: tc.limit}, func(r *rig) {
+			play(t, Options{Store: file, RoundLimit: tc.limit}, func(r *rig) {
 				r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
 				if r.m.used() != tc.used {
 					t.Errorf("%d places used, want %d", r.m.used(), tc.used)
@@ -343,8 +342,8 @@ func TestRoundAfterARestart(t *testing.T) {
 
 // A state that waited is not written over a newer one.
 func TestAnOlderStateIsNotWritten(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "evictions.json")
-	m, err := New(Options{Call: say(policy.Answer{}), StateFile: file})
+	file := &shelf{}
+	m, err := New(Options{Call: say(policy.Answer{}), Store: file})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +355,7 @@ func TestAnOlderStateIsNotWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := New(Options{Call: say(policy.Answer{}), StateFile: file})
+	again, err := New(Options{Call: say(policy.Answer{}), Store: file})
 	if err != nil || len(again.History(time.Now())) != 1 {
 		t.Errorf("history %v, %v", again.History(time.Now()), err)
 	}
@@ -376,7 +375,7 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 	for seed := range uint64(120) {
 		rng := rand.New(rand.NewPCG(seed, 11))
 		opts := Options{Call: say(policy.Answer{}), RoundLimit: 1 + rng.IntN(policy.MaxRound), HourlyCap: 1 + rng.IntN(40), Cooldown: time.Duration(1 + rng.IntN(int(90*time.Second))),
-			StateFile: filepath.Join(t.TempDir(), "evictions.json"), Now: time.Unix(1_800_000_000, 0)}
+			Store: &shelf{}, Now: time.Unix(1_800_000_000, 0)}
 		m, err := New(opts)
 		if err != nil {
 			t.Fatal(err)

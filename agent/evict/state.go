@@ -2,20 +2,25 @@ package evict
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"spillway/agent/policy"
 )
 
-// tempPrefix begins the names of state files that are being written.
-const tempPrefix = ".evictions-"
+// Store keeps one document across restarts; agent/ledger has it.
+type Store interface {
+	// Load returns what was saved last, nil when nothing was. lost names a file that was set aside, as it could not be used, and
+	// may have had it; "" when none was.
+	Load() (data []byte, lost string, err error)
+	// Save returns when data is there after a crash.
+	Save(data []byte) error
+	// SetAside moves what Load returned, which is of no use, to a file and names it.
+	SetAside() (string, error)
+}
 
-// stateVersion is the format of the state file.
+// stateVersion is the format of the state.
 const stateVersion = 1
 
 // state is what must survive a restart so that one decision never evicts twice: cooldown, cap, victims on their way; and
@@ -36,7 +41,7 @@ type state struct {
 	Leads   []leadTimes `json:"leads,omitempty"`
 }
 
-// saved is one victim in the state file.
+// saved is one victim in the state.
 type saved struct {
 	DecisionID string        `json:"decisionId"`
 	Namespace  string        `json:"namespace"`
@@ -78,7 +83,7 @@ func (m *Manager) snapshot(now time.Time) state {
 
 // save hands the present state to the sender, which writes it; an older one that still waits is replaced.
 func (m *Manager) save(now time.Time) {
-	if m.opts.StateFile == "" {
+	if m.opts.Store == nil {
 		return
 	}
 	select {
@@ -88,64 +93,38 @@ func (m *Manager) save(now time.Time) {
 	m.saves <- m.snapshot(now) // capacity 1, and this goroutine alone fills it
 }
 
-// write puts s into the state file so that it is there after a crash: written beside it, synced, renamed, synced.
-func (s state) write(path string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write eviction state %s: %w", path, err)
-		}
-	}()
+// keep puts s into the store.
+func (s state) keep(store Store) error {
 	data, err := json.Marshal(s)
 	if err != nil {
-		return err
+		return fmt.Errorf("encode eviction state: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix)
-	if err != nil {
-		return err
+	if err := store.Save(data); err != nil {
+		return fmt.Errorf("write eviction state: %w", err)
 	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }
 
-// load takes the state of the agent before this one over. A missing file is a first start. A file that cannot be used
-// is set aside under another name, and the cooldown starts as if an eviction had just been accepted: what it
-// held is not known.
+// load takes the state of the agent before this one over. No state is a first start. One that cannot be used is set aside,
+// and the cooldown starts as if an eviction had just been accepted, as it does when the store itself was set aside: what was
+// in it is not known.
 func (m *Manager) load(now time.Time) error {
-	path := m.opts.StateFile
-	if path == "" {
+	if m.opts.Store == nil {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make folder of eviction state: %w", err)
-	}
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), tempPrefix+"*")) // the pattern is constant but for the folder
-	for _, name := range left {
-		os.Remove(name) // half written by an agent that died: of no use, and no harm when it stays
-	}
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	data, lost, err := m.opts.Store.Load()
 	if err != nil {
 		return fmt.Errorf("read eviction state: %w", err)
 	}
+	if data == nil {
+		if m.setAside = lost; lost != "" {
+			m.coolUntil = now.Add(m.opts.Cooldown)
+		}
+		return nil
+	}
 	var s state
 	if perr := json.Unmarshal(data, &s); perr != nil || s.Version != stateVersion {
-		m.setAside = fmt.Sprintf("%s.bad-%d", path, now.Unix())
-		if err := os.Rename(path, m.setAside); err != nil {
+		if m.setAside, err = m.opts.Store.SetAside(); err != nil {
 			return fmt.Errorf("set eviction state aside: %w", err)
 		}
 		m.coolUntil = now.Add(m.opts.Cooldown)

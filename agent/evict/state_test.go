@@ -2,27 +2,25 @@ package evict
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway/agent/policy"
 )
 
-func stateFile(t *testing.T) string { return filepath.Join(t.TempDir(), "state", "evictions.json") }
-
 // The agent dies and starts again, one life after the other on one file.
 func TestRestart(t *testing.T) {
 	t.Run("a victim on its way out, the cooldown and the cap", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file, HourlyCap: 2}, func(r *rig) {
+		file := &shelf{}
+		play(t, Options{Store: file, HourlyCap: 2}, func(r *rig) {
 			r.evict("a")
 			r.facts["uid-a"] = leaving
 			r.pass(5*time.Second, true)
 		})
-		play(t, Options{StateFile: file, HourlyCap: 2}, func(r *rig) {
+		play(t, Options{Store: file, HourlyCap: 2}, func(r *rig) {
 			if n, _ := r.m.LastHour(time.Now()); n != 1 {
 				t.Errorf("counted %d", n)
 			}
@@ -45,8 +43,8 @@ func TestRestart(t *testing.T) {
 		})
 	})
 	t.Run("the answer was lost with the agent", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file}, func(r *rig) {
+		file := &shelf{}
+		play(t, Options{Store: file}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
 				close(entered)
@@ -55,7 +53,7 @@ func TestRestart(t *testing.T) {
 			r.start("a")
 			<-entered
 		})
-		play(t, Options{StateFile: file}, func(r *rig) {
+		play(t, Options{Store: file}, func(r *rig) {
 			if n, _ := r.m.LastHour(time.Now()); n != 1 {
 				t.Errorf("counted %d", n)
 			}
@@ -72,8 +70,8 @@ func TestRestart(t *testing.T) {
 		})
 	})
 	t.Run("a dry run whose answer was lost is nothing", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) {
+		file := &shelf{}
+		play(t, Options{Store: file, DryRun: true}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
 				close(entered)
@@ -82,12 +80,12 @@ func TestRestart(t *testing.T) {
 			r.start("a")
 			<-entered
 		})
-		play(t, Options{StateFile: file}, func(r *rig) { r.evict("b") })
+		play(t, Options{Store: file}, func(r *rig) { r.evict("b") })
 	})
 	t.Run("observe mode leaves no victim", func(t *testing.T) {
-		file := stateFile(t)
-		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) { r.evict("a") })
-		play(t, Options{StateFile: file, DryRun: true}, func(r *rig) {
+		file := &shelf{}
+		play(t, Options{Store: file, DryRun: true}, func(r *rig) { r.evict("a") })
+		play(t, Options{Store: file, DryRun: true}, func(r *rig) {
 			if len(r.m.Outcomes()) != 0 || !strings.Contains(r.m.Forbid(time.Now()), "cooldown") {
 				t.Errorf("outcomes %d, %q", len(r.m.Outcomes()), r.m.Forbid(time.Now()))
 			}
@@ -95,78 +93,88 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// What happened has to be on disk before the API server is asked.
-func TestStateIsOnDiskBeforeTheCall(t *testing.T) {
-	file := stateFile(t)
-	play(t, Options{StateFile: file}, func(r *rig) {
+// What happened has to be kept before the API server is asked.
+func TestStateIsKeptBeforeTheCall(t *testing.T) {
+	file := &shelf{}
+	play(t, Options{Store: file}, func(r *rig) {
 		r.answer = func(context.Context, Request) policy.Answer {
-			data, err := os.ReadFile(file)
-			if err != nil || !strings.Contains(string(data), `"uid-a"`) || !strings.Contains(string(data), `"asking"`) {
-				t.Errorf("state at the time of the call: %s, %v", data, err)
+			if text := file.text(); !strings.Contains(text, `"uid-a"`) || !strings.Contains(text, `"asking"`) {
+				t.Errorf("state at the time of the call: %s", text)
 			}
 			return policy.Answer{Verb: policy.Accepted, Code: 201}
 		}
 		r.evict("a")
 	})
-	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", fi, err)
-	}
-	left, err := os.ReadDir(filepath.Dir(file))
-	if err != nil || len(left) != 1 {
-		t.Errorf("left beside it: %v, %v", left, err)
-	}
 }
 
-// A state that cannot be written is a call that is not made.
+// A state that cannot be written is a call that is not made; when it can be again, calls are.
 func TestNoCallWithoutState(t *testing.T) {
-	file := stateFile(t)
-	play(t, Options{StateFile: file}, func(r *rig) {
-		if err := os.RemoveAll(filepath.Dir(file)); err != nil {
-			t.Fatal(err)
-		}
+	file := &shelf{}
+	play(t, Options{Store: file}, func(r *rig) {
+		file.saveErr = errors.New("no space left")
 		o := r.evict("a")
-		if len(r.calls) != 0 || o.State != Refused || r.m.Fault() == "" || !strings.Contains(r.m.Forbid(time.Now()), "not asked") {
+		if len(r.calls) != 0 || o.State != Refused || !strings.Contains(r.m.Fault(), "no space left") || !strings.Contains(r.m.Forbid(time.Now()), "not asked") {
 			t.Errorf("calls %v, outcome %+v, fault %q, %q", r.calls, o, r.m.Fault(), r.m.Forbid(time.Now()))
 		}
 		if n, _ := r.m.LastHour(time.Now()); n != 0 {
 			t.Errorf("counted %d", n)
 		}
+		synctest.Wait() // the state of the refusal is being written
+		file.mu.Lock()
+		file.saveErr = nil
+		file.mu.Unlock()
+		r.free(false)
+		if o := r.evict("b"); len(r.calls) != 1 || o.State != InFlight || r.m.Fault() != "" {
+			t.Errorf("calls %v, outcome %+v, fault %q", r.calls, o, r.m.Fault())
+		}
 	})
 }
 
-func TestStateFilesThatCannotBeUsed(t *testing.T) {
+func TestStatesThatCannotBeUsed(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "cut": `{"version":1,"accep`, "another version": `{"version":2}`, "no version": `{}`, "another kind": `[]`} {
 		t.Run(name, func(t *testing.T) {
-			file := stateFile(t)
-			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			play(t, Options{StateFile: file}, func(r *rig) {
-				if data, err := os.ReadFile(r.m.SetAside()); err != nil || string(data) != text {
-					t.Errorf("set aside as %q: %v", r.m.SetAside(), err)
+			file := &shelf{data: []byte(text)}
+			play(t, Options{Store: file}, func(r *rig) {
+				if string(file.aside) != text || r.m.SetAside() != "the cellar" {
+					t.Errorf("set aside %q as %q", file.aside, r.m.SetAside())
 				}
 				r.about("the next may start", r.free(false), 90*time.Second)
 			})
 		})
 	}
+	t.Run("the store was set aside", func(t *testing.T) {
+		file := &shelf{lost: "ledger.bad"}
+		play(t, Options{Store: file}, func(r *rig) {
+			if r.m.SetAside() != "ledger.bad" {
+				t.Errorf("set aside %q", r.m.SetAside())
+			}
+			r.about("the next may start", r.free(false), 90*time.Second)
+			r.evict("a")
+		})
+		if file.text() == "" {
+			t.Error("nothing was saved")
+		}
+	})
+	t.Run("the store cannot be read", func(t *testing.T) {
+		play(t, Options{Store: &shelf{loadErr: errors.New("EIO")}}, func(r *rig) {
+			if !strings.Contains(r.m.Fault(), "read eviction state: EIO") {
+				t.Errorf("fault %q", r.m.Fault())
+			}
+			r.about("the next may start", r.free(false), 90*time.Second)
+		})
+	})
 }
 
 // The clock was set back: no cooldown is longer than it would be now.
 func TestStateFromTheFuture(t *testing.T) {
-	file := stateFile(t)
+	file := &shelf{}
 	now := time.Now()
 	s := state{Version: stateVersion, CoolUntil: now.Add(24 * time.Hour), Accepted: []time.Time{now.Add(24 * time.Hour)},
 		Victims: []saved{{Name: "a", Namespace: "shop", UID: "uid-a", State: InFlight, Grace: 30 * time.Second, Deadline: now.Add(24 * time.Hour)}}}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	if err := s.keep(file); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.write(file); err != nil {
-		t.Fatal(err)
-	}
-	m, err := New(Options{Call: say(policy.Answer{}), StateFile: file, Now: now})
+	m, err := New(Options{Call: say(policy.Answer{}), Store: file, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,13 +8,13 @@ import (
 
 // Right after a restart nothing has been seen yet: neither cgroups nor pods. That is no sign that a victim is gone.
 func TestRestartDoesNotReleaseWhatWasNotSeen(t *testing.T) {
-	file := stateFile(t)
-	play(t, Options{StateFile: file}, func(r *rig) {
+	file := &shelf{}
+	play(t, Options{Store: file}, func(r *rig) {
 		r.evict("a")
 		r.facts["uid-a"] = leaving
 		r.pass(time.Second, true)
 	})
-	play(t, Options{StateFile: file}, func(r *rig) {
+	play(t, Options{Store: file}, func(r *rig) {
 		r.facts["uid-a"] = Fact{Stale: true}
 		r.pass(500*time.Millisecond, true)
 		o := r.m.Outcomes()[0]

@@ -54,6 +54,9 @@ var (
 	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
 	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
 	descPodRank    = desc("pod_rank", "Place in the eviction ranking, 1 goes first; 0: protected.", "namespace", "pod")
+	descLedger     = desc("ledger_size_bytes", "Size of the file that holds what survives a restart.")
+	descUnwritten  = desc("ledger_write_errors_total", "Writes to the ledger that failed.")
+	descDropped    = desc("ledger_records_dropped_total", "Records that the ledger did not keep, as the disk did not keep up.")
 	descNoLimit    = desc("containers_without_limit", "Containers on this node without a memory limit.")
 )
 
@@ -69,6 +72,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+		descLedger, descUnwritten, descDropped,
 	} {
 		ch <- d
 	}
@@ -156,6 +160,11 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	count(descErrors, float64(s.Loop.ReadErrors))
 	count(descPasses, float64(s.Loop.Passes))
 	gauge(descLastPass, float64(s.Loop.LastPass.UnixNano())/1e9)
+	if l := s.Ledger; l != nil {
+		gauge(descLedger, float64(l.SizeBytes))
+		count(descUnwritten, float64(l.WriteErrors))
+		count(descDropped, float64(l.Dropped))
+	}
 	gauge(descMode, 1, s.Mode)
 	gauge(descPaused, truth(s.Evictions.Paused))
 	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))

@@ -21,8 +21,9 @@ type Status struct {
 	Brakes    []Brake    `json:"brakes"` // newest first
 	Pods      []Pod      `json:"pods"`
 	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
-	OOMKills  []OOMKill  `json:"oomKills"`
-	Decisions []Decision `json:"decisions"` // newest first
+	Ledger    *Ledger    `json:"ledger"`            // null: standalone
+	OOMKills  []OOMKill  `json:"oomKills"`          // newest first, those of before a restart too
+	Decisions []Decision `json:"decisions"`         // newest first
 }
 
 // Pressure is the verdict on the node.
@@ -336,6 +337,15 @@ type Group struct {
 	Path            string  `json:"path"`
 	UsageBytes      *uint64 `json:"usageBytes"`
 	WorkingSetBytes *uint64 `json:"workingSetBytes"`
+}
+
+// Ledger is the store of what survives a restart.
+type Ledger struct {
+	File        string `json:"file"`
+	SizeBytes   int64  `json:"sizeBytes"`
+	WriteErrors uint64 `json:"writeErrors"`        // commits that failed, or took longer than 10 s
+	Dropped     uint64 `json:"recordsDropped"`     // as the disk did not keep up
+	SetAside    string `json:"setAside,omitempty"` // the file that the ledger before became, which could not be used
 }
 
 // OOMKill is one kill by the kernel.

@@ -66,7 +66,7 @@ Settings that change how it decides are in the config file; the flags say where 
 	f.StringVar(&opts.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroup file systems are mounted")
 	f.StringVar(&opts.ProcRoot, "proc-root", "/proc", "where proc is mounted")
 	f.StringVar(&opts.Socket, "socket", status.DefaultSocket, "unix socket for status")
-	f.StringVar(&opts.StateDir, "state-dir", agent.DefaultStateDir, "folder for what must survive a restart: cooldown, hourly cap, evictions under way")
+	f.StringVar(&opts.StateDir, "state-dir", agent.DefaultStateDir, "folder for what must survive a restart (ledger.db) and for the recording")
 	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
 	f.StringVar(&opts.BTF, "btf", "", "BTF file for the OOM tracer on kernels without /sys/kernel/btf/vmlinux")
 	f.StringVar(&journalSocket, "journal-socket", "/run/systemd/journal/socket", "journald's native socket; not used when it is not there")

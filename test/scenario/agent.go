@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spillway/agent/ledger"
 	"spillway/agent/status"
 )
 
@@ -53,7 +54,7 @@ func (r *Runner) manifests(ctx context.Context, mode Mode) (string, error) {
 
 // forget removes the state of agents before, whose cooldown and cap belong to other cases.
 func (r *Runner) forget(ctx context.Context) error {
-	const state = "/var/lib/spillway/evictions.json"
+	const state = "/var/lib/spillway/" + ledger.FileName
 	var err error
 	if r.onMachine() {
 		_, err = output(r.Cluster.Command(ctx, "rm", "-rf", state))

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"spillway/agent/ledger"
+	"spillway/agent/status"
+)
+
+// What the ledger holds: a document for each manager that has to remember, and a log of OOM kills.
+const (
+	evictionsDocument = "evictions"
+	brakesDocument    = "brakes"
+	killsLog          = "oom-kills"
+)
+
+// earlierFiles are where agents without a ledger kept the documents, in Options.StateDir.
+var earlierFiles = map[string]string{evictionsDocument: "evictions.json", brakesDocument: "brakes.json"}
+
+// killsBounds bound the OOM kills that are kept; one takes about 600 bytes.
+var killsBounds = ledger.Bounds{Records: 4096, Bytes: 4 << 20, Age: 30 * 24 * time.Hour}
+
+// openLedger opens what survives a restart. Standalone, nothing does.
+func (a *Agent) openLedger() (err error) {
+	if a.cfg.Mode == Standalone {
+		a.sources.set("ledger", status.Off, "standalone")
+		return nil
+	}
+	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Import: earlierFiles, Logger: a.log}); err != nil {
+		return err
+	}
+	a.keptKills, err = a.ledger.Log(killsLog, killsBounds)
+	return err
+}
+
+// keepKill queues an OOM kill for the ledger. It never waits.
+func (a *Agent) keepKill(k *status.OOMKill) {
+	if a.keptKills == nil {
+		return
+	}
+	data, err := json.Marshal(k)
+	if err != nil {
+		a.log.Error("oom kill not kept", "error", err)
+		return
+	}
+	a.keptKills.Append(k.At, data) // what is dropped is counted
+}
+
+// killsBefore returns the newest OOM kills of the agents before this one, oldest first.
+func (a *Agent) killsBefore() []status.OOMKill {
+	if a.keptKills == nil {
+		return nil
+	}
+	records, err := a.keptKills.Newest(keepKills)
+	if err != nil {
+		a.log.Warn("earlier OOM kills are not known", "error", err)
+	}
+	var out []status.OOMKill
+	for _, r := range slices.Backward(records) {
+		var k status.OOMKill
+		if err := json.Unmarshal(r.Data, &k); err != nil {
+			a.log.Warn("an earlier OOM kill cannot be read", "id", r.ID, "error", err)
+			continue
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+// observeLedger names the state of the ledger.
+func (a *Agent) observeLedger() {
+	if a.ledger == nil {
+		return
+	}
+	fault, aside := a.ledger.Fault(), a.ledger.SetAside()
+	if a.evicts != nil {
+		if f := a.evicts.Fault(); f != "" {
+			fault = f + "; no eviction is asked for that could not be remembered"
+		}
+		if aside == "" {
+			aside = a.evicts.SetAside()
+		}
+	}
+	switch s := a.ledger.Stats(); {
+	case fault != "":
+		a.sources.set("ledger", status.Degraded, fault)
+	case aside != "":
+		why := "what was kept could not be used and is " + aside + " now: a full cooldown went before the first eviction"
+		a.sources.set("ledger", status.Degraded, why)
+	case s.Dropped > 0:
+		a.sources.set("ledger", status.Degraded, fmt.Sprintf("%d OOM kills were not kept: the disk did not keep up", s.Dropped))
+	default:
+		a.sources.set("ledger", status.OK, a.ledger.Path())
+	}
+}
+
+func (a *Agent) ledgerStatus() *status.Ledger {
+	if a.ledger == nil {
+		return nil
+	}
+	s := a.ledger.Stats()
+	return &status.Ledger{
+		File: a.ledger.Path(), SizeBytes: s.Size, WriteErrors: s.WriteErrors, Dropped: s.Dropped, SetAside: a.ledger.SetAside(),
+	}
+}

@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway/agent/brake"
+	"spillway/agent/evict"
+	"spillway/agent/ledger"
+	"spillway/agent/metrics"
+	"spillway/agent/policy"
+	"spillway/agent/status"
+	"spillway/cgroup"
+)
+
+// keep opens the agent's ledger and runs it until the test ends.
+func keep(t *testing.T, a *Agent) {
+	t.Helper()
+	if err := a.openLedger(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.ledger.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, a.ledger.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// keeper is an agent with as much as its ledger needs.
+func keeper(t *testing.T, dir string, log *bytes.Buffer) *Agent {
+	t.Helper()
+	a := &Agent{cfg: DefaultConfig(), opts: Options{StateDir: dir}, log: slog.New(slog.NewTextHandler(log, nil)), kills: make(chan status.OOMKill, 256)}
+	a.sources.init(a.log)
+	a.metrics = metrics.New("1.0", a.snapshot.Load)
+	return a
+}
+
+// lives runs one agent's life on a state folder.
+func lives(t *testing.T, dir string, f func(t *testing.T, a *Agent)) {
+	t.Helper()
+	t.Run("life", func(t *testing.T) {
+		a := keeper(t, dir, &bytes.Buffer{})
+		keep(t, a)
+		f(t, a)
+	})
+}
+
+func (a *Agent) source(name string) status.Source {
+	for _, s := range a.sources.list() {
+		if s.Name == name {
+			return s
+		}
+	}
+	return status.Source{}
+}
+
+// Kills by the kernel are shown again after a restart.
+func TestKillsSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	anon := uint64(48 << 20)
+	now := time.Now()
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		if got := a.killsBefore(); got != nil {
+			t.Errorf("before the first: %+v", got)
+		}
+		for i := range keepKills + 10 {
+			a.report(status.OOMKill{At: now.Add(time.Duration(i) * time.Second), Namespace: "shop", Pod: fmt.Sprintf("p%d", i), AnonBytes: &anon, LimitOf: "pod"})
+		}
+	})
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		got := a.killsBefore()
+		if len(got) != keepKills || got[0].Pod != "p10" || got[keepKills-1].Pod != fmt.Sprintf("p%d", keepKills+9) {
+			t.Fatalf("%d kills: %+v", len(got), got)
+		}
+		if k := got[0]; !k.At.Equal(now.Add(10*time.Second)) || *k.AnonBytes != anon || k.FileBytes != nil || k.LimitOf != "pod" {
+			t.Errorf("%+v", k)
+		}
+		a.observeLedger()
+		s := a.ledgerStatus()
+		if src := a.source("ledger"); src.State != status.OK || src.Detail != filepath.Join(dir, ledger.FileName) || s.SizeBytes < 4096 || s.Dropped != 0 || s.WriteErrors != 0 {
+			t.Errorf("source %+v, status %+v", src, s)
+		}
+		a.snapshot.Store(&status.Status{Ledger: s})
+		all, err := a.metrics.Registry().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.GetName() == "spillway_ledger_size_bytes" && f.GetMetric()[0].GetGauge().GetValue() == float64(s.SizeBytes) {
+				return
+			}
+		}
+		t.Error("no spillway_ledger_size_bytes")
+	})
+}
+
+func enforcer(t *testing.T, a *Agent, call evict.Caller) *evict.Manager {
+	t.Helper()
+	m, err := evict.New(evict.Options{Call: call, Store: a.ledger.Document(evictionsDocument)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// The state is on disk before the API server is asked: a copy of the file, made at that moment, knows of the victim.
+func TestEvictionIsOnDiskBeforeItIsAsked(t *testing.T) {
+	dir, copied := t.TempDir(), t.TempDir()
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		m := enforcer(t, a, func(context.Context, evict.Request) policy.Answer {
+			data, err := os.ReadFile(a.ledger.Path())
+			if err = errors.Join(err, os.WriteFile(filepath.Join(copied, ledger.FileName), data, 0o600)); err != nil {
+				t.Error(err)
+			}
+			return policy.Answer{Verb: policy.Accepted, Code: 201}
+		})
+		if _, ok := m.Start(time.Now(), evict.Victim{Pod: brakedPod(), DecisionID: "d"}); !ok {
+			t.Fatal(m.Forbid(time.Now()))
+		}
+		m.Take(time.Now(), <-m.Results())
+	})
+	for name, folder := range map[string]string{"asking": copied, "in-flight": dir} {
+		l, err := ledger.Open(ledger.Options{Dir: folder})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, lost, err := l.Document(evictionsDocument).Load()
+		if !strings.Contains(string(data), brakedUID) || !strings.Contains(string(data), `"state":"`+name+`"`) || lost != "" || err != nil {
+			t.Errorf("%s: %s, %q, %v", name, data, lost, err)
+		}
+		l.Close()
+	}
+}
+
+// A ledger that cannot be used is named, and costs a cooldown; so does what an earlier version left and nobody can read.
+func TestLedgerThatCannotBeUsed(t *testing.T) {
+	for name, file := range map[string]string{"the ledger": ledger.FileName, "an earlier file": "evictions.json"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, file), []byte("nonsense"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			lives(t, dir, func(t *testing.T, a *Agent) {
+				a.evicts = enforcer(t, a, nobody)
+				aside := a.evicts.SetAside()
+				if data, err := os.ReadFile(aside); err != nil || string(data) != "nonsense" {
+					t.Errorf("set aside as %q: %v", aside, err)
+				}
+				if why := a.evicts.Forbid(time.Now()); !strings.Contains(why, "cooldown") {
+					t.Errorf("forbidden: %q", why)
+				}
+				a.observeLedger()
+				if src := a.source("ledger"); src.State != status.Degraded || !strings.Contains(src.Detail, aside) {
+					t.Errorf("source %+v", src)
+				}
+			})
+		})
+	}
+}
+
+func nobody(context.Context, evict.Request) policy.Answer { return policy.Answer{} }
+
+// Where nothing can be kept nobody is evicted and no brake is set, and the source says why.
+func TestNothingCanBeKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		called := false
+		m, err := evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { called = true; return policy.Answer{} },
+			Store: a.ledger.Document(evictionsDocument), Cooldown: time.Nanosecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.evicts = m
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go m.Run(ctx)
+		if _, ok := m.Start(time.Now().Add(time.Second), evict.Victim{Pod: brakedPod(), DecisionID: "d"}); !ok {
+			t.Fatal(m.Forbid(time.Now()))
+		}
+		if o := m.Take(time.Now(), <-m.Results()); called || o.State != evict.Refused || !strings.Contains(o.Answer.Message, "not asked: write eviction state: open ledger "+dir) {
+			t.Errorf("called %v, outcome %+v", called, o)
+		}
+		a.observeLedger()
+		if src := a.source("ledger"); src.State != status.Degraded || !strings.Contains(src.Detail, "not a directory") {
+			t.Errorf("source %+v", src)
+		}
+		tree, err := cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.Close()
+		a.tree = tree
+		if err := a.openBrake(); err != nil || a.brakes.Never() == "" {
+			t.Errorf("%v, never %q", err, a.brakes.Never())
+		}
+	})
+}
+
+// What agents without a ledger left is taken over, each by its manager.
+func TestEarlierFilesAreTakenOver(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"evictions.json": `{"version":1,"victims":[{"decisionId":"d","namespace":"shop","name":"leak","uid":"u","state":"in-flight","graceNanoseconds":30000000000}]}`,
+		"brakes.json":    `{"version":1,"brakes":[{"uid":"u","pod":"shop/leak","path":"/x","cgroupId":1,"previousHighBytes":4096}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		lives(t, dir, func(t *testing.T, a *Agent) {
+			m := enforcer(t, a, nobody)
+			if m.InFlight() != 1 || m.SetAside() != "" || m.Fault() != "" {
+				t.Errorf("%d in flight, set aside %q, fault %q", m.InFlight(), m.SetAside(), m.Fault())
+			}
+			data, _, err := a.ledger.Document(brakesDocument).Load()
+			var s struct{ Brakes []json.RawMessage }
+			if err := errors.Join(err, json.Unmarshal(data, &s)); err != nil || len(s.Brakes) != 1 {
+				t.Errorf("%s, %v", data, err)
+			}
+			b, err := brake.New(brake.Options{Kernel: braker{}, Store: a.ledger.Document(brakesDocument)})
+			if err != nil || len(b.Attempts()) != 1 || b.Attempts()[0].Previous != 4096 {
+				t.Errorf("%v, attempts %+v", err, b.Attempts())
+			}
+		})
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// A second agent on the folder is refused by name of the file; standalone keeps nothing.
+func TestOpenLedger(t *testing.T) {
+	dir := t.TempDir()
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		second := keeper(t, dir, &bytes.Buffer{})
+		if err := second.openLedger(); !errors.Is(err, ledger.ErrLocked) || !strings.Contains(err.Error(), a.ledger.Path()) {
+			t.Errorf("%v, want ErrLocked with the file", err)
+		}
+		alone := keeper(t, dir, &bytes.Buffer{})
+		alone.cfg.Mode = Standalone
+		if err := alone.openLedger(); err != nil || alone.ledger != nil || alone.ledgerStatus() != nil || alone.killsBefore() != nil {
+			t.Errorf("standalone: %v, %v", err, alone.ledger)
+		}
+		alone.report(status.OOMKill{At: time.Now()})
+		alone.observeLedger()
+		if src := alone.source("ledger"); src.State != status.Off {
+			t.Errorf("source %+v", src)
+		}
+	})
+}
