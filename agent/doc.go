@@ -12,6 +12,8 @@
 //	                                     | decision, outcome                             Lease, owners)
 //	                +--------------------+--------------------+
 //	          agent/status          agent/metrics      log, journald, Kubernetes Events     agent/recording
+//	                                     |
+//	          [agent/ledger] <--- state before each Eviction call and each brake; OOM kills
 //
 // Assess and Decide are called through agent/judge, which keeps the windows between them. It is pure, like what it calls: a
 // recording of its arguments can be played again, see [Replay].
@@ -23,7 +25,9 @@
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
 // it, which looks for the pods that come in the place of evicted ones, and by the cluster goroutine, which publish what they
 // learned. The writes to cgroups are made by the goroutines of agent/reclaim (page cache, before anybody is evicted) and
-// agent/brake (memory.high of a victim that still grows), as the kernel may take its time for them. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
+// agent/brake (memory.high of a victim that still grows), as the kernel may take its time for them. What must survive a
+// restart is written by the ledger, for which the senders of evict and brake wait and the loop never does; it ends after
+// them. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
 //
 // # Failure
 //
@@ -35,7 +39,7 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict reclaim brake metrics recording
+//	sampler podmap kube evict brake reclaim ledger metrics recording
 //	judge                                    (pure)
 //	pressure policy ring status journal      (leaves; pressure and policy are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
