@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -34,27 +35,64 @@ func (r Run) dial(ctx context.Context, network, address string) (net.Conn, error
 	return res.conn, nil
 }
 
-func dialInside(ctx context.Context, pidfd *os.File, network, address string) (net.Conn, error) {
+func dialInside(ctx context.Context, pidfd *os.File, network, address string) (conn net.Conn, err error) {
+	if ierr := inside(pidfd, func() {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, address) // an address in numbers: no resolver, no second goroutine
+	}); ierr != nil {
+		if conn != nil {
+			conn.Close()
+		}
+		return nil, ierr
+	}
+	return conn, err
+}
+
+// inside calls f on a thread that is in the cluster's network.
+func inside(pidfd *os.File, f func()) error {
 	runtime.LockOSThread()
 	own, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		runtime.UnlockOSThread()
-		return nil, err
+		return err
 	}
 	defer own.Close()
 	if err := unix.Setns(int(pidfd.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("enter network: %w", err)
+		return fmt.Errorf("enter network: %w", err)
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address) // an address in numbers: no resolver, no second goroutine
-	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+	f()
+	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
 		// The thread stays locked and ends with this goroutine.
-		if conn != nil {
-			conn.Close()
-		}
-		return nil, fmt.Errorf("leave network: %w", back)
+		return fmt.Errorf("leave network: %w", err)
 	}
 	runtime.UnlockOSThread()
-	return conn, err
+	return nil
+}
+
+// Listen listens for TCP connections in the cluster's network, where its components and the node's programs reach this
+// process. The address is in numbers.
+func (c *Cluster) Listen(ctx context.Context, address string) (net.Listener, error) {
+	_, pidfd, err := c.run.running()
+	if err != nil {
+		return nil, fmt.Errorf("listen inside cluster: %w", err)
+	}
+	defer pidfd.Close()
+	var l net.Listener
+	done := make(chan error, 1)
+	go func() { // its thread may have to end
+		var lerr error
+		err := inside(pidfd, func() {
+			var config net.ListenConfig
+			l, lerr = config.Listen(ctx, "tcp", address)
+		})
+		done <- errors.Join(err, lerr)
+	}()
+	if err := <-done; err != nil {
+		if l != nil {
+			l.Close()
+		}
+		return nil, fmt.Errorf("listen inside cluster %s: %w", address, err)
+	}
+	return l, nil
 }
