@@ -230,7 +230,7 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 	for _, o := range slices.Backward(m.Outcomes()) {
 		v := &o.Victim
 		item := status.Outcome{DecisionID: v.DecisionID, Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID, State: string(o.State), DryRun: o.DryRun,
-			AskedAt: o.AskedAt, AnsweredAt: moment(o.AnswerAt), EndedAt: moment(o.EndedAt), ShortenedAt: moment(o.ShortenedAt), Code: o.Answer.Code, Message: o.Answer.Message, ExpectedBytes: v.Release}
+			SampledAt: moment(v.SampledAt), AskedAt: o.AskedAt, AnsweredAt: moment(o.AnswerAt), EndedAt: moment(o.EndedAt), ShortenedAt: moment(o.ShortenedAt), Code: o.Answer.Code, Message: o.Answer.Message, ExpectedBytes: v.Release}
 		if !o.AnswerAt.IsZero() {
 			item.Answer = o.Answer.Verb.String()
 		}

@@ -280,6 +280,7 @@ type Outcome struct {
 	UID           string     `json:"uid"`
 	State         string     `json:"state"`
 	DryRun        bool       `json:"dryRun"`
+	SampledAt     *time.Time `json:"sampledAt"` // of the kernel's figures that decided; null: not known after a restart
 	AskedAt       time.Time  `json:"askedAt"`
 	AnsweredAt    *time.Time `json:"answeredAt"`
 	EndedAt       *time.Time `json:"endedAt"`
