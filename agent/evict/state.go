@@ -167,8 +167,7 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 			m.accepted = append(m.accepted, now)
 			fallthrough
 		case Uncertain:
-			o.State, o.Deadline = Uncertain, now.Add(unknownWait)
-			m.coolUntil = now.Add(m.opts.Cooldown)
+			o.State, o.Deadline = Uncertain, now.Add(unknownWait) // it has its cooldown when it turns out to have happened
 		case Overdue:
 		default:
 			o.State = InFlight

@@ -67,6 +67,28 @@ func TestRestart(t *testing.T) {
 			if n, _ := r.m.LastHour(time.Now()); n != 0 {
 				t.Errorf("still counted %d times", n)
 			}
+			r.evict("a") // nothing was evicted, so there is nothing to cool down from
+		})
+	})
+	t.Run("the answer was lost with the agent, and the pod went", func(t *testing.T) {
+		file := stateFile(t)
+		play(t, Options{StateFile: file}, func(r *rig) {
+			entered := make(chan struct{})
+			r.answer = func(ctx context.Context, req Request) policy.Answer {
+				close(entered)
+				return silence(ctx, req)
+			}
+			r.start("a")
+			<-entered
+		})
+		play(t, Options{StateFile: file}, func(r *rig) {
+			r.facts["uid-a"] = leaving
+			r.pass(time.Second, false)
+			r.facts["uid-a"] = gone
+			r.pass(time.Second, false)
+			if o := r.m.Outcomes()[0]; o.State != Released || !strings.Contains(r.m.Forbid(time.Now()), "cooldown") {
+				t.Errorf("outcome %+v, forbidden because %q", o, r.m.Forbid(time.Now()))
+			}
 		})
 	})
 	t.Run("a dry run whose answer was lost is nothing", func(t *testing.T) {
