@@ -104,8 +104,10 @@ func (l *loop) run(ctx context.Context) error {
 		case <-l.a.samples.Ticks():
 		case r := <-results:
 			if o := l.a.evicts.Take(time.Now(), r); r.Shortens() {
+				l.noteCredentials(time.Now(), o.Shortening)
 				l.shortened(o)
 			} else {
+				l.noteCredentials(time.Now(), o.Answer)
 				if d := o.Latency(); d > 0 {
 					l.a.metrics.Sent(d)
 				}

@@ -62,6 +62,20 @@ func (l *loop) shortened(o *evict.Outcome) {
 	}
 }
 
+// noteCredentials names what an answer says of the credentials for evictions. Without them there are none, and only people can
+// change that: they are told on the node and by the source, as often as it is tried.
+func (l *loop) noteCredentials(now time.Time, a policy.Answer) {
+	switch {
+	case a.Verb == policy.Unauthorized:
+		l.a.sources.set("eviction-credentials", status.Degraded, "the API server does not accept them (401), no eviction can be asked for: "+a.Message)
+		node := l.a.cluster.node.Load().node
+		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayUnauthorized", At: now,
+			Message: "Evictions have stopped: the API server does not accept Spillway's credentials (401): " + a.Message})
+	case a.Code != 0:
+		l.a.sources.set("eviction-credentials", status.OK, "accepted by the API server")
+	}
+}
+
 func (l *loop) decision(id string) *status.Decision {
 	for _, d := range l.decisions {
 		if d.ID == id {
