@@ -91,6 +91,9 @@ func TestHourlyCap(t *testing.T) {
 	}
 }
 
+// killAgent is a shell's script that kills the agent of a node with SIGKILL, and prints its process number.
+const killAgent = `for p in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$p/cmdline 2>/dev/null | cut -c1-16)" = "/spillway agent " ] && kill -9 "${p#/proc/}" && echo "${p#/proc/}"; done; true`
+
 // TestRestart: the agent dies right after an accepted eviction, while the victim uses its grace period; the next agent
 // evicts nobody else for the same decision.
 func TestRestart(t *testing.T) {
@@ -104,7 +107,7 @@ func TestRestart(t *testing.T) {
 	c.Meanwhile = func(ctx context.Context, since func() time.Duration) error {
 		for ctx.Err() == nil && !killed {
 			if s, err := runner.Status(ctx); err == nil && len(s.Evictions.Outcomes) == 1 && s.Evictions.Outcomes[0].State == "in-flight" {
-				pid, err := runner.Cluster.Command(ctx, "sh", "-c", `for p in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$p/cmdline 2>/dev/null | cut -c1-16)" = "/spillway agent " ] && kill -9 "${p#/proc/}" && echo "${p#/proc/}"; done; true`).Output()
+				pid, err := runner.Cluster.Command(ctx, "sh", "-c", killAgent).Output()
 				if err != nil || len(bytes.TrimSpace(pid)) == 0 {
 					return fmt.Errorf("kill the agent: %q, %w", pid, err)
 				}

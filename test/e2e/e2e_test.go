@@ -111,7 +111,7 @@ func runCase(t *testing.T, c scenario.Case, mode scenario.Mode) *scenario.Result
 		t.Fatal(err)
 	}
 	table.add(res)
-	if mode != scenario.KubeletAlone {
+	if mode != scenario.KubeletAlone && mode != scenario.OwnAgent {
 		t.Cleanup(func() {
 			if t.Failed() {
 				logs, err := runner.AgentLog(context.Background())

@@ -55,6 +55,7 @@ func TestVM(t *testing.T) {
 			if k == vm.Kernels()[0] {
 				t.Run("re-read file", func(t *testing.T) { rereadFile(t, slow, 0) })
 				t.Run("brake", brakeOnVM)
+				t.Run("brake of an agent that was killed", brakeLeftOnVM)
 				t.Run("re-read file, kubelet alone", func(t *testing.T) { rereadFileKubeletAlone(t, slow, 0) })
 				t.Run("replacement lands on it", replacementLands)
 			} else {

@@ -23,7 +23,7 @@ import (
 func (r *Runner) Install(ctx context.Context, mode Mode) error { return r.install(ctx, mode, nil) }
 
 func (r *Runner) install(ctx context.Context, mode Mode, config func(string) string) error {
-	if err := r.forget(ctx); err != nil {
+	if err := r.forget(ctx); err != nil || mode == OwnAgent {
 		return err
 	}
 	manifests, err := r.manifests(ctx, mode)

@@ -21,6 +21,7 @@ const (
 	Enforce      Mode = "spillway"
 	Observe      Mode = "spillway, observe"
 	NodeIdentity Mode = "spillway, node identity"
+	OwnAgent     Mode = "spillway, own agent" // the case starts it, in Installed
 )
 
 // Part is what a workload is in its case.
