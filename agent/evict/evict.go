@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,12 +20,13 @@ const (
 	DefaultCooldown  = 90 * time.Second
 	DefaultHourlyCap = 10
 
-	callTimeout    = 3 * time.Second  // one Eviction call
-	unknownWait    = 10 * time.Second // how long a call without an answer counts as in flight
-	exitSlack      = 5 * time.Second  // beyond the grace period, until a victim is overdue
-	overdueHold    = 5 * time.Minute  // how long an overdue victim forbids the next eviction
-	budgetMemory   = 30 * time.Second // how long a refusal by a PodDisruptionBudget is remembered
-	blockedMemory  = 5 * time.Minute  // how long a refusal by policy or permission is remembered
+	callTimeout    = 3 * time.Second       // one Eviction call
+	diskWait       = 50 * time.Millisecond // how long a call waits for its state to be written
+	unknownWait    = 10 * time.Second      // how long a call without an answer counts as in flight
+	exitSlack      = 5 * time.Second       // beyond the grace period, until a victim is overdue
+	overdueHold    = 5 * time.Minute       // how long an overdue victim forbids the next eviction
+	budgetMemory   = 30 * time.Second      // how long a refusal by a PodDisruptionBudget is remembered
+	blockedMemory  = 5 * time.Minute       // how long a refusal by policy or permission is remembered
 	firstBackoff   = time.Second
 	longestBackoff = 30 * time.Second
 	authPause      = time.Minute // after a 401
@@ -125,6 +127,8 @@ type Manager struct {
 	results chan Result
 	fault   atomic.Pointer[string] // why the state could not be written last time
 
+	firsts chan first // written before a call; capacity 1
+
 	outcomes  []*Outcome // newest last
 	round     round
 	accepted  []time.Time
@@ -140,7 +144,7 @@ type Manager struct {
 	shortens  *Outcome // whose shortening has no answer yet; nil: none
 	setAside  string
 	seq       uint64 // of the newest snapshot
-	written   uint64 // seq of the newest state on disk; belongs to Run
+	written   uint64 // seq of the newest state on disk; belongs to runWrites
 }
 
 type sent struct {
@@ -186,7 +190,7 @@ func New(opts Options) (*Manager, error) {
 		return nil, fmt.Errorf("evict: round limit %d, want 1 to %d", opts.RoundLimit, policy.MaxRound)
 	}
 	m := &Manager{
-		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1),
+		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1), firsts: make(chan first, 1),
 		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{}, follow: newFollow(),
 	}
 	if err := m.load(opts.Now); err != nil {
@@ -201,24 +205,20 @@ func New(opts Options) (*Manager, error) {
 // SetAside names the file that has what could not be used of the state, "" when there was none.
 func (m *Manager) SetAside() string { return m.setAside }
 
-// Run is the sender goroutine: it makes the calls that Start queues and writes the state, until ctx ends, and
-// returns nil then. A call is made only after the state that knows of it is on disk: an agent that dies in between
-// asks at most once.
+// Run is the sender goroutine: it makes the calls that Start queues and has the state written, until ctx ends, and returns
+// nil then. A call is made after the state that knows of it is on disk: an agent that dies in between asks at most once. A
+// disk that takes longer than diskWait holds no call up.
 func (m *Manager) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { m.runWrites(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
-			select { // the last state is worth a moment
-			case s := <-m.saves:
-				m.write(s)
-			default:
-			}
 			return nil
-		case s := <-m.saves:
-			m.write(s)
 		case s := <-m.send:
 			var answer policy.Answer
-			if err := m.write(s.state); err != nil {
+			if err := m.writeFirst(ctx, s.state); err != nil {
 				answer = policy.Answer{Verb: policy.Backoff, Message: "not asked: " + err.Error()}
 			} else {
 				call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -230,6 +230,61 @@ func (m *Manager) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			}
+		}
+	}
+}
+
+// first is a state that a call waits for.
+type first struct {
+	state state
+	done  chan error // capacity 1
+}
+
+// writeFirst has s written, and waits for that no longer than diskWait.
+func (m *Manager) writeFirst(ctx context.Context, s state) error {
+	if m.opts.Store == nil {
+		return nil
+	}
+	w := first{s, make(chan error, 1)}
+	limit := time.NewTimer(diskWait)
+	defer limit.Stop()
+	select {
+	case m.firsts <- w:
+	case <-limit.C: // two of them wait already; a later state knows of this one
+		m.tooSlow()
+		return nil
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-limit.C:
+		m.tooSlow()
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// tooSlow is the fault until a state is written again.
+func (m *Manager) tooSlow() {
+	text := fmt.Sprintf("write eviction state: not done within %s: a call went ahead of it", diskWait)
+	m.fault.Store(&text)
+}
+
+// runWrites writes states until ctx ends, and the last one then.
+func (m *Manager) runWrites(ctx context.Context) {
+	for {
+		select {
+		case w := <-m.firsts:
+			w.done <- m.write(w.state)
+		case s := <-m.saves:
+			m.write(s)
+		case <-ctx.Done():
+			select { // the last state is worth a moment
+			case s := <-m.saves:
+				m.write(s)
+			default:
+			}
+			return
 		}
 	}
 }

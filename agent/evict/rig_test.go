@@ -20,6 +20,7 @@ type shelf struct {
 	aside   []byte
 	loadErr error
 	saveErr error
+	busy    chan struct{} // nil, or until when a save hangs
 }
 
 func (s *shelf) Load() ([]byte, string, error) {
@@ -29,6 +30,9 @@ func (s *shelf) Load() ([]byte, string, error) {
 }
 
 func (s *shelf) Save(data []byte) error {
+	if s.busy != nil {
+		<-s.busy
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.saveErr == nil {
