@@ -43,7 +43,7 @@ func TestLeakRates(t *testing.T) {
 func TestBehindBudget(t *testing.T) {
 	long(t)
 	c := scenario.Leak(150, false)
-	c.Name, c.Note = "budget", "two pods leak 150 and 80 MiB/s, a PDB holds the first, which stops at 900 MiB"
+	c.Name, c.Note, c.Rate = "budget", "two pods leak 150 and 80 MiB/s, a PDB holds the first, which stops at 900 MiB", 230<<20
 	first := &c.Workloads[0]
 	first.Budget, first.Args = true, append(first.Args, "--limit", "900Mi")
 	second := scenario.Workload{Name: "second", Part: scenario.Culprit, Args: []string{"leak", "--rate", "80Mi", "--hold", "200Mi", "--wait-for", "$GO"}, Requests: "{cpu: 10m}"}
@@ -78,7 +78,7 @@ func TestAllBehindBudgets(t *testing.T) {
 func TestTwentySmall(t *testing.T) {
 	long(t)
 	small := scenario.Workload{Name: "small", Part: scenario.Culprit, Replicas: 20, Args: []string{"leak", "--rate", "6Mi", "--hold", "10Mi", "--limit", "85Mi", "--wait-for", "$GO"}, Requests: "{cpu: 1m}"}
-	c := scenario.Case{Name: "small", Note: "20 pods leak 6 MiB/s each, up to 85 MiB", Workloads: append([]scenario.Workload{small}, scenario.Neighbours()...), Quiet: 45 * time.Second}
+	c := scenario.Case{Name: "small", Note: "20 pods leak 6 MiB/s each, up to 85 MiB", Rate: 120 << 20, Workloads: append([]scenario.Workload{small}, scenario.Neighbours()...), Quiet: 45 * time.Second}
 	c.Installed = func(context.Context) error {
 		time.Sleep(time.Minute) // pods of a start surge are spared for a minute
 		return nil

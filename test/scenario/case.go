@@ -47,6 +47,8 @@ type Workload struct {
 	Budget    bool   // a PodDisruptionBudget that allows none of its pods to go
 	Annotate  string // inline YAML map of its pods' annotations; empty: none
 	Anywhere  bool   // its pods may run on any node; the first ones run where the others are cordoned
+	Scaler    [2]int // least and most replicas of a HorizontalPodAutoscaler by memory; 0: none
+	Starts    bool   // its pods are the load: they are made when it starts, and the node stays open for them
 }
 
 // Case is one load and what its run waits for.
@@ -59,11 +61,14 @@ type Case struct {
 	Settle    time.Duration // keep measuring after the culprit has gone; default 12 s: the kubelet looks every 10 s
 	Rate      int64         // of the leak in bytes per second, for the table; 0: none
 	Files     []string      // below $DISK, removed afterwards
+	Margin    int64         // bytes that it can fill before the kubelet's threshold; default: the runner's
 
 	// Config changes the shipped manifests, which hold config.yaml as it is, before they are applied; nil leaves them.
 	Config func(manifests string) string
-	// Installed runs when the agent is ready, before the load starts; Meanwhile runs beside the load.
+	// Installed runs when the agent is ready, before the load starts; Start runs when it starts, for what no workload does;
+	// Meanwhile runs beside the load.
 	Installed func(ctx context.Context) error
+	Start     func(ctx context.Context) error
 	Meanwhile func(ctx context.Context, since func() time.Duration) error
 }
 
@@ -141,6 +146,19 @@ metadata: {name: %[1]s, namespace: %[2]s}
 spec: {minAvailable: %[3]d, selector: {matchLabels: {app: %[1]s}}}
 `, w.Name, namespace, max(1, w.Replicas))
 	}
+	scaler := ""
+	if w.Scaler[1] > 0 {
+		scaler = fmt.Sprintf(`---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: %[1]s, namespace: %[2]s}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[1]s}
+  minReplicas: %[3]d
+  maxReplicas: %[4]d
+  metrics: [{type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 1Gi}}}]
+`, w.Name, namespace, w.Scaler[0], w.Scaler[1])
+	}
 	return fmt.Sprintf(`apiVersion: apps/v1
 kind: Deployment
 metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s, spillway-case: "1"}}
@@ -161,5 +179,5 @@ spec:
         resources: {%[7]s}
         volumeMounts: [{name: disk, mountPath: %[8]s}]
       volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}")) + budget
+`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}")) + budget + scaler
 }

@@ -57,6 +57,9 @@ type Result struct {
 	PodsAtStart  int
 	CulpritLeft  time.Duration // when the first culprit pod's object was gone; 0: it stayed
 	CulpritAsked time.Duration // when it was first seen to go
+	Call         time.Duration // how long the API server took to answer the request that it go; 0: nobody asked
+
+	apps map[string]string // of all pods that were ever seen, by UID
 }
 
 // Kubelet, API and Innocents list pods by what became of them.
@@ -68,6 +71,48 @@ func (r *Result) API() []string { return r.pods(func(f Fate) bool { return f.API
 // Innocents lists the pods that went although they were not the culprit.
 func (r *Result) Innocents() []string {
 	return r.pods(func(f Fate) bool { return (f.API || f.Kubelet || f.OOMKilled) && !r.culprit(f.App) })
+}
+
+// Violations lists the pods that were evicted although their PodDisruptionBudget allowed none.
+func (r *Result) Violations() []string {
+	return r.pods(func(f Fate) bool {
+		return (f.API || f.Kubelet) && slices.ContainsFunc(r.Case.Workloads, func(w Workload) bool { return w.Name == f.App && w.Budget })
+	})
+}
+
+// FalseAlarms lists the pods that Spillway asked to evict, by the API server's account or its own, although they were not
+// the culprit. Refused requests and dry runs count.
+func (r *Result) FalseAlarms() []string {
+	out, seen := r.pods(func(f Fate) bool { return f.API && !r.culprit(f.App) }), map[string]bool{}
+	if r.Status == nil {
+		return out
+	}
+	for _, f := range r.Fates {
+		seen[f.UID] = f.API
+	}
+	for _, o := range r.Status.Evictions.Outcomes {
+		app, known := r.apps[o.UID]
+		if !known {
+			app = o.Pod
+		}
+		if !seen[o.UID] && !r.culprit(app) {
+			out = append(out, app)
+		}
+		seen[o.UID] = true
+	}
+	return out
+}
+
+// call is how long the agent waited for the answer to its request for a pod.
+func (r *Result) call(uid string) time.Duration {
+	if r.Status != nil {
+		for _, o := range r.Status.Evictions.Outcomes {
+			if o.UID == uid && o.AnsweredAt != nil {
+				return o.AnsweredAt.Sub(o.AskedAt)
+			}
+		}
+	}
+	return 0
 }
 
 func (r *Result) culprit(app string) bool {
@@ -118,6 +163,9 @@ func (r *Runner) Run(ctx context.Context, c Case, mode Mode) (*Result, error) {
 		r.Margin = cluster.DefaultMargin
 	}
 	r.useDefaultNode()
+	if c.Margin == 0 {
+		c.Margin = r.Margin
+	}
 	if c.Longest == 0 {
 		c.Longest = 2 * time.Minute
 	}
@@ -156,10 +204,14 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 	if err := r.Node.Uncordon(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.start(ctx, c, ns, goFile, disk); err != nil {
+	late := func(w Workload) bool { return w.Starts }
+	apply := func(ctx context.Context, w Workload) error {
+		return r.Cluster.Apply(ctx, w.manifest(ns, r.Node.NodeName(), goFile, disk))
+	}
+	if err := r.start(ctx, c, ns, apply); err != nil {
 		return nil, err
 	}
-	hard, err := r.Node.SetMargin(ctx, r.Margin)
+	hard, err := r.Node.SetMargin(ctx, c.Margin)
 	if err != nil {
 		return nil, err
 	}
@@ -173,14 +225,31 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 			}
 		}
 	}
-	if err := r.Node.Cordon(ctx); err != nil { // a replacement must not come straight back
-		return nil, err
+	if !slices.ContainsFunc(c.Workloads, late) {
+		if err := r.Node.Cordon(ctx); err != nil { // a replacement must not come straight back
+			return nil, err
+		}
 	}
-	return r.measure(ctx, c, mode, goFile, hard)
+	return r.measure(ctx, c, mode, hard, func() error {
+		if err := r.Node.WriteFile(ctx, goFile, nil); err != nil {
+			return err
+		}
+		for _, w := range c.Workloads {
+			if late(w) {
+				if err := apply(ctx, w); err != nil {
+					return err
+				}
+			}
+		}
+		if c.Start != nil {
+			return c.Start(ctx)
+		}
+		return nil
+	})
 }
 
 // start creates the workloads in order, each running before the next: their ages are part of the case.
-func (r *Runner) start(ctx context.Context, c Case, ns, goFile, disk string) error {
+func (r *Runner) start(ctx context.Context, c Case, ns string, apply func(context.Context, Workload) error) error {
 	names := []string{ns}
 	for _, w := range c.Workloads {
 		if w.Namespace != "" && !slices.Contains(names, w.Namespace) {
@@ -193,7 +262,10 @@ func (r *Runner) start(ctx context.Context, c Case, ns, goFile, disk string) err
 		}
 	}
 	for _, w := range c.Workloads {
-		if err := r.Cluster.Apply(ctx, w.manifest(ns, r.Node.NodeName(), goFile, disk)); err != nil {
+		if w.Starts {
+			continue
+		}
+		if err := apply(ctx, w); err != nil {
 			return err
 		}
 		in := ns
@@ -259,8 +331,8 @@ func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
 	}
 }
 
-// measure starts the load and follows it to its end.
-func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, hard int64) (*Result, error) {
+// measure lets the load begin and follows it to its end.
+func (r *Runner) measure(ctx context.Context, c Case, mode Mode, hard int64, begin func() error) (*Result, error) {
 	res := &Result{Case: c, Mode: mode, Node: r.Node.NodeName(), Kind: "host"}
 	if v, virtual := r.Node.(*cluster.VM); virtual {
 		res.Kind = fmt.Sprintf("v2, %s", v.Kernel())
@@ -285,7 +357,7 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 		meter.every = measureVMEvery
 	}
 	if r.Live != nil {
-		live := &live{w: r.Live, full: r.Margin}
+		live := &live{w: r.Live, full: c.Margin}
 		meter.each = live.margin
 		watch.listen(live.fate)
 	}
@@ -308,7 +380,7 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	r.say("%s, %s: load starts (%d pods)", c.Name, mode, res.PodsAtStart)
 	loadAt := time.Now()
 	began.Store(&loadAt)
-	if err := r.Node.WriteFile(ctx, goFile, nil); err != nil {
+	if err := begin(); err != nil {
 		return res, err
 	}
 	if c.Quiet > 0 {
@@ -344,7 +416,9 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 		return res, meter.err
 	}
 	res.Start, res.Lowest, res.Under = summarize(meter.points)
+	res.apps = map[string]string{}
 	for _, f := range watch.all() {
+		res.apps[f.UID] = f.App
 		if f.API || f.Kubelet || f.OOMKilled {
 			res.Fates = append(res.Fates, f)
 		}
@@ -352,7 +426,7 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, goFile string, 
 	slices.SortFunc(res.Fates, func(a, b Fate) int { return int(a.At - b.At) })
 	for _, f := range res.Fates {
 		if res.culprit(f.App) && res.CulpritAsked == 0 {
-			res.CulpritAsked, res.CulpritLeft = f.At, f.Gone
+			res.CulpritAsked, res.CulpritLeft, res.Call = f.At, f.Gone, res.call(f.UID)
 		}
 	}
 	r.say("%s, %s: lowest margin %d MiB, evicted by the kubelet %v, through the API %v", c.Name, mode, res.Lowest>>20, res.Kubelet(), res.API())

@@ -3,18 +3,46 @@ package scenario
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
 
+// columns of the table. What makes the request for a pod to go and the pod go is told apart: from the start of the load until
+// the request, until its answer, and until the pod is gone. Beside it stands how long the margin lasts at the rate of the load.
+var columns = []struct {
+	name string
+	cell func(*Result) string
+}{
+	{"case", func(r *Result) string { return r.Case.Note }},
+	{"node", func(r *Result) string { return r.Kind }},
+	{"who", func(r *Result) string { return string(r.Mode) }},
+	{"margin at start", func(r *Result) string { return fmt.Sprintf("%d MiB", r.Start>>20) }},
+	{"lowest margin", func(r *Result) string { return fmt.Sprintf("%d MiB", r.Lowest>>20) }},
+	{"under threshold", func(r *Result) string { return fmt.Sprintf("%.1f s", r.Under.Seconds()) }},
+	{"evicted by the kubelet", func(r *Result) string { return names(r.Kubelet()) }},
+	{"evicted through the API", func(r *Result) string { return names(r.API()) }},
+	{"innocents hit", func(r *Result) string { return names(r.Innocents()) }},
+	{"PDB violations", func(r *Result) string { return names(r.Violations()) }},
+	{"false alarms", func(r *Result) string { return names(r.FalseAlarms()) }},
+	{"OOM kills", func(r *Result) string { return strconv.FormatInt(r.OOMKills, 10) }},
+	{"detection + call + exit", (*Result).took},
+	{"margin / rate", (*Result).lasts},
+}
+
 // WriteTable prints one line per run, as a Markdown table whose columns are aligned.
 func WriteTable(w io.Writer, results []*Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(t, "| case\t| node\t| who\t| margin at start\t| lowest margin\t| under threshold\t| evicted by the kubelet\t| evicted through the API\t| innocents hit\t| OOM kills\t| culprit told to go\t| culprit gone\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
+	row := func(cell func(i int) string) {
+		for i := range columns {
+			fmt.Fprintf(t, "|%s\t", cell(i))
+		}
+		fmt.Fprintln(t, "|")
+	}
+	row(func(i int) string { return " " + columns[i].name })
+	row(func(int) string { return "---" })
 	for _, r := range results {
-		fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %d MiB\t| %d MiB\t| %.1f s\t| %s\t| %s\t| %s\t| %d\t| %s\t| %s\t|\n", r.Case.Note, r.Kind, r.Mode, r.Start>>20, r.Lowest>>20, r.Under.Seconds(),
-			names(r.Kubelet()), names(r.API()), names(r.Innocents()), r.OOMKills, at(r.CulpritAsked.Seconds()), at(r.CulpritLeft.Seconds()))
+		row(func(i int) string { return " " + columns[i].cell(r) })
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -42,9 +70,21 @@ func names(apps []string) string {
 	return strings.Join(order, ", ")
 }
 
-func at(s float64) string {
-	if s == 0 {
+// took says how long it took until the first culprit was gone, and what of it was what.
+func (r *Result) took() string {
+	switch {
+	case r.CulpritAsked == 0:
+		return "-"
+	case r.CulpritLeft == 0:
+		return fmt.Sprintf("%.1f s + ...", r.CulpritAsked.Seconds()) // the kubelet leaves the object of its victim behind
+	}
+	return fmt.Sprintf("%.1f + %.2f + %.1f = %.1f s", (r.CulpritAsked - r.Call).Seconds(), r.Call.Seconds(), (r.CulpritLeft - r.CulpritAsked).Seconds(), r.CulpritLeft.Seconds())
+}
+
+// lasts says when the load would reach the threshold at its rate.
+func (r *Result) lasts() string {
+	if r.Case.Rate == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f s", s)
+	return fmt.Sprintf("%.1f s", float64(r.Start)/float64(r.Case.Rate))
 }

@@ -17,6 +17,7 @@ import (
 // Fate is what became of one pod.
 type Fate struct {
 	Pod       string // namespace/name
+	UID       string
 	App       string
 	Kubelet   bool          // evicted by the kubelet, by its Events
 	API       bool          // evicted through the Eviction API: condition DisruptionTarget, reason EvictionByEvictionAPI
@@ -61,7 +62,7 @@ func (w *podWatch) see(p *corev1.Pod, deleted bool) {
 	defer w.mu.Unlock()
 	f := w.fates[string(p.UID)]
 	if f == nil {
-		f = &Fate{Pod: p.Namespace + "/" + p.Name, App: p.Labels["app"]}
+		f = &Fate{Pod: p.Namespace + "/" + p.Name, UID: string(p.UID), App: p.Labels["app"]}
 		w.fates[string(p.UID)] = f
 	}
 	going := p.DeletionTimestamp != nil || deleted
