@@ -7,6 +7,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 
 	"spillway/agent/policy"
 )
@@ -22,7 +23,8 @@ type scalerList struct {
 type scaler struct {
 	policy.Scaler
 	group, kind, target string
-	lags                bool // its status is of an older spec, or it never had one
+	lags                bool   // its status is of an older spec, or it never had one
+	blind               string // why it could not compute how many replicas there should be; empty: it could
 }
 
 // Scaler finds the HorizontalPodAutoscaler of a pod's controller, or of the controller's own controller, such as a
@@ -30,7 +32,8 @@ type scaler struct {
 // stand in the way, errors for 5 s.
 //
 // Not known is the scaler of a pod that none of the first 500 of its namespace scales when there are more; one whose status
-// lags; which of two counts; and, in a namespace that has scalers, that of a pod whose controller could not be read.
+// lags; one without metrics, unless it is at its minimum; which of two counts; and, in a namespace that has scalers, that of a
+// pod whose controller could not be read.
 func (c *Client) Scaler(ctx context.Context, pod *policy.Pod) (policy.Scaler, error) {
 	if pod.Owner.Kind == "" {
 		return policy.Scaler{Known: true}, nil // nothing could be scaled
@@ -71,10 +74,31 @@ func (c *Client) listScalers(ctx context.Context, namespace string) (scalerList,
 		out.scalers = append(out.scalers, scaler{
 			Scaler: policy.Scaler{Known: true, Namespace: o.Namespace, Name: o.Name, Min: least, Max: o.Spec.MaxReplicas, Current: o.Status.CurrentReplicas, Desired: o.Status.DesiredReplicas},
 			group:  groupOf(ref.APIVersion), kind: ref.Kind, target: ref.Name,
-			lags: o.Status.ObservedGeneration == nil || *o.Status.ObservedGeneration < o.Generation,
+			lags:  lags(o),
+			blind: blind(o),
 		})
 	}
 	return out, nil
+}
+
+// lags reports whether the status says nothing of the spec. Kubernetes' own controller sets no observedGeneration
+// (pkg/controller/podautoscaler, setStatus, 1.36), but conditions from its first look on.
+func lags(o *autoscalingv2.HorizontalPodAutoscaler) bool {
+	if seen := o.Status.ObservedGeneration; seen != nil {
+		return *seen < o.Generation
+	}
+	return len(o.Status.Conditions) == 0
+}
+
+// blind says why desiredReplicas is of an earlier look, or was never set: without metrics the controller renews only
+// currentReplicas (setCurrentReplicasAndMetricsInStatus), and without the target's scale not even these.
+func blind(o *autoscalingv2.HorizontalPodAutoscaler) string {
+	for _, c := range o.Status.Conditions {
+		if (c.Type == autoscalingv2.ScalingActive || c.Type == autoscalingv2.AbleToScale) && c.Status != corev1.ConditionTrue {
+			return c.Reason
+		}
+	}
+	return ""
 }
 
 // of finds the scaler of one of the owners; whole says that there are no others.
@@ -98,6 +122,13 @@ func (l *scalerList) of(owners []policy.Owner, whole bool) policy.Scaler {
 		return policy.Scaler{Why: fmt.Sprintf("HorizontalPodAutoscalers %s scale the same workload", strings.Join(names, ", "))}
 	case found != nil && found.lags:
 		return policy.Scaler{Why: fmt.Sprintf("the status of HorizontalPodAutoscaler %s lags behind its spec", found.Name)}
+	case found != nil && found.blind != "" && found.Current > found.Min:
+		return policy.Scaler{Why: fmt.Sprintf("HorizontalPodAutoscaler %s, %d of %d to %d, could not compute how many there should be: %s",
+			found.Name, found.Current, found.Min, found.Max, found.blind)}
+	case found != nil && found.blind != "":
+		at := found.Scaler
+		at.Desired = at.Current // it does not scale
+		return at
 	case found != nil:
 		return found.Scaler
 	case !l.complete:

@@ -18,6 +18,12 @@ func scalers(more string, items ...string) string {
 	return fmt.Sprintf(`{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscalerList, metadata: {continue: "%s"}, items: [%s]}`, more, strings.Join(items, ","))
 }
 
+// controlled is a scaler of 2 to 10 replicas with the status that Kubernetes' own controller writes, which names no generation.
+func controlled(target string, current, desired int, conditions string) string {
+	return fmt.Sprintf(`{metadata: {name: h, namespace: a, generation: 3}, spec: {scaleTargetRef: %s, minReplicas: 2, maxReplicas: 10}, status: {currentReplicas: %d, desiredReplicas: %d, conditions: [%s]}}`,
+		target, current, desired, conditions)
+}
+
 // aScaler of 2 to 10 replicas.
 func aScaler(name, target string, current, desired int) string {
 	return fmt.Sprintf(`{metadata: {name: %s, namespace: a, generation: 1}, spec: {scaleTargetRef: %s, minReplicas: 2, maxReplicas: 10}, status: {observedGeneration: 1, currentReplicas: %d, desiredReplicas: %d}}`,
@@ -30,6 +36,8 @@ func TestScaler(t *testing.T) {
 		rs         = `{apiVersion: apps/v1, kind: ReplicaSet, metadata: {uid: rs, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: web, uid: d, controller: true}]}, spec: {replicas: 4}}`
 		bareRS     = `{apiVersion: apps/v1, kind: ReplicaSet, metadata: {uid: rs}, spec: {replicas: 4}}`
 		deployment = `{apiVersion: apps/v1, kind: Deployment, name: web}`
+		able       = `{type: AbleToScale, status: 'True', reason: SucceededGetScale}`
+		noMetrics  = `{type: ScalingActive, status: 'False', reason: FailedGetResourceMetric}`
 	)
 	owned := func(api, kind, name string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
@@ -59,6 +67,11 @@ func TestScaler(t *testing.T) {
 		{"two scale it", scalers("", aScaler("h", deployment, 4, 4), aScaler("i", deployment, 4, 4)), rs, of, policy.Scaler{Why: "h, i scale the same workload"}, ""},
 		{"its status lags", scalers("", `{metadata: {name: h, namespace: a, generation: 3}, spec: {scaleTargetRef: `+deployment+`, maxReplicas: 3}, status: {observedGeneration: 2}}`), rs, of, policy.Scaler{Why: "h lags behind"}, ""},
 		{"no status yet", scalers("", `{metadata: {name: h, namespace: a}, spec: {scaleTargetRef: `+deployment+`, maxReplicas: 3}}`), rs, of, policy.Scaler{Why: "h lags behind"}, ""},
+		{"by Kubernetes' own controller", scalers("", controlled(deployment, 4, 4, able+", {type: ScalingActive, status: 'True', reason: ValidMetricFound}")), rs, of, web, ""},
+		{"without metrics", scalers("", controlled(deployment, 4, 0, able+", "+noMetrics)), rs, of, policy.Scaler{Why: "h, 4 of 2 to 10, could not compute how many there should be: FailedGetResourceMetric"}, ""},
+		{"without metrics, at its minimum", scalers("", controlled(deployment, 2, 0, able+", "+noMetrics)), rs, of,
+			policy.Scaler{Known: true, Namespace: "a", Name: "h", Min: 2, Max: 10, Current: 2, Desired: 2}, ""},
+		{"its target's scale cannot be read", scalers("", controlled(deployment, 4, 4, "{type: AbleToScale, status: 'False', reason: FailedGetScale}")), rs, of, policy.Scaler{Why: "FailedGetScale"}, ""},
 		{"more than one chunk", scalers("more", aScaler("h", "{apiVersion: apps/v1, kind: Deployment, name: cart}", 1, 1)), rs, of, policy.Scaler{Why: "only 1 HorizontalPodAutoscalers"}, ""},
 		{"forbidden", "403", rs, of, policy.Scaler{Why: "list horizontalpodautoscalers of namespace a"}, "list horizontalpodautoscalers of namespace a: Forbidden"},
 		{"the API is not there", "404", rs, of, policy.Scaler{Why: "list horizontalpodautoscalers"}, "list horizontalpodautoscalers"},
