@@ -78,12 +78,13 @@ func TestKubeletAlone(t *testing.T) {
 	}
 }
 
-// TestObserve: nothing is evicted, and the same decision is reported.
+// TestObserve: nothing is evicted, and the same decision is reported, with what the cluster says of the autoscalers.
 func TestObserve(t *testing.T) {
 	c := scenario.Leak(100, false)
 	c.Name, c.Note = "observe", "leak of 100 MiB/s that stops at 1.8 GiB"
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
 	c.Quiet = 25 * time.Second
+	scale(&c, map[string][2]int{"recommendation": {1, 1}, "search": {4, 10}, "payment": {1, 3}})
 	res := runCase(t, c, scenario.Observe)
 	if len(res.Fates) != 0 {
 		t.Errorf("pods went: %+v, want none in observe mode", res.Fates)
@@ -97,6 +98,12 @@ func TestObserve(t *testing.T) {
 	if !strings.HasPrefix(d.Victim, "case-observe-spillway-observe/recommendation-") || !d.DryRun {
 		t.Errorf("decision %+v, want recommendation as a dry run", d)
 	}
+	checkScalers(t, res.Status, map[string]said{
+		"recommendation": {"HPA recommendation: at its maximum 1 of 1; to hold scale-down: kubectl -n case-observe-spillway-observe patch hpa recommendation ", "hpa-minimum", true},
+		"search":         {"HPA search: at its minimum 4 of 10", "hpa-minimum", false},
+		"payment":        {"HPA payment: at its minimum 1 of 3", "hpa-minimum", false},
+		"cart":           {"HPA: none scales its workload", "", false},
+	})
 }
 
 // TestProtectedLeak: a leak in a protected namespace is reported, and nobody goes for it; explain says why, for the leak
@@ -105,6 +112,7 @@ func TestProtectedLeak(t *testing.T) {
 	c := scenario.Leak(100, false)
 	c.Name, c.Note = "protected", "leak of 100 MiB/s in namespace monitoring that stops at 1.8 GiB"
 	c.Workloads[0].Namespace = "monitoring"
+	scale(&c, map[string][2]int{"search": {2, 10}})
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1800Mi")
 	c.Quiet = 25 * time.Second
 	var leak, innocent status.Explanation
@@ -145,6 +153,8 @@ func TestProtectedLeak(t *testing.T) {
 	if !strings.Contains(d.Reason, "monitoring/recommendation-") || !strings.Contains(d.Reason, "protected") {
 		t.Errorf("decision says %q, want the protected pod named", d.Reason)
 	}
+	// By default what is not known holds nobody.
+	checkScalers(t, res.Status, map[string]said{"search": {"HPA: not known: HorizontalPodAutoscaler search, 4 of 2 to 10, could not compute how many there should be: FailedGetResourceMetric", "", false}})
 }
 
 // TestRereadFile: a pod reads a big file again and again. The kubelet counts its page cache as used and evicts for it.
@@ -236,7 +246,7 @@ func rereadFileKubeletAlone(t *testing.T, long time.Duration, rateMiB int) {
 func TestTwoLeaks(t *testing.T) {
 	long(t)
 	c := scenario.Leak(120, false)
-	c.Name, c.Note = "two-leaks", "two pods leak 120 MiB/s each"
+	c.Name, c.Note, c.Rate = "two-leaks", "two pods leak 120 MiB/s each", 240<<20
 	second := c.Workloads[0]
 	second.Name = "second"
 	c.Workloads = append(c.Workloads, second)

@@ -278,8 +278,20 @@ func (r *Runner) start(ctx context.Context, c Case, ns string, apply func(contex
 		if err := r.awaitWords(ctx, in, w); err != nil {
 			return err
 		}
+		if err := r.awaitScaler(ctx, in, w); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// awaitScaler waits until the controller has looked at a workload's autoscaler. There are no metrics on the cluster.
+func (r *Runner) awaitScaler(ctx context.Context, namespace string, w Workload) error {
+	if w.Scaler[1] == 0 {
+		return nil
+	}
+	_, err := r.Cluster.Kubectl(ctx, "-n", namespace, "wait", "hpa/"+w.Name, "--for=condition=ScalingActive=False", "--timeout=60s")
+	return err
 }
 
 // awaitWords waits until a workload says that it is ready.

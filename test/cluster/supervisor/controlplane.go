@@ -143,7 +143,8 @@ func (s *Supervisor) controllerManagerArgs() []string {
 		"--leader-elect=false",
 		"--bind-address=127.0.0.1",
 		"--flex-volume-plugin-dir=" + node.VolumePlugins,
-		"--node-monitor-period=1s", // a new node loses its not-ready taint 5 s later with the default
+		"--node-monitor-period=1s",                   // a new node loses its not-ready taint 5 s later with the default
+		"--horizontal-pod-autoscaler-sync-period=2s", // a new autoscaler has its first status only then
 	}
 }
 
