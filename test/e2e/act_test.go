@@ -56,6 +56,19 @@ func TestBehindBudget(t *testing.T) {
 	checkReplay(t, "second")
 }
 
+// TestBehindBudgetKubeletAlone is the other side of it: the kubelet takes the bigger one, whatever holds it.
+func TestBehindBudgetKubeletAlone(t *testing.T) {
+	long(t)
+	c := scenario.Leak(150, false)
+	c.Name, c.Note, c.Rate = "budget", "two pods leak 150 and 40 MiB/s, a PDB holds the first, which stops at 1.5 GiB", 190<<20
+	first := &c.Workloads[0]
+	first.Budget, first.Args = true, append(first.Args, "--limit", "1500Mi")
+	c.Workloads = append(c.Workloads, scenario.Workload{Name: "second", Part: scenario.Culprit, Args: []string{"leak", "--rate", "40Mi", "--hold", "200Mi", "--wait-for", "$GO"}, Requests: "{cpu: 10m}"})
+	if res := runCase(t, c, scenario.KubeletAlone); len(res.Violations()) == 0 {
+		t.Errorf("evicted by the kubelet: %v: nobody behind a budget, and the case proves nothing", res.Kubelet())
+	}
+}
+
 // TestAllBehindBudgets: every pod that would help is behind a PodDisruptionBudget: nobody goes, and the budget is named.
 func TestAllBehindBudgets(t *testing.T) {
 	long(t)

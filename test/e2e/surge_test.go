@@ -25,7 +25,11 @@ func TestStartSurge(t *testing.T) {
 	long(t)
 	const pods, groups, each = 60, 2000, 50
 	web := scenario.Workload{Name: "web", Replicas: pods, Starts: true, Args: []string{"hold", fmt.Sprintf("%dMi", each)}, Requests: "{cpu: 1m}"}
-	c := scenario.Case{Name: "surge", Note: "60 pods of 50 MiB and 2,000 cgroups start at once", Workloads: append(scenario.Neighbours(), web), Margin: 7 << 30, Quiet: 95 * time.Second}
+	c := scenario.Case{Name: "surge", Note: "60 pods of 50 MiB and 2,000 cgroups start at once", Workloads: append(scenario.Neighbours(), web), Margin: 6 << 30, Quiet: 90 * time.Second}
+	c.Installed = func(context.Context) error {
+		time.Sleep(time.Minute) // the neighbours are no part of the surge
+		return nil
+	}
 	c.Start = func(context.Context) error { return makeCgroups(t, groups) }
 	ready, alive := 0, time.Duration(0)
 	levels := map[string]int{}
@@ -63,7 +67,7 @@ func TestStartSurge(t *testing.T) {
 		t.Logf("decision %s, %d times: %s", d.State, d.Repeats+1, d.Reason)
 	}
 	// The pods of the surge have 30 s of grace, so that an eviction would have been due.
-	if lasts > 30*time.Second || levels["evict"]+levels["critical"] == 0 || !(used < 91) {
+	if lasts > 30*time.Second || levels["evict"]+levels["critical"] == 0 || !(used < 88) {
 		t.Errorf("the margin would have lasted %s, levels %v, %.1f %% used: want less than an eviction takes, level evict, and to end well short of 93 %%", lasts, levels, used)
 	}
 	if took := res.Start - res.Lowest; took < pods*each<<20 {

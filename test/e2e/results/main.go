@@ -63,7 +63,11 @@ What ` + "`make verify`" + ` saw in a clean clone at commit %s, on 2 CPUs and 24
 1.36.3. The nodes "v2" have pure cgroup v2, in virtual machines (software-emulated) with Debian's kernels 6.1 and 6.12, the
 second with 512 MiB reserved for the system. The margin is that of memory.available; it is read every 20 ms (50 ms in a
 virtual machine) from the kernel, apart from the agent; the kubelet's hard threshold lies 2 GiB under what is available when the
-load starts. ` + "`go run ./test/e2e/results CLONE`" + ` writes this page.
+load starts, or further where the margin at start says so. An innocent is a pod that the case gives no reason to evict; a PDB
+violation is a pod that was evicted although its PodDisruptionBudget allowed none; a false alarm is an innocent that Spillway
+asked to evict, in vain or as a dry run too. "Detection + call + exit" runs from the start of the load to the end of the first
+culprit: until it was asked to go, until the answer, until it was gone. "Margin / rate" is when the load would reach the
+threshold. ` + "`go run ./test/e2e/results CLONE`" + ` writes this page.
 
 `
 
