@@ -53,6 +53,14 @@ func TestBehindBudget(t *testing.T) {
 	if got := res.API(); !slices.Equal(got, []string{"second"}) {
 		t.Errorf("evicted through the API: %v, want second alone", got)
 	}
+	// One look passes the bigger one over and takes the next.
+	ranking := decision(t, res.Status, "victim").Ranking
+	at := func(app string) int {
+		return slices.IndexFunc(ranking, func(p status.Pod) bool { return strings.HasPrefix(p.Name, app+"-") })
+	}
+	if i, j := at("recommendation"), at("second"); i < 0 || j < i || !strings.Contains(ranking[i].Reason, "PodDisruptionBudget recommendation allows no disruption") {
+		t.Errorf("ranking %+v, want recommendation blocked by its budget before second", ranking)
+	}
 	checkReplay(t, "second")
 }
 
