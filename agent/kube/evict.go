@@ -72,6 +72,8 @@ func (c *Client) Evict(ctx context.Context, r EvictRequest) policy.Answer {
 	answer := c.evict(ctx, r, &sent)
 	if at := sent.Load(); at != nil {
 		answer.SentAt = *at
+	} else if answer.Code != 0 {
+		answer.SentAt = time.Now() // the answer overtook the transport's word: no later than this
 	}
 	return answer
 }
