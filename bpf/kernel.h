@@ -67,18 +67,23 @@ struct mm_struct {
 };
 
 struct kernfs_node {
+	const char *name;
 	__u64 id;
 };
 
 struct cgroup_root;
 
-struct cgroup {
-	struct kernfs_node *kn;
-	struct cgroup_root *root;
-};
+struct cgroup;
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 
 struct css_set {

@@ -105,26 +105,44 @@ static __always_inline __u64 cgroup_id(struct cgroup *cgroup)
 	return BPF_CORE_READ(cgroup, kn, id);
 }
 
-static __always_inline void read_cgroups(struct task_struct *task, __u64 *v1, __u64 *v2)
+/* Returns the task's cgroup in the hierarchy of the memory controller. */
+static __always_inline struct cgroup *read_cgroups(struct task_struct *task, __u64 *v1, __u64 *v2)
 {
 	struct css_set *set = BPF_CORE_READ(task, cgroups);
 	if (!set)
-		return;
+		return NULL;
 	struct cgroup *unified = BPF_CORE_READ(set, dfl_cgrp);
 	*v2 = cgroup_id(unified);
 
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
-		return; /* built without the memory controller */
+		return NULL; /* built without the memory controller */
 	__u64 memory = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
 	struct cgroup_subsys_state **subsys = (void *)__builtin_preserve_access_index(&set->subsys);
 	struct cgroup_subsys_state *css = NULL;
 	if (bpf_probe_read_kernel(&css, sizeof(css), subsys + memory) || !css)
-		return;
+		return NULL;
 	struct cgroup *cgroup = BPF_CORE_READ(css, cgroup);
 	/* On the unified hierarchy, or on none. */
 	if (BPF_CORE_READ(cgroup, root) == BPF_CORE_READ(unified, root))
-		return;
+		return unified;
 	*v1 = cgroup_id(cgroup);
+	return cgroup;
+}
+
+static __always_inline void read_names(struct event *e, struct cgroup *cgroup)
+{
+	if (!cgroup)
+		return;
+	struct cgroup_subsys_state *above = BPF_CORE_READ(cgroup, self.parent);
+	if (!above)
+		return; /* the root */
+	const char *name = BPF_CORE_READ(cgroup, kn, name);
+	bpf_probe_read_kernel_str(&e->cgroup_name, sizeof(e->cgroup_name), name);
+	cgroup = BPF_CORE_READ(above, cgroup);
+	if (!BPF_CORE_READ(above, parent))
+		return;
+	name = BPF_CORE_READ(cgroup, kn, name);
+	bpf_probe_read_kernel_str(&e->parent_name, sizeof(e->parent_name), name);
 }
 
 static __always_inline bool read_rss(struct event *e, struct mm_struct *mm)
@@ -160,7 +178,7 @@ static __always_inline void read_victim(struct event *e, struct task_struct *tas
 	e->oom_score_adj = BPF_CORE_READ(task, signal, oom_score_adj);
 	BPF_CORE_READ_STR_INTO(&e->comm, task, group_leader, comm);
 	BPF_CORE_READ_STR_INTO(&e->thread_comm, task, comm);
-	read_cgroups(task, &e->cgroup_v1, &e->cgroup_v2);
+	read_names(e, read_cgroups(task, &e->cgroup_v1, &e->cgroup_v2));
 
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 	if (mm && read_rss(e, mm)) {

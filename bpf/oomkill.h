@@ -7,6 +7,8 @@
 #define SPILLWAY_BPF_OOMKILL_H
 
 #define OOMKILL_COMM_LEN 16
+/* "cri-containerd-", 64 digits and ".scope" are 85. */
+#define OOMKILL_NAME_LEN 96
 
 /* Bits of event.known: a value that could not be read must not look like 0. */
 enum known {
@@ -48,6 +50,12 @@ struct event {
 	char comm[OOMKILL_COMM_LEN];         /* of the thread group leader */
 	char thread_comm[OOMKILL_COMM_LEN];  /* of the thread, as in the kernel's log */
 	char trigger_comm[OOMKILL_COMM_LEN]; /* of the trigger's thread group leader */
+
+	/* Directory names of the victim's cgroup in the hierarchy of the memory
+	 * controller and of the one above it: they tell whose it was when the
+	 * directories are gone before anybody looks. Empty: unknown, or the root. */
+	char cgroup_name[OOMKILL_NAME_LEN];
+	char parent_name[OOMKILL_NAME_LEN];
 };
 
 #endif

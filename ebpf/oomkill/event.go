@@ -55,6 +55,10 @@ type Event struct {
 	// also 0 where the memory controller is not on v1: then CgroupV2 counts.
 	CgroupV1, CgroupV2 uint64
 
+	// CgroupName and CgroupParent are the names of the victim's directory in the hierarchy of the memory controller and
+	// of the one above it, cut at 95 bytes; empty where that is the root, or not known.
+	CgroupName, CgroupParent string
+
 	// The process whose allocation ran into the limit, often the victim itself.
 	TriggerPID                       uint32
 	TriggerComm                      string
@@ -97,8 +101,8 @@ func parseEvent(raw []byte, pageSize int) (*Event, error) {
 		PID:             r.Pid,
 		TID:             r.Tid,
 		StartTime:       time.Duration(r.StartTime),
-		Comm:            comm(r.Comm),
-		ThreadComm:      comm(r.ThreadComm),
+		Comm:            text(r.Comm[:]),
+		ThreadComm:      text(r.ThreadComm[:]),
 		UID:             r.Uid,
 		OOMScoreAdj:     r.OomScoreAdj,
 		AnonRSS:         pagesToBytes(r.AnonPages, pageSize),
@@ -107,8 +111,10 @@ func parseEvent(raw []byte, pageSize int) (*Event, error) {
 		PageTables:      r.PageTableBytes,
 		CgroupV1:        r.CgroupV1,
 		CgroupV2:        r.CgroupV2,
+		CgroupName:      text(r.CgroupName[:]),
+		CgroupParent:    text(r.ParentName[:]),
 		TriggerPID:      r.TriggerPid,
-		TriggerComm:     comm(r.TriggerComm),
+		TriggerComm:     text(r.TriggerComm[:]),
 		TriggerCgroupV1: r.TriggerCgroupV1,
 		TriggerCgroupV2: r.TriggerCgroupV2,
 	}, nil
@@ -120,11 +126,12 @@ func pagesToBytes(pages int64, pageSize int) uint64 {
 	return uint64(max(pages, 0)) * uint64(pageSize)
 }
 
-func comm(c [16]int8) string {
-	var b [len(c)]byte
+// text is what stands before the first NUL.
+func text(c []int8) string {
+	b := make([]byte, len(c))
 	for i, v := range c {
 		b[i] = byte(v)
 	}
-	name, _, _ := bytes.Cut(b[:], []byte{0})
+	name, _, _ := bytes.Cut(b, []byte{0})
 	return string(name)
 }

@@ -27,6 +27,13 @@ func name(s string) (c [16]int8) {
 	return c
 }
 
+func dirName(s string) (c [96]int8) {
+	for i := range min(len(s), len(c)) {
+		c[i] = int8(s[i])
+	}
+	return c
+}
+
 func sample() oomkillEvent {
 	return oomkillEvent{
 		Time: 5_000_000_001, StartTime: 4_000_000_000,
@@ -34,6 +41,7 @@ func sample() oomkillEvent {
 		AnonPages: 100, FilePages: 20, ShmemPages: 3, PageTableBytes: 8192,
 		Pid: 41, Tid: 42, Uid: 1000, TriggerPid: 43, OomScoreAdj: -999, Known: knownBits,
 		Comm: name("java"), ThreadComm: name("GC Thread#0"), TriggerComm: name("sh"),
+		CgroupName: dirName("cri-containerd-" + strings.Repeat("a", 64) + ".scope"), ParentName: dirName(strings.Repeat("p", 96)),
 	}
 }
 
@@ -43,6 +51,7 @@ func TestParseEvent(t *testing.T) {
 			Time: 5*time.Second + 1, KnownVictim: true, KnownMemory: true,
 			PID: 41, TID: 42, StartTime: 4 * time.Second, Comm: "java", ThreadComm: "GC Thread#0",
 			UID: 1000, OOMScoreAdj: -999, AnonRSS: 409600, FileRSS: 81920, ShmemRSS: 12288, PageTables: 8192,
+			CgroupName: "cri-containerd-" + strings.Repeat("a", 64) + ".scope", CgroupParent: strings.Repeat("p", 96),
 			CgroupV1: 11, CgroupV2: 12, TriggerPID: 43, TriggerComm: "sh", TriggerCgroupV1: 13, TriggerCgroupV2: 14,
 		}
 	}
@@ -137,8 +146,8 @@ func FuzzParseEvent(f *testing.F) {
 				t.Errorf("RSS of %d bytes", bytes)
 			}
 		}
-		for _, s := range []string{e.Comm, e.ThreadComm, e.TriggerComm} {
-			if len(s) > 16 || strings.Contains(s, "\x00") {
+		for _, s := range []string{e.Comm, e.ThreadComm, e.TriggerComm, e.CgroupName, e.CgroupParent} {
+			if len(s) > 96 || strings.Contains(s, "\x00") {
 				t.Errorf("name %q", s)
 			}
 		}

@@ -49,9 +49,10 @@ func TestLayouts(t *testing.T) {
 		hooks  []string
 		absent []string // what is looked up and is not there
 	}{
+		{"debian-5.10.262", argTask, []string{"tp_btf/mark_victim", "raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___percpu"}},
 		{"debian-5.10.223", argPID, []string{"raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___percpu"}},
 		{"debian-6.1.192", argTask, []string{"tp_btf/mark_victim", "raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___percpu"}},
-		{"debian-6.12.111", argTask, []string{"tp_btf/mark_victim", "raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___atomic"}},
+		{"debian-6.12.117", argTask, []string{"tp_btf/mark_victim", "raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___atomic"}},
 		{"6.18.44", argTask, []string{"tp_btf/mark_victim", "raw_tp/mark_victim", "tracepoint/oom/mark_victim"}, []string{"mm_struct___atomic"}},
 	}
 	for _, tt := range tests {

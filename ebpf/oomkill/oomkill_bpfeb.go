@@ -35,6 +35,8 @@ type oomkillEvent struct {
 	Comm            [16]int8
 	ThreadComm      [16]int8
 	TriggerComm     [16]int8
+	CgroupName      [96]int8
+	ParentName      [96]int8
 }
 
 type oomkillKnown uint32

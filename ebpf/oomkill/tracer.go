@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultBufferBytes holds more than 1,600 events.
+// DefaultBufferBytes holds more than 600 events.
 const DefaultBufferBytes = 256 << 10
 
 // Options of Open; the zero value is the documented default of each field.

@@ -100,6 +100,13 @@ func checkVictim(t *testing.T, g *memoryCgroup, e *Event, pid int) {
 	if int(e.PID) != pid || int(e.TID) != pid {
 		t.Errorf("PID %d, TID %d, want %d", e.PID, e.TID, pid)
 	}
+	parent := filepath.Base(filepath.Dir(g.dir))
+	if root := filepath.Dir(g.dir); root == "/sys/fs/cgroup" || root == "/sys/fs/cgroup/memory" {
+		parent = ""
+	}
+	if e.CgroupName != filepath.Base(g.dir) || e.CgroupParent != parent {
+		t.Errorf("cgroup %q in %q, want %s", e.CgroupName, e.CgroupParent, g.dir)
+	}
 	if e.Comm != procName || e.ThreadComm != procName {
 		t.Errorf("Comm %q, ThreadComm %q, want %q", e.Comm, e.ThreadComm, procName)
 	}
