@@ -38,6 +38,10 @@ type Waker struct {
 type WakerOptions struct {
 	Node  Trigger // on /proc/pressure/memory; default DefaultTrigger
 	Group Trigger // on memory.pressure of the groups that ask for it; default DefaultTrigger
+
+	NoNode bool // no trigger on the node
+	// Told is called by Run with the group of each word, also for the end of a group's source; nil: Wakes tells that there was one.
+	Told func(WakeGroup, WakeKind)
 }
 
 // WakeGroup is a cgroup that wakes when its memory.events change (v2; the descendants count too) or when it, or an
@@ -113,7 +117,9 @@ func (t *Tree) NewWaker(o WakerOptions) (*Waker, error) {
 		w.Close()
 		return nil, fmt.Errorf("make waker: epoll_ctl: %w", err)
 	}
-	w.node = w.nodeSource()
+	if !o.NoNode {
+		w.node = w.nodeSource()
+	}
 	return w, nil
 }
 
@@ -157,13 +163,17 @@ func (w *Waker) Watch(groups []WakeGroup) error {
 func (w *Waker) Sources() []WakeSource {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := []WakeSource{w.node.state()}
+	var out []WakeSource
+	if w.node != nil {
+		out = append(out, w.node.state())
+	}
+	node := len(out)
 	for _, g := range w.groups {
 		for _, s := range g.sources {
 			out = append(out, s.state())
 		}
 	}
-	slices.SortFunc(out[1:], func(a, b WakeSource) int {
+	slices.SortFunc(out[node:], func(a, b WakeSource) int {
 		if c := strings.Compare(a.Path, b.Path); c != 0 {
 			return c
 		}
@@ -250,18 +260,25 @@ func (w *Waker) wait(epoll int) error {
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("epoll_wait: %w", err)
 		}
-		if n > 0 && w.handle(events[:n]) {
+		if n <= 0 {
+			continue
+		}
+		closed, told := w.handle(events[:n])
+		if closed {
 			return os.ErrClosed
+		}
+		for _, s := range told {
+			w.opts.Told(s.group.want, s.kind)
 		}
 	}
 }
 
-// handle reports true when the waker is closed.
-func (w *Waker) handle(events []unix.EpollEvent) (closed bool) {
+// handle reports true when the waker is closed, else the sources to tell of.
+func (w *Waker) handle(events []unix.EpollEvent) (closed bool, told []*source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return true
+		return true, nil
 	}
 	for _, e := range events {
 		s := w.live[e.Fd]
@@ -272,6 +289,9 @@ func (w *Waker) handle(events []unix.EpollEvent) (closed bool) {
 		if err != nil {
 			delete(w.live, s.id)
 			s.end(err)
+		}
+		if w.opts.Told != nil && s.group != nil && (fired || err != nil) {
+			told = append(told, s)
 		}
 		if !fired {
 			continue
@@ -284,7 +304,7 @@ func (w *Waker) handle(events []unix.EpollEvent) (closed bool) {
 			w.coalesced.Add(1)
 		}
 	}
-	return false
+	return false, told
 }
 
 // add enters a source into the epoll set; events is 0 for a source that could not be opened.

@@ -10,6 +10,7 @@ import (
 
 // wakeGroup is a watched cgroup; dir is its directory in the memory hierarchy, which tells whether it lives.
 type wakeGroup struct {
+	want    WakeGroup
 	dir     int
 	sources []*source
 }
@@ -57,7 +58,7 @@ func (w *Waker) nodeSource() *source {
 
 // open opens all sources of a group; those that fail say why.
 func (w *Waker) open(want WakeGroup) *wakeGroup {
-	g := &wakeGroup{dir: noFile}
+	g := &wakeGroup{want: want, dir: noFile}
 	kinds := []WakeKind{WakeEvents}
 	if w.tree.at.version == 1 {
 		kinds = []WakeKind{WakeOOM}
