@@ -44,6 +44,7 @@ type Options struct {
 	Socket        string // default status.DefaultSocket
 	StateDir      string // default DefaultStateDir
 	MetricsListen string // address for metrics and liveness; empty: none
+	Kmsg          string // the kernel's log; default kmsg.DefaultPath
 	BTF           string // external BTF file for the tracer; empty: the kernel's own
 	Version       string
 	Logger        *slog.Logger // default: discard
@@ -67,6 +68,7 @@ type Agent struct {
 	reclaims *reclaim.Manager // nil: standalone, or switched off
 	brakes   *brake.Manager   // nil: standalone
 	tracer   *oomkill.Tracer
+	noTracer error // why there is none
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
 	ledger   *ledger.Ledger    // nil: standalone
@@ -75,6 +77,7 @@ type Agent struct {
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
 	lastPass    atomic.Int64 // unix nanoseconds
+	killWatch   *killWatch
 	kills       chan status.OOMKill
 	questions   chan question
 	onces       chan onceStart // capacity 1
@@ -133,6 +136,7 @@ func New(opts Options) (*Agent, error) {
 	a.openWaker()
 	a.openRecorder()
 	a.openTracer()
+	a.openKillWatch()
 	a.openRuntime()
 	if err := a.openLedger(); err != nil {
 		return nil, err
@@ -158,11 +162,10 @@ func New(opts Options) (*Agent, error) {
 func (a *Agent) openTracer() {
 	tracer, err := oomkill.Open(oomkill.Options{BTF: a.opts.BTF, Logger: a.log})
 	if err != nil {
-		a.sources.set("oom-tracer", status.Degraded, err.Error())
+		a.noTracer = err
 		return
 	}
 	a.tracer = tracer
-	a.sources.set("oom-tracer", status.OK, tracer.Hook())
 }
 
 func (a *Agent) openRuntime() {
@@ -287,9 +290,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)
-	if a.tracer != nil {
-		start("oom tracer", a.traceKills)
-	}
+	start("oom kills", a.killWatch.run)
 	if a.runtime != nil {
 		start("cri", a.followRuntime)
 	}
@@ -394,6 +395,9 @@ func (a *Agent) close() {
 	}
 	if a.waker != nil {
 		a.waker.Close()
+	}
+	if a.killWatch != nil {
+		a.killWatch.close()
 	}
 	if a.tracer != nil {
 		a.tracer.Close()

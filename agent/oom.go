@@ -2,14 +2,18 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path"
-	"sync"
+	"strings"
 	"time"
 
+	"spillway/agent/oom"
 	"spillway/agent/podmap"
 	"spillway/agent/status"
 	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
+	"spillway/ebpf/oomkill/kmsg"
 )
 
 // How long an OOM event waits: resolveWait for its cgroup to be found, as a container that just started is in no map until
@@ -21,43 +25,17 @@ const (
 	maxUnnamed  = 64
 )
 
-// traceKills reports every OOM kill as soon as the kernel marks the victim, and hands it to the loop for status.
-func (a *Agent) traceKills(ctx context.Context) error {
-	var waiting sync.WaitGroup
-	defer waiting.Wait()
-	places := make(chan struct{}, maxUnnamed)
-	return a.tracer.Run(ctx, func(ev *oomkill.Event) {
-		k, named := a.oomKill(ctx, ev)
-		if named {
-			a.report(k)
-			return
-		}
-		select {
-		case places <- struct{}{}:
-		default:
-			a.report(k)
-			return
-		}
-		at := ev.Time
-		waiting.Go(func() {
-			defer func() { <-places }()
-			wait, cancel := context.WithTimeout(ctx, nameWait)
-			defer cancel()
-			if o, ok := a.mapper.Named(wait, k.CgroupID); ok {
-				k.Namespace, k.Pod, k.PodUID, k.Container = o.Namespace, o.Pod, o.PodUID, o.Container
-			}
-			k.LatencySeconds = max(0, a.samples.Now()-at).Seconds()
-			a.report(k)
-		})
-	})
-}
+// maxOthers bounds the victims that a record lists by name.
+const maxOthers = 63
 
-// report counts a kill, logs it and hands it to the ledger and the loop.
+// report counts a kill, logs it and hands it to the ledger and the loop. Every kill comes here, once, whichever rung told of it.
 func (a *Agent) report(k status.OOMKill) {
-	a.metrics.OOMKill(k.Namespace, k.Pod, k.Container, time.Duration(k.LatencySeconds*float64(time.Second)))
-	a.log.Warn("oom kill", "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
+	a.metrics.OOMKill(&k)
+	a.log.Warn("oom kill", "source", k.Source, "victims", k.Victims, "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
 		"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", optional(k.AnonBytes), "file_bytes", optional(k.FileBytes), "shmem_bytes", optional(k.ShmemBytes),
-		"limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", k.LatencySeconds)
+		"page_table_bytes", optional(k.PageTableBytes), "oom_score_adj", optional(k.OOMScoreAdj), "limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf,
+		"domain", k.Domain, "domain_cgroup", k.DomainCgroup, "domain_limit_bytes", optional(k.DomainLimitBytes), "domain_known_by", k.DomainKnownBy, "domain_why", k.DomainWhy,
+		"group", k.Group, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", optional(k.LatencySeconds))
 	a.keepKill(&k)
 	select {
 	case a.kills <- k:
@@ -66,90 +44,354 @@ func (a *Agent) report(k status.OOMKill) {
 	}
 }
 
-// oomKill attributes one event. named is false when it is of a container or pod whose name nobody has told yet.
-func (a *Agent) oomKill(ctx context.Context, ev *oomkill.Event) (k status.OOMKill, named bool) {
-	latency := max(0, a.samples.Now()-ev.Time)
-	k = status.OOMKill{
-		At: time.Now().Add(-latency), Process: ev.Comm, PID: ev.PID, UID: ev.UID,
-		TriggerProcess: ev.TriggerComm, TriggerPID: ev.TriggerPID, LimitOf: "unknown",
-	}
-	if !ev.KnownVictim {
+// victim is one process of a kill on its way to a record.
+type victim struct {
+	kill   status.OOMKill
+	mark   time.Duration // since boot; 0: not known
+	named  bool
+	levels []oom.Level
+}
+
+// fromEvent attributes what the tracer saw.
+func (w *killWatch) fromEvent(ctx context.Context, ev *oomkill.Event) victim {
+	now := w.a.samples.Now()
+	boot := time.Now().Add(-now)
+	v := victim{mark: ev.Time, kill: status.OOMKill{
+		At: boot.Add(ev.Time), Source: rungBPF, Victims: 1, Process: ev.Comm, PID: ev.PID, UID: ev.UID,
+		TriggerProcess: ev.TriggerComm, TriggerPID: ev.TriggerPID,
+	}}
+	k := &v.kill
+	if ev.KnownVictim {
+		adj := ev.OOMScoreAdj // the event is the tracer's again after this
+		k.OOMScoreAdj = &adj
+		if ev.StartTime > 0 {
+			started := boot.Add(ev.StartTime)
+			k.StartedAt = &started
+		}
+		if ev.TID != ev.PID {
+			k.Thread = ev.ThreadComm
+		}
+	} else {
 		k.PID = ev.TID
 	}
 	if ev.KnownMemory {
-		anon, file, shmem := ev.AnonRSS, ev.FileRSS, ev.ShmemRSS // the event is the tracer's again after this
-		k.AnonBytes, k.FileBytes, k.ShmemBytes = &anon, &file, &shmem
+		anon, file, shmem, tables := ev.AnonRSS, ev.FileRSS, ev.ShmemRSS, ev.PageTables
+		k.AnonBytes, k.FileBytes, k.ShmemBytes, k.PageTableBytes = &anon, &file, &shmem, &tables
 	}
-	k.CgroupID = ev.CgroupV2
-	if a.tree.MemoryVersion() == 1 {
-		k.CgroupID = ev.CgroupV1
+	id, trigger := ev.CgroupV2, ev.TriggerCgroupV2
+	if w.a.tree.MemoryVersion() == 1 {
+		id, trigger = ev.CgroupV1, ev.TriggerCgroupV1
 	}
+	w.place(ctx, &v, id, "")
+	if v.kill.Cgroup == "" {
+		w.exhume(&v, id, ev.CgroupName, ev.CgroupParent)
+	}
+	w.judge(&v, ev.Time, w.pathOf(trigger), ev.PID, ev.TID)
+	return v
+}
+
+// fromLine attributes what the kernel's log says.
+func (w *killWatch) fromLine(ctx context.Context, line *kmsg.Kill) victim {
+	anon, file, shmem := line.Anon, line.File, line.Shmem
+	v := victim{kill: status.OOMKill{At: time.Now(), Source: rungLog, Victims: 1, Process: line.Comm, PID: line.PID, AnonBytes: &anon, FileBytes: &file, ShmemBytes: &shmem}}
+	if line.Details {
+		tables, adj := line.PageTables, line.OOMScoreAdj
+		v.kill.UID, v.kill.PageTableBytes, v.kill.OOMScoreAdj = line.UID, &tables, &adj
+	}
+	at := ""
+	if c := w.causes[line.PID]; c != nil {
+		at = c.TaskCgroup
+	}
+	if at == "" {
+		at, _ = w.a.tree.CgroupOf(int(line.PID))
+		if at == "/" || strings.HasSuffix(at, " (deleted)") {
+			at = "" // it has exited, and v1 puts it to the root then: its cgroup's counter tells where it was
+		}
+	}
+	if at != "" {
+		w.place(ctx, &v, 0, at)
+	}
+	w.judge(&v, w.a.samples.Now(), "", line.PID)
+	if line.Global && v.kill.Domain == string(oom.Unknown) {
+		setDomain(&v.kill, oom.Domain{Kind: oom.Node, How: oom.ByLog, Limit: cgroup.Absent})
+	}
+	return v
+}
+
+// place finds whose the victim's cgroup is, by its id or, where that is 0, by its path, and reads the cgroups above it.
+func (w *killWatch) place(ctx context.Context, v *victim, id uint64, at string) {
+	k := &v.kill
+	v.named, k.LimitOf = true, "unknown"
+	owner, ok := w.owner(ctx, &id, &at)
+	k.CgroupID, k.Cgroup = id, at
+	if ok {
+		v.named = owner.IsNamed()
+		k.Namespace, k.Pod, k.PodUID, k.Container, k.ContainerID = owner.Namespace, owner.Pod, owner.PodUID, owner.Container, owner.ContainerID
+	}
+	if at == "" {
+		return
+	}
+	v.levels = w.levels(at, id)
+	k.LimitBytes, k.LimitOf = nearestLimit(v.levels, owner)
+}
+
+// exhume places a victim whose cgroup was gone before anybody looked, by the names of its directories.
+func (w *killWatch) exhume(v *victim, id uint64, name, parent string) {
+	container, ok := cgroup.ParseContainerID(name)
+	uid, inPod := cgroup.ParsePodUID(parent)
+	if !inPod {
+		if uid, ok = cgroup.ParsePodUID(name); !ok {
+			return
+		}
+		container, parent = "", name
+	} else if !ok {
+		return
+	}
+	m := w.a.mapper.Map()
+	o := podmap.Owner{PodUID: uid, ContainerID: container, ContainerLimit: cgroup.Absent, PodLimit: cgroup.Absent, Gone: true}
+	for i := range m.Pods {
+		if p := &m.Pods[i]; p.UID == uid {
+			o.Path, o.Namespace, o.Pod, o.PodLimit = p.Path, p.Namespace, p.Name, p.Limit
+			if p.API != nil {
+				o.PodUID = p.API.UID
+			}
+		}
+	}
+	if o.Path == "" && m.Kubepods != "" { // the class, where it is not said, is not needed to tell the limits above
+		o.Path = path.Join(m.Kubepods, parent)
+	}
+	if container != "" && o.Path != "" {
+		o.Path = path.Join(o.Path, name)
+	}
+	w.a.mapper.Bury(id, o)
+	k := &v.kill
+	v.named = false
+	k.PodUID, k.ContainerID, k.CgroupID, k.Cgroup, k.Namespace, k.Pod = o.PodUID, container, id, o.Path, o.Namespace, o.Pod
+	if k.Cgroup != "" {
+		v.levels = w.levels(k.Cgroup, id)
+		k.LimitBytes, k.LimitOf = nearestLimit(v.levels, o)
+	}
+}
+
+// owner completes id and path of a cgroup and finds whose it is; a cgroup below a container is the container's.
+func (w *killWatch) owner(ctx context.Context, id *uint64, at *string) (podmap.Owner, bool) {
 	wait, cancel := context.WithTimeout(ctx, resolveWait)
 	defer cancel()
-	named = true
-	owner, ok := a.mapper.Resolve(wait, k.CgroupID)
-	if !ok {
-		// Not a pod's: a service of the node, or any cgroup of a machine without Kubernetes.
-		if path, err := a.tree.Find(k.CgroupID); err == nil {
-			k.Cgroup = path
-			k.LimitBytes, k.LimitOf = a.limitOf(path)
+	m := w.a.mapper.Map()
+	if *id != 0 {
+		if o, ok := m.Lookup(*id); ok {
+			*at = o.Path
+			return o, true
 		}
-	} else {
-		named = owner.IsNamed()
-		k.Namespace, k.Pod, k.PodUID, k.Container, k.ContainerID, k.Cgroup = owner.Namespace, owner.Pod, owner.PodUID, owner.Container, owner.ContainerID, owner.Path
-		k.LimitBytes, k.LimitOf = limitFrom(refreshLimits(a.tree, owner))
+		if *at = w.table.Path(*id); *at == "" {
+			*at, _ = w.a.tree.Find(*id)
+		}
+		if *at == "" { // gone: a walk that is under way may have met it
+			o, ok := w.a.mapper.Resolve(wait, *id)
+			*at = o.Path
+			return o, ok
+		}
 	}
-	k.LatencySeconds = max(0, a.samples.Now()-ev.Time).Seconds()
-	return k, named
+	if m.Kubepods != "" && !oom.Under(*at, m.Kubepods) {
+		return podmap.Owner{}, false
+	}
+	o, ok := m.Under(*at)
+	if (!ok || o.ContainerID == "" && o.Path != *at) && m.Kubepods != "" {
+		w.a.mapper.Walk(wait)
+		o, ok = w.a.mapper.Map().Under(*at)
+	}
+	return o, ok
 }
 
-// refreshLimits reads the limits anew: what the map has may be from the moment when the runtime had made the cgroup and
-// not set its limit. A cgroup that is gone keeps what the map knew.
-func refreshLimits(tree *cgroup.Tree, o podmap.Owner) podmap.Owner {
-	read := func(at string, known cgroup.Amount) cgroup.Amount {
-		g, err := tree.Group(at)
-		if err != nil {
-			return known
-		}
-		defer g.Close()
-		limit, err := g.Limit()
-		if err != nil {
-			return known
-		}
-		return limit
+// pathOf returns the path of a cgroup that was seen before, "" for others.
+func (w *killWatch) pathOf(id uint64) string {
+	if o, ok := w.a.mapper.Map().Lookup(id); ok {
+		return o.Path
 	}
-	pod := o.Path
-	if o.ContainerID != "" {
-		o.ContainerLimit = read(o.Path, o.ContainerLimit)
-		pod = path.Dir(o.Path)
-	}
-	o.PodLimit = read(pod, o.PodLimit)
-	return o
+	return w.table.Path(id)
 }
 
-// limitFrom names the nearest memory limit above the victim.
-func limitFrom(o podmap.Owner) (*uint64, string) {
-	if n, ok := o.ContainerLimit.Bytes(); ok {
-		return &n, "container"
+// levels reads the cgroups from a victim's own upwards. The root has no limit and is left out, and so is what has no memory
+// controller.
+func (w *killWatch) levels(at string, id uint64) []oom.Level {
+	kubepods := w.a.mapper.Map().Kubepods
+	var out []oom.Level
+	for p := at; p != "/" && p != "." && p != ""; p = path.Dir(p) {
+		l := oom.Level{Path: p, Kind: kindOf(p, kubepods)}
+		err := w.a.tree.OOMCounts(p, &l.Counts)
+		var unsupported *cgroup.UnsupportedError
+		if errors.As(err, &unsupported) {
+			continue
+		}
+		l.ID, l.Read = l.Counts.ID, err == nil
+		if p == at && id != 0 && l.ID != id { // another one has the name now
+			l.ID, l.Read = id, false
+		}
+		out = append(out, l)
 	}
-	if n, ok := o.PodLimit.Bytes(); ok {
-		return &n, "pod"
+	return out
+}
+
+// kindOf tells by the names of the directories what a cgroup is.
+func kindOf(p, kubepods string) oom.Kind {
+	if kubepods == "" || !oom.Under(p, kubepods) {
+		return oom.Cgroup
+	}
+	dir, name := path.Split(p)
+	if _, ok := cgroup.ParsePodUID(name); ok {
+		return oom.Pod
+	}
+	_, inPod := cgroup.ParsePodUID(path.Base(dir))
+	if _, ok := cgroup.ParseContainerID(name); ok && inPod {
+		return oom.Container
+	}
+	if p == kubepods || path.Clean(dir) == kubepods && !inPod {
+		return oom.Kubepods
+	}
+	return oom.Cgroup
+}
+
+// nearestLimit is the nearest memory limit above the victim; of what is gone, what the map knew.
+func nearestLimit(levels []oom.Level, o podmap.Owner) (*uint64, string) {
+	known := len(levels) == 0
+	for i := range levels {
+		l := &levels[i]
+		limit := l.Counts.Limit
+		if !l.Read {
+			switch l.Kind {
+			case oom.Container:
+				limit = o.ContainerLimit
+			case oom.Pod:
+				limit = o.PodLimit
+			default:
+				limit = cgroup.Absent
+			}
+		}
+		if l.Kind == oom.Kubepods || l.Kind == oom.Cgroup && i > 0 && o.Path != "" && !oom.Under(l.Path, o.Path) {
+			break
+		}
+		known = known || l.Read || limit != cgroup.Absent
+		if n, ok := limit.Bytes(); ok {
+			return &n, string(l.Kind)
+		}
+		if o.Path == "" {
+			break // of a victim outside the pods only its own cgroup's
+		}
+	}
+	if !known {
+		return nil, "unknown"
 	}
 	return nil, "none"
 }
 
-func (a *Agent) limitOf(path string) (*uint64, string) {
-	g, err := a.tree.Group(path)
-	if err != nil {
-		return nil, "unknown"
+// judge says whose memory had run out: by the kernel's own line where there is one, else by the counters.
+func (w *killWatch) judge(v *victim, at time.Duration, trigger string, pids ...uint32) {
+	w.takeLines()
+	w.takeWords()
+	var d oom.Domain
+	switch {
+	case v.kill.Cgroup == "":
+		d = oom.Domain{Kind: oom.Unknown, Why: "the victim's cgroup is not known", Limit: cgroup.Absent}
+	case at < w.primed:
+		d = oom.Domain{Kind: oom.Unknown, Why: "before the counters were first read", Limit: cgroup.Absent}
+	default:
+		d = w.table.Judge(w.a.samples.Now(), v.levels, trigger)
 	}
-	defer g.Close()
-	limit, err := g.Limit()
-	if err != nil {
-		return nil, "unknown"
+	for _, pid := range pids {
+		if c := w.causes[pid]; c != nil {
+			d = oom.Constraint(c.Constraint, c.OOMCgroup, v.levels)
+			break
+		}
 	}
-	if n, ok := limit.Bytes(); ok {
-		return &n, "cgroup"
+	setDomain(&v.kill, d)
+}
+
+func setDomain(k *status.OOMKill, d oom.Domain) {
+	k.Domain, k.DomainCgroup, k.DomainKnownBy, k.DomainWhy, k.DomainLimitBytes = string(d.Kind), d.Path, string(d.How), d.Why, number(d.Limit)
+}
+
+// groupOf is the highest cgroup above the victim that is killed as one, "" when there is none.
+func (v *victim) groupOf() string {
+	top := ""
+	for i := range v.levels {
+		if l := &v.levels[i]; l.Read && l.Counts.Group == 1 {
+			top = l.Path
+		}
 	}
-	return nil, "none"
+	return top
+}
+
+// join makes one record of the victims of a group kill.
+func join(victims []victim) victim {
+	v := victims[0]
+	k := &v.kill
+	k.Group, k.Victims = v.groupOf(), len(victims)
+	for i := range victims[1:] {
+		o := &victims[1+i].kill
+		if o.DomainKnownBy == string(oom.ByLog) && k.DomainKnownBy != string(oom.ByLog) {
+			k.Domain, k.DomainCgroup, k.DomainKnownBy, k.DomainWhy, k.DomainLimitBytes = o.Domain, o.DomainCgroup, o.DomainKnownBy, o.DomainWhy, o.DomainLimitBytes
+		}
+		if len(k.Others) < maxOthers {
+			k.Others = append(k.Others, status.OOMVictim{Process: o.Process, PID: o.PID, AnonBytes: o.AnonBytes})
+		}
+	}
+	return v
+}
+
+// finish reports a record, after its names are known or nameWait is over.
+func (w *killWatch) finish(ctx context.Context, v victim) {
+	k := v.kill
+	report := func() {
+		if v.mark != 0 {
+			latency := max(0, w.a.samples.Now()-v.mark).Seconds()
+			k.LatencySeconds = &latency
+		}
+		w.a.report(k)
+	}
+	if v.named || k.CgroupID == 0 || w.a.runtime == nil && w.a.cluster == nil { // nobody could tell
+		report()
+		return
+	}
+	select {
+	case w.unnamed <- struct{}{}:
+	default:
+		report()
+		return
+	}
+	w.waiting.Go(func() {
+		defer func() { <-w.unnamed }()
+		wait, cancel := context.WithTimeout(ctx, nameWait)
+		defer cancel()
+		if o, ok := w.a.mapper.Named(wait, k.CgroupID); ok {
+			k.Namespace, k.Pod, k.PodUID, k.Container = o.Namespace, o.Pod, o.PodUID, o.Container
+		}
+		report()
+	})
+}
+
+// missed reports kills that nobody told of but a counter.
+func (w *killWatch) missed(n uint64, pod *podmap.Pod, c *podmap.Container, source string, levels []oom.Level) {
+	k := status.OOMKill{At: time.Now(), Source: source, Victims: int(min(n, 1<<31)), LimitOf: "unknown"}
+	d := oom.Domain{Kind: oom.Unknown, Why: fmt.Sprintf("%s counts kills and no more", source), Limit: cgroup.Absent}
+	if pod != nil {
+		k.Namespace, k.Pod, k.PodUID, k.Cgroup, k.CgroupID = pod.Namespace, pod.Name, pod.UID, pod.Path, pod.CgroupID
+		if pod.API != nil {
+			k.PodUID = pod.API.UID
+		}
+	}
+	if c != nil {
+		k.Container, k.ContainerID, k.Cgroup, k.CgroupID = c.Name, c.ID, c.Path, c.CgroupID
+	}
+	if len(levels) > 0 {
+		d = w.table.Judge(w.a.samples.Now(), levels, "")
+		k.Cgroup, k.CgroupID = levels[0].Path, levels[0].ID
+		if v := (victim{levels: levels}); v.groupOf() != "" {
+			k.Group = v.groupOf()
+		}
+		if n, ok := levels[0].Counts.Limit.Bytes(); ok && levels[0].Read {
+			k.LimitBytes, k.LimitOf = &n, string(levels[0].Kind)
+		}
+	}
+	setDomain(&k, d)
+	w.a.report(k)
 }

@@ -29,7 +29,7 @@ func (l *loop) publish(now time.Time) {
 			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
 		Ledger:   a.ledgerStatus(),
-		OOMKills: slices.Clone(l.kills),
+		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
 	}
 	slices.Reverse(s.OOMKills)
 	for _, d := range slices.Backward(l.decisions) {
@@ -72,13 +72,7 @@ func (a *Agent) observeSources() {
 	a.observeRecorder()
 	a.observeBrakes()
 	a.observeLedger()
-	if a.tracer != nil {
-		if lost, err := a.tracer.Lost(); err != nil {
-			a.sources.set("oom-tracer", status.Degraded, err.Error())
-		} else if lost > 0 || a.tracer.Malformed() > 0 {
-			a.sources.set("oom-tracer", status.Degraded, a.tracer.Hook()+": events were lost")
-		}
-	}
+	a.killWatch.observe()
 }
 
 func (l *loop) pressureStatus() status.Pressure {

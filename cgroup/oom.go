@@ -157,13 +157,13 @@ func (g *Group) amountsOnce(files ...fileAmount) (err error) {
 	return nil
 }
 
-// maxProcesses bounds the answer of Processes.
+// maxProcesses bounds the answer of PIDs.
 const maxProcesses = 4096
 
-// Processes lists the processes in a cgroup and below it, as this process's pid namespace numbers them; one of another
+// PIDs lists the processes in a cgroup and below it, as this process's pid namespace numbers them; one of another
 // namespace is 0. Cgroups that vanish meanwhile are passed by; at most 4096 processes are listed. The error matches ErrGone when
 // the cgroup does not exist.
-func (t *Tree) Processes(path string) ([]int, error) {
+func (t *Tree) PIDs(path string) ([]int, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
@@ -174,14 +174,14 @@ func (t *Tree) Processes(path string) ([]int, error) {
 	defer dir.Close()
 	var out []int
 	w := walker{buf: make([]byte, 4096)}
-	err = w.processes(int(dir.Fd()), path, &out)
+	err = w.pids(int(dir.Fd()), path, &out)
 	if errors.Is(err, ErrGone) {
 		return out, nil
 	}
 	return out, err
 }
 
-func (w *walker) processes(fd int, path string, out *[]int) error {
+func (w *walker) pids(fd int, path string, out *[]int) error {
 	const file = "cgroup.procs"
 	procs, err := openAt(fd, file)
 	if err != nil {
@@ -214,7 +214,7 @@ func (w *walker) processes(fd int, path string, out *[]int) error {
 		if err != nil {
 			return fileError("open", join(path, e.name), "", err, false)
 		}
-		err = w.processes(sub, join(path, e.name), out)
+		err = w.pids(sub, join(path, e.name), out)
 		closeFile(&sub)
 		if err != nil && !errors.Is(err, ErrGone) {
 			return err

@@ -55,7 +55,7 @@ func TestKernelOOMCounts(t *testing.T) {
 	outer.setLimit(t, tree, "33554432")
 	noSwap(t, tree, outer)
 	c := startChild(t, inner.dirs...)
-	if pids, err := tree.Processes(outer.path); err != nil || !slices.Contains(pids, c.cmd.Process.Pid) {
+	if pids, err := tree.PIDs(outer.path); err != nil || !slices.Contains(pids, c.cmd.Process.Pid) {
 		t.Errorf("processes %v, %v, want %d", pids, err, c.cmd.Process.Pid)
 	}
 	if at, err := tree.CgroupOf(c.cmd.Process.Pid); at != inner.path || err != nil {

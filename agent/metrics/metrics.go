@@ -36,6 +36,8 @@ type Metrics struct {
 	replaced  *prometheus.CounterVec
 	sent      prometheus.Histogram
 	latency   prometheus.Histogram
+	oomEvents *prometheus.CounterVec
+	oomMissed prometheus.Counter
 	mu        sync.Mutex // guards killed
 	killed    map[[3]string]bool
 }
@@ -66,18 +68,23 @@ func New(version string, get func() *status.Status) *Metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_oom_event_latency_seconds",
 			Help:    "From the kernel's mark of an OOM victim to the agent's record of it.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, 1}}),
+		oomEvents: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_oom_events_total",
+			Help: "OOM kills, a group kill counted once, by whose memory had run out and by the source that told of it."}, []string{"domain", "source"}),
+		oomMissed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_oom_kills_missed_total",
+			Help: "Processes killed by the kernel that only its counters told of."}),
 		killed: map[[3]string]bool{},
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.sent, m.latency, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// OOMKill counts one kill.
-func (m *Metrics) OOMKill(namespace, pod, container string, latency time.Duration) {
+// OOMKill counts the victims of one kill.
+func (m *Metrics) OOMKill(k *status.OOMKill) {
+	namespace, pod, container := k.Namespace, k.Pod, k.Container
 	key := [3]string{strings.ToValidUTF8(namespace, "\uFFFD"), strings.ToValidUTF8(pod, "\uFFFD"), strings.ToValidUTF8(container, "\uFFFD")}
 	m.mu.Lock()
 	if !m.killed[key] {
@@ -87,9 +94,15 @@ func (m *Metrics) OOMKill(namespace, pod, container string, latency time.Duratio
 		m.killed[key] = true
 	}
 	m.mu.Unlock()
-	m.oomKills.WithLabelValues(key[0], key[1], key[2]).Inc()
-	m.latency.Observe(latency.Seconds())
+	m.oomKills.WithLabelValues(key[0], key[1], key[2]).Add(float64(k.Victims))
+	m.oomEvents.WithLabelValues(k.Domain, k.Source).Inc()
+	if k.LatencySeconds != nil {
+		m.latency.Observe(*k.LatencySeconds)
+	}
 }
+
+// OOMMissed counts processes whose kill nobody told of.
+func (m *Metrics) OOMMissed(n uint64) { m.oomMissed.Add(float64(n)) }
 
 // Decision counts one decision by its state.
 func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).Inc() }

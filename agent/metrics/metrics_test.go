@@ -85,7 +85,7 @@ func full() *status.Status {
 
 func TestLint(t *testing.T) {
 	m := New("1.0", full)
-	m.OOMKill("shop", "cart-0", "cart", time.Millisecond)
+	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
 	m.Decision("victim")
 	m.Eviction("in-flight", false)
 	m.Replacement("running")
@@ -164,9 +164,9 @@ func TestNamesThatCannotBreakAScrape(t *testing.T) {
 
 func TestCounters(t *testing.T) {
 	m := New("1.0", full)
-	m.OOMKill("shop", "cart-0", "cart", time.Millisecond)
-	m.OOMKill("shop", "cart-0", "cart", 2*time.Millisecond)
-	m.OOMKill("", "", "", time.Hour)
+	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
+	m.OOMKill(kill("shop", "cart-0", "cart", 2*time.Millisecond))
+	m.OOMKill(kill("", "", "", time.Hour))
 	m.Decision("victim")
 	m.Decision("held")
 	m.Decision("held")
@@ -194,9 +194,9 @@ func TestOOMSeriesAreBounded(t *testing.T) {
 	m := New("1.0", full)
 	const kills = maxKilled + 500
 	for i := range kills {
-		m.OOMKill("shop", fmt.Sprintf("job-%d", i), "c", 0)
+		m.OOMKill(kill("shop", fmt.Sprintf("job-%d", i), "c", 0))
 	}
-	m.OOMKill("shop", "job-0", "c", 0) // one that is known still counts under its name
+	m.OOMKill(kill("shop", "job-0", "c", 0)) // one that is known still counts under its name
 	got := series(t, m, "spillway_oom_kills_total")
 	if len(got) != maxKilled+1 {
 		t.Errorf("%d series, want %d", len(got), maxKilled+1)
@@ -276,4 +276,48 @@ func TestServe(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("Serve: %v", err)
 	}
+}
+
+// kill is one of one process.
+func kill(namespace, pod, container string, latency time.Duration) *status.OOMKill {
+	seconds := latency.Seconds()
+	return &status.OOMKill{Namespace: namespace, Pod: pod, Container: container, Victims: 1, Domain: "container", Source: "bpf", LatencySeconds: &seconds}
+}
+
+// A group kill is one event and so many processes; of one whose time is not known there is no latency.
+func TestGroupKillsAndMissedOnes(t *testing.T) {
+	m := New("v", func() *status.Status { return nil })
+	m.OOMKill(&status.OOMKill{Namespace: "shop", Pod: "cart-0", Container: "cart", Victims: 20, Domain: "pod", Source: "memory.events"})
+	m.OOMMissed(3)
+	for name, want := range map[string]float64{"spillway_oom_kills_total": 20, "spillway_oom_events_total": 1, "spillway_oom_kills_missed_total": 3} {
+		if got := counter(t, m, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "spillway_oom_event_latency_seconds" && f.Metric[0].GetHistogram().GetSampleCount() != 0 {
+			t.Error("a latency of a kill whose time is not known")
+		}
+	}
+}
+
+// counter sums all series of a counter.
+func counter(t *testing.T, m *Metrics, name string) (sum float64) {
+	t.Helper()
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, s := range f.Metric {
+				sum += s.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }

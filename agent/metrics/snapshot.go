@@ -36,6 +36,8 @@ var (
 	descWalks      = desc("map_walks_total", "Walks of the cgroup tree.")
 	descWalkTime   = desc("map_walk_seconds_total", "Time spent in walks of the cgroup tree.")
 	descSource     = desc("source_up", "1 when a source works, 0 when the agent does without it; sources that are off are absent.", "source")
+	descRung       = desc("oom_rung", "How OOM kills are seen: 1 for the source that reports them, 0 for those that help or stand by; what is missing is absent.", "rung")
+	descOOMLost    = desc("oom_events_lost_total", "OOM events for which the buffer in the kernel had no room.")
 	descSweeps     = desc("sweeps_total", "Sampling sweeps.")
 	descLate       = desc("late_sweeps_total", "Sweeps that began late by more than 50 ms.")
 	descLateness   = desc("sweep_lateness_seconds", "How late the newest sweep began.")
@@ -147,6 +149,12 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 			gauge(descSource, truth(src.State == status.OK), src.Name)
 		}
 	}
+	for _, r := range s.OOMWatch.Rungs {
+		if r.State != "missing" {
+			gauge(descRung, truth(r.State == "active"), r.Name)
+		}
+	}
+	count(descOOMLost, float64(s.OOMWatch.Lost))
 	count(descSweeps, float64(s.Loop.Sweeps))
 	count(descLate, float64(s.Loop.LateSweeps))
 	gauge(descLateness, s.Loop.LastLateSeconds)

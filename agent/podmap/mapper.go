@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type Options struct {
 	Containers func() []cri.Container
 	Pods       func() []policy.Pod
 	Interval   time.Duration // between walks when the kernel does not tell of changes; default 1 s
+	Kubepods   string        // path of the cgroup of all pods; empty: wherever it is found
 	OnChange   func(*Map)    // called after every join, from the goroutine of Run
 	Logger     *slog.Logger
 }
@@ -42,6 +44,9 @@ type Mapper struct {
 	join   *joiner
 	newest atomic.Pointer[Map]
 	hints  chan chan struct{}
+
+	buryMu sync.Mutex // guards graves
+	graves map[uint64]Owner
 
 	err      atomic.Pointer[string]
 	watching atomic.Pointer[string] // why changes are not told, "" when they are; nil before the first try
@@ -153,6 +158,9 @@ func (m *Mapper) Named(ctx context.Context, id uint64) (Owner, bool) {
 		m.walkNow(ctx)
 	}
 }
+
+// Walk has the tree walked now, and waits for it as long as ctx allows.
+func (m *Mapper) Walk(ctx context.Context) { m.walkNow(ctx) }
 
 // walkNow has the tree walked, and waits for it as long as ctx allows.
 func (m *Mapper) walkNow(ctx context.Context) {
@@ -272,10 +280,39 @@ func (m *Mapper) unwatched(why string) {
 	}
 }
 
+// Bury tells of a cgroup that was gone before any walk met it: pod UID, container id and path are known by its name. The names of
+// both are found out like those of others that have gone; see Named.
+func (m *Mapper) Bury(id uint64, o Owner) {
+	m.buryMu.Lock()
+	defer m.buryMu.Unlock()
+	if m.graves == nil {
+		m.graves = map[uint64]Owner{}
+	}
+	if len(m.graves) < maxTombstones {
+		o.Gone = true
+		m.graves[id] = o
+	}
+}
+
+// dig gives the joiner what Bury was told.
+func (m *Mapper) dig(now time.Duration) {
+	m.buryMu.Lock()
+	defer m.buryMu.Unlock()
+	for id, o := range m.graves {
+		if _, known := m.join.last[id]; !known && len(m.join.dead) < maxTombstones {
+			m.join.dead[id] = tombstone{o, now}
+		}
+	}
+	m.graves = nil
+}
+
 // walk reads the tree once and publishes the join. When the walk fails the last map stays, and ages.
 func (m *Mapper) walk(now time.Duration) {
 	var groups []cgroup.PodGroup
 	var err error
+	if m.kubepods == "" {
+		m.kubepods = m.opts.Kubepods
+	}
 	if m.kubepods == "" {
 		m.kubepods, err = m.opts.Tree.Kubepods()
 	}
@@ -294,6 +331,7 @@ func (m *Mapper) walk(now time.Duration) {
 		return
 	}
 	m.err.Store(nil)
+	m.dig(now)
 	joined := m.join.join(now, m.kubepods, groups, m.opts.Containers(), m.opts.Pods())
 	m.newest.Store(joined)
 	m.opts.OnChange(joined)

@@ -15,6 +15,7 @@ import (
 
 	"spillway/agent/policy"
 	"spillway/cgroup"
+	"spillway/cri"
 )
 
 // fixture is a v2 tree of plain files.
@@ -280,5 +281,54 @@ func TestHints(t *testing.T) {
 	}
 	if n, most := walks.Load(), int64(time.Since(begin)/minWalk)+2; n < 2 || n > most {
 		t.Errorf("%d walks in %v, want 2 to %d", n, time.Since(begin), most)
+	}
+}
+
+// A cgroup that no walk has met is known by what the kernel said of it, and named like others that have gone.
+func TestMapperBuries(t *testing.T) {
+	f := newFixture(t)
+	f.mkdir("kubepods")
+	var containers atomic.Pointer[[]cri.Container]
+	containers.Store(&[]cri.Container{})
+	m, err := New(Options{Tree: f.tree, Clock: sinceStart(), Interval: minWalk, Containers: func() []cri.Container { return *containers.Load() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runMapper(t, m)
+	m.Bury(77, Owner{PodUID: uidA, ContainerID: "abcd", Path: "/kubepods/pod" + uidA + "/abcd"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if o, ok := m.Resolve(ctx, 77); !ok || !o.Gone || o.IsNamed() || o.PodUID != uidA {
+		t.Errorf("owner %+v, %v", o, ok)
+	}
+	containers.Store(&[]cri.Container{{ID: "abcd", Name: "heap", PodUID: uidA, PodNamespace: "shop", PodName: "cart"}})
+	if o, ok := m.Named(ctx, 77); !ok || o.Pod != "cart" || o.Container != "heap" {
+		t.Errorf("owner %+v, %v", o, ok)
+	}
+}
+
+func TestMapUnder(t *testing.T) {
+	f := newFixture(t)
+	f.mkdir("kubepods")
+	pod := "kubepods/pod" + uidA
+	container := pod + "/" + strings.Repeat("a", 64)
+	podID, id := f.mkdir(pod), f.mkdir(container)
+	m, err := New(Options{Tree: f.tree, Clock: sinceStart(), Interval: minWalk, Kubepods: "/kubepods"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runMapper(t, m)
+	m.Walk(t.Context())
+	for path, want := range map[string]uint64{"/" + container: id, "/" + container + "/nested": id, "/" + pod: podID, "/" + pod + "/other": podID} {
+		o, ok := m.Map().Under(path)
+		owner, _ := m.Map().Lookup(want)
+		if !ok || o != owner {
+			t.Errorf("%s: %+v, %v", path, o, ok)
+		}
+	}
+	for _, path := range []string{"/kubepods", "/" + pod + "x", "/system.slice"} {
+		if o, ok := m.Map().Under(path); ok {
+			t.Errorf("%s: %+v", path, o)
+		}
 	}
 }

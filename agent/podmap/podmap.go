@@ -6,6 +6,7 @@ package podmap
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"spillway/agent/policy"
@@ -75,6 +76,27 @@ func (m *Map) Lookup(id uint64) (Owner, bool) {
 	}
 	o, ok := m.owners[id]
 	return o, ok
+}
+
+// Under returns whose the cgroup at a path is: that of a container or pod of this map, or one below it.
+func (m *Map) Under(path string) (Owner, bool) {
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		if !within(path, p.Path) {
+			continue
+		}
+		for _, c := range p.Containers {
+			if within(path, c.Path) {
+				return m.Lookup(c.CgroupID)
+			}
+		}
+		return m.Lookup(p.CgroupID)
+	}
+	return Owner{}, false
+}
+
+func within(path, top string) bool {
+	return strings.HasPrefix(path, top) && (len(path) == len(top) || path[len(top)] == '/')
 }
 
 // limits remembers a cgroup's memory limit, so that it is not read at every walk.

@@ -63,9 +63,10 @@ func WriteTable(w io.Writer, s *Status) error {
 		}
 	}
 	if len(s.OOMKills) > 0 {
-		fmt.Fprintln(t, "\nOOM KILL\tPOD\tCONTAINER\tPROCESS\tANON\tLIMIT\tOF")
+		fmt.Fprintln(t, "\nOOM KILL\tPOD\tCONTAINER\tPROCESS\tANON\tLIMIT\tOF\tOUT OF MEMORY\tKNOWN BY\tSEEN BY")
 		for _, k := range s.OOMKills {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s (%d)\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(orNone(k.Process)), k.PID, bytesOf(k.AnonBytes), bytesOf(k.LimitBytes), k.LimitOf)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(k.what()), bytesOf(k.AnonBytes),
+				bytesOf(k.LimitBytes), k.LimitOf, Clean(k.domain()), orNone(k.DomainKnownBy), orNone(k.Source))
 		}
 	}
 	if len(s.Decisions) > 0 {
@@ -242,6 +243,28 @@ func (k *OOMKill) who() string {
 		return orNone(k.Cgroup)
 	}
 	return k.Namespace + "/" + k.Pod
+}
+
+// what names the victims.
+func (k *OOMKill) what() string {
+	switch {
+	case k.PID == 0:
+		return fmt.Sprintf("%d not seen", k.Victims)
+	case k.Victims > 1:
+		return fmt.Sprintf("%s (%d) and %d more", orNone(k.Process), k.PID, k.Victims-1)
+	}
+	return fmt.Sprintf("%s (%d)", orNone(k.Process), k.PID)
+}
+
+// domain is whose memory had run out.
+func (k *OOMKill) domain() string {
+	switch {
+	case k.Domain == "cgroup":
+		return k.DomainCgroup
+	case k.Domain == "":
+		return "unknown"
+	}
+	return k.Domain
 }
 
 func protection(p Pod) string {

@@ -58,8 +58,10 @@ func hostile() *Status {
 			{Namespace: "shop", Name: bidi, UID: "2", QoS: "Guaranteed", LimitBytes: ptr(uint64(1023)), Protection: "no-reading", Reason: "no fresh reading of its memory"},
 			{Namespace: lines, Name: "c", UID: "3", Fresh: true, WorkingSetBytes: ptr(uint64(0)), Rank: 2, Reason: "its memory would not end the shortage"},
 		},
-		Groups:   []Group{{Path: "/system.slice/a\x1b]0;title\x07.service", UsageBytes: ptr(uint64(10 << 20))}},
-		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none"}},
+		Groups: []Group{{Path: "/system.slice/a\x1b]0;title\x07.service", UsageBytes: ptr(uint64(10 << 20))}},
+		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container",
+			Source: "bpf", Victims: 20, Domain: "cgroup", DomainCgroup: "/kubepods/" + ansi, DomainKnownBy: "memory.events"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none", Source: "kmsg", Victims: 1, Domain: "node", DomainKnownBy: "no-limit"},
+			{At: at, Cgroup: "/kubepods/pod", LimitOf: "unknown", Source: "vmstat", Victims: 3, Domain: "unknown"}},
 		Decisions: []Decision{{ID: "0301-1", At: at, Level: "evict", State: "victim", Victim: "shop/" + ansi, Reason: lines, Score: ptr(78.25)},
 			{ID: "0301-0", At: at, Level: "critical", State: "held", Reason: "paused"}},
 	}

@@ -23,7 +23,8 @@ type Status struct {
 	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
 	Ledger    *Ledger    `json:"ledger"`            // null: standalone
 	OOMKills  []OOMKill  `json:"oomKills"`          // newest first, those of before a restart too
-	Decisions []Decision `json:"decisions"`         // newest first
+	OOMWatch  OOMWatch   `json:"oomWatch"`
+	Decisions []Decision `json:"decisions"` // newest first
 }
 
 // Pressure is the verdict on the node.
@@ -349,9 +350,31 @@ type Ledger struct {
 	SetAside    string `json:"setAside,omitempty"` // the file that the ledger before became, which could not be used
 }
 
-// OOMKill is one kill by the kernel.
+// OOMWatch says how kills by the kernel are seen.
+type OOMWatch struct {
+	// Rungs of the ladder, the surest first. The first one that is active reports kills; a lower one then only helps.
+	Rungs []OOMRung `json:"rungs"`
+	// Kills counts processes that were reported one by one since the agent started, Missed those that only a counter of the
+	// kernel told of, Lost the events for which the buffer in the kernel had no room.
+	Kills  uint64 `json:"kills"`
+	Missed uint64 `json:"missed"`
+	Lost   uint64 `json:"lost"`
+	// Audited: the kernel's count of all kills (oom_kill in /proc/vmstat) can be read, and is compared each second.
+	Audited bool `json:"audited"`
+}
+
+// OOMRung is one way to see kills.
+type OOMRung struct {
+	Name   string `json:"name"` // bpf, kmsg, memory.events, memory.oom_control, vmstat
+	State  string `json:"state"`
+	Detail string `json:"detail"`
+}
+
+// OOMKill is one kill by the kernel: of one process, or with memory.oom.group of all processes of a cgroup.
 type OOMKill struct {
 	At             time.Time `json:"at"`
+	Source         string    `json:"source"`  // the rung that told of it; vmstat: nobody did, a counter of the kernel is higher
+	Victims        int       `json:"victims"` // processes
 	Namespace      string    `json:"namespace,omitempty"`
 	Pod            string    `json:"pod,omitempty"`
 	PodUID         string    `json:"podUid,omitempty"`
@@ -369,7 +392,32 @@ type OOMKill struct {
 	LimitOf        string    `json:"limitOf"`    // container, pod, none, unknown
 	TriggerProcess string    `json:"triggerProcess"`
 	TriggerPID     uint32    `json:"triggerPid"`
-	LatencySeconds float64   `json:"latencySeconds"` // from the kernel's mark to this record
+	LatencySeconds *float64  `json:"latencySeconds"` // from the kernel's mark to this record; null: the time of the mark is not known
+
+	Thread         string     `json:"thread,omitempty"` // the thread that the kernel named, where it is not the process's first
+	StartedAt      *time.Time `json:"startedAt"`        // the process
+	PageTableBytes *uint64    `json:"pageTableBytes"`
+	OOMScoreAdj    *int16     `json:"oomScoreAdj"`
+
+	// Domain is whose memory had run out: container, pod, kubepods (all pods, or a class), cgroup (any other), node, cpuset,
+	// mempolicy; unknown: DomainWhy says what is missing.
+	Domain           string  `json:"domain"`
+	DomainCgroup     string  `json:"domainCgroup,omitempty"`
+	DomainLimitBytes *uint64 `json:"domainLimitBytes"`
+	// DomainKnownBy: kernel-log, memory.events, oom_control, usage-at-limit, no-limit (nothing above it has one), no-limit-was-hit.
+	DomainKnownBy string `json:"domainKnownBy,omitempty"`
+	DomainWhy     string `json:"domainWhy,omitempty"`
+
+	// Group is the cgroup that was killed as one (memory.oom.group), and Others its victims but the first, at most 63.
+	Group  string      `json:"group,omitempty"`
+	Others []OOMVictim `json:"others,omitempty"`
+}
+
+// OOMVictim is one further process of a group kill.
+type OOMVictim struct {
+	Process   string  `json:"process"`
+	PID       uint32  `json:"pid"`
+	AnonBytes *uint64 `json:"anonBytes"`
 }
 
 // Decision is one look at the pods at level evict or above, or its result in words when nobody may go; or one eviction of a

@@ -1,0 +1,669 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"spillway/agent/oom"
+	"spillway/agent/podmap"
+	"spillway/agent/status"
+	"spillway/cgroup"
+	"spillway/ebpf/oomkill"
+	"spillway/ebpf/oomkill/kmsg"
+)
+
+// The rungs, the surest first: the first that is active reports kills.
+const (
+	rungBPF     = "bpf"
+	rungLog     = "kmsg"
+	rungEvents  = "memory.events"      // v2
+	rungControl = "memory.oom_control" // v1
+	rungVmstat  = "vmstat"
+)
+
+// The states of a rung.
+const (
+	rungActive  = "active"  // it reports kills
+	rungHelps   = "helps"   // it says more about kills that a rung above it reports
+	rungStandby = "standby" // it would report, were nothing above it
+	rungMissing = "missing"
+)
+
+const (
+	oomTick = time.Second
+	// settleTime is how long after a notification the counter is read, as v1 tells before it kills; logSettleTime where the log
+	// reports, whose line says more and is printed after the counter rose.
+	settleTime    = 20 * time.Millisecond
+	logSettleTime = 150 * time.Millisecond
+	// orphanWait is how long a line of the log whose process is gone waits for a counter that tells where it was.
+	orphanWait = 400 * time.Millisecond
+	remember   = 10 * time.Second // marks and causes, to know them again
+	maxPrimed  = 4096             // cgroups that are read at the start
+	maxCauses  = 1024
+)
+
+// killWatch joins what the rungs tell of OOM kills. Everything in it but what says otherwise belongs to the goroutine of run.
+type killWatch struct {
+	a      *Agent
+	log    *kmsg.Reader  // nil: none here
+	waker  *cgroup.Waker // nil: none needed, or none here
+	marks  chan *oomkill.Event
+	lines  chan struct{} // capacity 1
+	words  chan cgroup.WakeGroup
+	ended  chan error // of the tracer
+	traced bool
+
+	noTracer, noLog, noWaker error // why a rung is missing
+
+	table  *oom.Table
+	primed time.Duration // when the table was
+	audit  oom.Audit
+	groups oom.Groups[victim]
+
+	marked  map[process]time.Duration
+	causes  map[uint32]*kmsg.Cause // by thread id
+	told    map[uint32]time.Duration
+	kills   []*kmsg.Kill // lines that wait for their turn
+	orphans []orphan
+	dirty   map[string]time.Duration // cgroups that were told of, by path, and when to read them
+	watched *podmap.Map              // that the waker knows
+
+	unnamed chan struct{}
+	waiting sync.WaitGroup
+
+	seen, missing, wordsLost atomic.Uint64
+	audited                  atomic.Bool
+	mu                       sync.Mutex // guards rungs
+	rungs                    []status.OOMRung
+}
+
+// process tells marks of the same process from those of another with its number.
+type process struct {
+	pid   uint32
+	start time.Duration
+}
+
+type orphan struct {
+	v     victim
+	until time.Duration
+}
+
+// openKillWatch opens what is there of the ladder.
+func (a *Agent) openKillWatch() {
+	w := &killWatch{
+		a: a, traced: a.tracer != nil, noTracer: a.noTracer,
+		marks: make(chan *oomkill.Event, 16), lines: make(chan struct{}, 1), words: make(chan cgroup.WakeGroup, 1024), ended: make(chan error, 1),
+		table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
+		dirty: map[string]time.Duration{}, unnamed: make(chan struct{}, maxUnnamed),
+	}
+	a.killWatch = w
+	w.log, w.noLog = kmsg.Open(a.opts.Kmsg)
+	if !w.traced || a.tree.MemoryVersion() == 1 {
+		w.noWaker = w.openWaker()
+	}
+	w.setRungs()
+}
+
+func (w *killWatch) openWaker() error {
+	waker, err := w.a.tree.NewWaker(cgroup.WakerOptions{NoNode: true, Told: func(g cgroup.WakeGroup, _ cgroup.WakeKind) {
+		select {
+		case w.words <- g:
+		default:
+			w.wordsLost.Add(1) // the audit of the next second finds what it told of
+		}
+	}})
+	if err == nil {
+		w.waker = waker
+	}
+	return err
+}
+
+// setRungs names the state of the ladder.
+func (w *killWatch) setRungs() {
+	a := w.a
+	var rungs []status.OOMRung
+	taken := false
+	add := func(name string, err error, detail, below string) {
+		r := status.OOMRung{Name: name, State: below, Detail: detail}
+		switch {
+		case err != nil:
+			r.State, r.Detail = rungMissing, err.Error()
+		case !taken:
+			r.State, taken = rungActive, true
+		}
+		rungs = append(rungs, r)
+	}
+	if w.traced {
+		add(rungBPF, nil, a.tracer.Hook(), rungStandby)
+	} else {
+		add(rungBPF, w.noTracer, "", "")
+	}
+	add(rungLog, w.noLog, "kernel log", rungHelps)
+	below := rungStandby
+	if w.waker != nil {
+		below = rungHelps
+	}
+	add(w.files(), w.noWaker, "of pods and containers", below)
+	add(rungVmstat, nil, "counts, once a second", rungHelps)
+	w.mu.Lock()
+	w.rungs = rungs
+	w.mu.Unlock()
+	w.observe()
+}
+
+func activeRung(rungs []status.OOMRung) string {
+	for _, r := range rungs {
+		if r.State == rungActive {
+			return r.Name
+		}
+	}
+	return ""
+}
+
+// status may be called by any goroutine.
+func (w *killWatch) status() status.OOMWatch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := status.OOMWatch{Rungs: slices.Clone(w.rungs), Kills: w.seen.Load(), Missed: w.missing.Load(), Audited: w.audited.Load()}
+	if w.a.tracer != nil {
+		s.Lost, _ = w.a.tracer.Lost() // an error is that of a closed tracer
+	}
+	return s
+}
+
+// observe names the state of the source. It may be called by any goroutine.
+func (w *killWatch) observe() {
+	s := w.status()
+	active := activeRung(s.Rungs)
+	detail, state := active, status.Degraded
+	for _, r := range s.Rungs {
+		switch {
+		case r.Name == rungBPF && active == rungBPF:
+			detail, state = r.Detail, status.OK
+		case r.State == rungMissing && r.Name != active:
+			detail += "; no " + r.Name + ": " + r.Detail
+		}
+	}
+	if w.a.tracer != nil && active == rungBPF && (s.Lost > 0 || w.a.tracer.Malformed() > 0) {
+		detail, state = detail+"; events were lost", status.Degraded
+	}
+	if s.Missed > 0 {
+		detail += fmt.Sprintf("; %d kills missed", s.Missed)
+	}
+	w.a.sources.set("oom-tracer", state, detail)
+}
+
+// run joins until ctx ends, and hands over what is not complete then.
+func (w *killWatch) run(ctx context.Context) error {
+	var rungs sync.WaitGroup
+	defer rungs.Wait()
+	defer w.waiting.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.prime()
+	if w.traced {
+		rungs.Go(func() {
+			w.ended <- w.a.tracer.Run(ctx, func(ev *oomkill.Event) {
+				select {
+				case w.marks <- ev:
+				case <-ctx.Done():
+				}
+			})
+		})
+	}
+	if w.log != nil {
+		rungs.Go(func() {
+			if err := w.log.Run(ctx, w.tellLines); err != nil && ctx.Err() == nil {
+				w.a.log.Error("kernel log ended", "error", err)
+			}
+		})
+	}
+	startWaker := func() {
+		if waker := w.waker; waker != nil {
+			rungs.Go(func() { _ = waker.Run(ctx) }) // the audit finds what is not told any more
+		}
+	}
+	startWaker()
+	tick := time.NewTicker(oomTick)
+	defer tick.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	w.second(ctx)
+	for {
+		timer.Reset(w.next())
+		select {
+		case <-ctx.Done():
+			for _, g := range w.groups.Due(1<<63 - 1) {
+				w.finish(ctx, join(g))
+			}
+			return nil
+		case ev := <-w.marks:
+			w.mark(ctx, ev)
+		case err := <-w.ended:
+			if ctx.Err() == nil {
+				w.untraced(err, startWaker)
+			}
+		case <-w.lines:
+			w.takeLines()
+		case g := <-w.words:
+			w.word(g)
+			w.takeWords()
+		case <-timer.C:
+		case <-tick.C:
+			w.second(ctx)
+		}
+		w.reportLines(ctx)
+		if len(w.marks) == 0 {
+			w.due(ctx)
+		}
+	}
+}
+
+// prime reads what the counters say at the start.
+func (w *killWatch) prime() {
+	all, err := w.a.tree.All(maxPrimed + 1)
+	if err != nil || len(all) > maxPrimed {
+		w.a.log.Warn("the counters of older cgroups are not known: of their first OOM kills it will not be known whose memory had run out", "cgroups", len(all), "error", err)
+	}
+	for _, c := range all {
+		var n cgroup.OOMCounts
+		if w.a.tree.OOMCounts(c.Path, &n) != nil {
+			n.ID = c.ID // it was there: not newer than the table
+			if n.KillLocal == cgroup.Absent {
+				w.table.Older(c.ID)
+				continue
+			}
+		}
+		w.table.Add(c.Path, &n)
+	}
+	if err == nil && len(all) <= maxPrimed {
+		w.table.Primed()
+	}
+	w.primed = w.a.samples.Now()
+}
+
+// untraced goes down the ladder after the tracer ended on its own.
+func (w *killWatch) untraced(err error, start func()) {
+	w.a.log.Error("oom tracer ended: kills are reported by a lower rung", "error", err)
+	w.traced, w.noTracer = false, fmt.Errorf("ended: %w", err)
+	if w.waker == nil {
+		w.noWaker = w.openWaker()
+		start()
+	}
+	w.setRungs()
+}
+
+// mark takes one mark of the tracer.
+func (w *killWatch) mark(ctx context.Context, ev *oomkill.Event) {
+	key := process{ev.PID, ev.StartTime}
+	if !ev.KnownVictim {
+		key = process{pid: ev.TID}
+	}
+	if _, again := w.marked[key]; again {
+		return // a process may be marked once for each of its threads that asks for memory while it dies
+	}
+	w.marked[key] = w.a.samples.Now()
+	w.audit.Seen(ev.Time)
+	w.take(ctx, w.fromEvent(ctx, ev), ev.TriggerPID)
+}
+
+// take books one victim, and reports it unless it is one of a group.
+func (w *killWatch) take(ctx context.Context, v victim, trigger uint32) {
+	w.seen.Add(1)
+	w.table.Reported(v.levels)
+	top := v.groupOf()
+	if top == "" {
+		w.finish(ctx, v)
+		return
+	}
+	key := oom.Key{Cgroup: top, Trigger: trigger}
+	if g := w.groups.Add(w.a.samples.Now(), key, v, w.whole(key, v.kill.PID)); g != nil {
+		w.finish(ctx, join(g))
+	}
+}
+
+// whole says that a cgroup has no process that was not marked. Without the node's pid namespace they can only be counted.
+func (w *killWatch) whole(key oom.Key, pid uint32) bool {
+	pids, err := w.a.tree.PIDs(key.Cgroup)
+	if err != nil {
+		return true // it is gone, and all that was in it
+	}
+	marked := map[int]bool{int(pid): true}
+	for _, v := range w.groups.Victims(key) {
+		marked[int(v.kill.PID)] = true
+	}
+	if slices.Contains(pids, 0) {
+		return len(pids) <= len(marked)
+	}
+	return !slices.ContainsFunc(pids, func(p int) bool { return !marked[p] })
+}
+
+func (w *killWatch) tellLines() {
+	select {
+	case w.lines <- struct{}{}:
+	default:
+	}
+}
+
+// takeLines takes what the kernel's log says up to now. The line with the cause stands there before the mark.
+func (w *killWatch) takeLines() {
+	if w.log == nil {
+		return
+	}
+	for _, r := range w.log.Take() {
+		switch {
+		case r.Cause != nil && len(w.causes) < maxCauses:
+			w.causes[r.Cause.PID], w.told[r.Cause.PID] = r.Cause, w.a.samples.Now()
+		case r.Kill != nil && !w.traced:
+			w.kills = append(w.kills, r.Kill)
+		}
+	}
+}
+
+// reportLines reports kills by the log's lines, where no rung above it does.
+func (w *killWatch) reportLines(ctx context.Context) {
+	for len(w.kills) > 0 {
+		line := w.kills[0]
+		w.kills = w.kills[1:]
+		now := w.a.samples.Now()
+		w.audit.Seen(now)
+		v := w.fromLine(ctx, line)
+		if v.kill.Cgroup == "" && !line.Global {
+			w.orphans = append(w.orphans, orphan{v, now + orphanWait})
+			continue
+		}
+		w.take(ctx, v, 0)
+	}
+}
+
+// word takes a notification of memory.events or memory.oom_control.
+func (w *killWatch) word(g cgroup.WakeGroup) {
+	now := w.a.samples.Now()
+	if w.a.tree.MemoryVersion() == 1 {
+		w.table.Told(now, g.ID, g.Path)
+	}
+	if w.traced {
+		return
+	}
+	at := g.Path
+	if o, ok := w.a.mapper.Map().Under(at); ok && o.ContainerID != "" {
+		at = path.Dir(o.Path)
+	}
+	wait := settleTime
+	if w.log != nil {
+		wait = logSettleTime
+	}
+	if _, waits := w.dirty[at]; !waits {
+		w.dirty[at] = now + wait
+	}
+}
+
+// takeWords takes the notifications up to now: on v1 they come before the mark.
+func (w *killWatch) takeWords() {
+	for {
+		select {
+		case g := <-w.words:
+			w.word(g)
+		default:
+			return
+		}
+	}
+}
+
+// next is how long until something is due.
+func (w *killWatch) next() time.Duration {
+	now := w.a.samples.Now()
+	next := now + time.Hour
+	if at, ok := w.groups.Next(); ok {
+		next = at
+	}
+	for _, at := range w.dirty {
+		next = min(next, at)
+	}
+	for _, o := range w.orphans {
+		next = min(next, o.until)
+	}
+	return max(0, next-now)
+}
+
+// due does what has waited long enough.
+func (w *killWatch) due(ctx context.Context) {
+	now := w.a.samples.Now()
+	for at, when := range w.dirty {
+		if when <= now {
+			delete(w.dirty, at)
+			w.account(ctx, at, false)
+		}
+	}
+	w.orphans = slices.DeleteFunc(w.orphans, func(o orphan) bool {
+		if o.until > now {
+			return false
+		}
+		w.take(ctx, o.v, 0)
+		return true
+	})
+	for _, g := range w.groups.Due(now) {
+		w.finish(ctx, join(g))
+	}
+}
+
+// account reports the kills that the counters of a pod, or of another cgroup, have more than were reported. audited: the audit
+// knows of them.
+func (w *killWatch) account(ctx context.Context, at string, audited bool) (found uint64) {
+	m := w.a.mapper.Map()
+	i := slices.IndexFunc(m.Pods, func(p podmap.Pod) bool { return p.Path == at })
+	if i < 0 {
+		return w.settle(ctx, nil, nil, at, 0, audited)
+	}
+	pod := &m.Pods[i]
+	for j := range pod.Containers {
+		found += w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, 0, audited)
+	}
+	// What the containers do not have was in one that is gone.
+	counted := found
+	if w.a.tree.MemoryVersion() == 1 {
+		counted = 0 // a v1 counter leaves the descendants out
+	}
+	return found + w.settle(ctx, pod, nil, at, counted, audited)
+}
+
+// settle compares one counter with what was reported, less what was found below it just now.
+func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, below uint64, audited bool) uint64 {
+	var n cgroup.OOMCounts
+	if w.a.tree.OOMCounts(at, &n) != nil {
+		return 0
+	}
+	missing := w.table.Missing(at, &n)
+	missing -= min(missing, below)
+	if missing == 0 {
+		return 0
+	}
+	levels := w.levels(at, 0)
+	left := missing
+	for left > 0 && len(w.orphans) > 0 { // lines of the log that wait for their cgroup
+		v := w.orphans[0].v
+		w.orphans = w.orphans[1:]
+		w.place(ctx, &v, 0, at)
+		w.judge(&v, w.a.samples.Now(), "", v.kill.PID)
+		w.seen.Add(1)
+		w.finish(ctx, v)
+		left-- // the audit has seen the line
+	}
+	if left == 0 {
+		return missing
+	}
+	source := w.files()
+	if w.traced {
+		source = rungVmstat
+	} else {
+		w.seen.Add(left)
+		now := w.a.samples.Now()
+		for range min(left, 1024) {
+			if !audited {
+				w.audit.Seen(now)
+			}
+		}
+	}
+	w.missed(left, pod, c, source, levels)
+	return missing
+}
+
+// files is the rung of the cgroups' own files.
+func (w *killWatch) files() string {
+	if w.a.tree.MemoryVersion() == 1 {
+		return rungControl
+	}
+	return rungEvents
+}
+
+// second compares what was reported with the kernel's count, and forgets what is old.
+func (w *killWatch) second(ctx context.Context) {
+	now := w.a.samples.Now()
+	var v cgroup.Vmstat
+	if err := w.a.tree.Vmstat(&v); err != nil {
+		w.a.log.Debug("kills not counted", "error", err)
+	}
+	w.audited.Store(v.OOMKill != cgroup.Absent)
+	if n := w.audit.Tick(now, v.OOMKill); n > 0 {
+		w.find(ctx, n)
+	}
+	for p, at := range w.marked {
+		if now-at > remember {
+			delete(w.marked, p)
+		}
+	}
+	for pid, at := range w.told {
+		if now-at > remember {
+			delete(w.told, pid)
+			delete(w.causes, pid)
+		}
+	}
+	w.watch()
+	if w.table.Full() {
+		w.prune()
+	}
+}
+
+// find looks where kills were that nobody told of. Below BPF it is a rung's own work to find them in the counters of pods; what no
+// counter of a pod has, and what BPF should have told, is reported as missed.
+func (w *killWatch) find(ctx context.Context, n uint64) {
+	rest := n
+	for _, p := range w.a.mapper.Map().Pods {
+		rest -= min(rest, w.account(ctx, p.Path, true))
+	}
+	if rest > 0 {
+		w.missed(rest, nil, nil, rungVmstat, nil)
+	}
+	if !w.traced {
+		n = rest
+	}
+	if n == 0 {
+		return
+	}
+	w.missing.Add(n)
+	w.a.metrics.OOMMissed(n)
+	w.a.log.Error("oom kills missed: only counters of the kernel tell of them", "missed", n, "outside_pods", rest)
+}
+
+// watch has the waker tell of the cgroups that there are now.
+func (w *killWatch) watch() {
+	m := w.a.mapper.Map()
+	if w.waker == nil || m == w.watched {
+		return
+	}
+	w.watched = m
+	var groups []cgroup.WakeGroup
+	add := func(path string, id uint64) { groups = append(groups, cgroup.WakeGroup{Path: path, ID: id}) }
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		add(p.Path, p.CgroupID)
+		for _, c := range p.Containers {
+			add(c.Path, c.CgroupID)
+		}
+	}
+	if m.Kubepods != "" && w.a.tree.MemoryVersion() == 1 {
+		var n cgroup.OOMCounts
+		if w.a.tree.OOMCounts(m.Kubepods, &n) == nil {
+			add(m.Kubepods, n.ID)
+		}
+	}
+	if top, err := w.a.tree.Children("/"); err == nil {
+		for _, c := range top {
+			if m.Kubepods == "" || c.Path != m.Kubepods && !strings.HasPrefix(m.Kubepods, c.Path+"/") {
+				add(c.Path, c.ID)
+			}
+		}
+	}
+	if err := w.waker.Watch(groups); err != nil {
+		w.a.log.Debug("oom notifications not set", "error", err)
+		return
+	}
+	w.noteWaker()
+}
+
+// noteWaker says when no notification can be had at all, as on a v1 hierarchy that is mounted read-only.
+func (w *killWatch) noteWaker() {
+	active, why := 0, error(nil)
+	for _, s := range w.waker.Sources() {
+		if s.Active {
+			active++
+		} else if why == nil {
+			why = s.Why
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.rungs {
+		r := &w.rungs[i]
+		if r.Name != w.files() {
+			continue
+		}
+		if active == 0 && why != nil {
+			r.State, r.Detail = rungMissing, why.Error()
+		} else {
+			r.State, r.Detail = rungHelps, fmt.Sprintf("of %d cgroups", active)
+		}
+	}
+	for i := range w.rungs { // the first that is there reports
+		r := &w.rungs[i]
+		if r.State == rungMissing {
+			continue
+		}
+		r.State = rungActive
+		for j := i + 1; j < len(w.rungs); j++ {
+			if w.rungs[j].State == rungActive {
+				w.rungs[j].State = rungHelps
+			}
+		}
+		break
+	}
+}
+
+// prune forgets cgroups that are gone.
+func (w *killWatch) prune() {
+	all, err := w.a.tree.All(1 << 20)
+	if err != nil {
+		return
+	}
+	live := make(map[uint64]bool, len(all))
+	for _, c := range all {
+		live[c.ID] = true
+	}
+	w.table.Keep(live)
+}
+
+// close releases what openKillWatch opened, where run never began.
+func (w *killWatch) close() {
+	if w.log != nil {
+		w.log.Close()
+	}
+	if w.waker != nil {
+		w.waker.Close()
+	}
+}
