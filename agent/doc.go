@@ -21,6 +21,9 @@
 // The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
 // the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
 //
+// OOM kills have a goroutine of their own (killWatch), which joins the tracer's events with the rungs below it: the kernel's log
+// and the counters of cgroups; agent/oom is the pure part of it. It never waits for the loop, nor the loop for it.
+//
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
 // it, which looks for the pods that come in the place of evicted ones, and by the cluster goroutine, which publish what they
@@ -39,7 +42,7 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict brake reclaim ledger metrics recording
+//	sampler podmap kube evict brake reclaim ledger metrics recording oom
 //	judge                                    (pure)
 //	pressure policy ring status journal      (leaves; pressure and policy are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)

@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 }
 
 func touch(n int) {
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	if err != nil {
 		os.Exit(3)
 	}
@@ -708,4 +708,107 @@ func TestKernelOOMLadder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKernelOOMKillOfAnUnknownCgroup: nobody knows where the victim was, and the record says so.
+func TestKernelOOMKillOfAnUnknownCgroup(t *testing.T) {
+	n := newOOMNode(t)
+	a := n.startAgent(nil, nil)
+	const nowhere = 1 << 60
+	uid, id := fmt.Sprintf("0b3c0c5e-8c4e-4a25-9f0e-%012d", 600), fmt.Sprintf("%064x", 600)
+	for name, tc := range map[string]struct {
+		ev   oomkill.Event
+		want record
+	}{
+		"no name either": {oomkill.Event{PID: 1 << 30}, record{"cgroup": "", "pod_uid": "", "domain": "unknown", "domain_why": "the victim's cgroup is not known", "limit_of": "unknown"}},
+		"known by name":  {oomkill.Event{PID: 1<<30 + 1, CgroupName: "cri-containerd-" + id + ".scope", CgroupParent: "pod" + uid}, record{"pod_uid": uid, "container_id": id}},
+	} {
+		ev := tc.ev
+		ev.KnownVictim, ev.Time, ev.CgroupV1, ev.CgroupV2 = true, a.samples.Now(), nowhere, nowhere
+		a.killWatch.marks <- &ev
+		a.next(name, ofPID(int(ev.PID))).check(t, tc.want)
+	}
+}
+
+// spareEnv is set where the whole machine may run out of memory: in a virtual one of the test's own.
+const spareEnv = "SPILLWAY_MACHINE_IS_A_TEST"
+
+// TestKernelOOMOfTheNode: no limit is hit, the machine itself has no memory left.
+func TestKernelOOMOfTheNode(t *testing.T) {
+	if os.Getenv(spareEnv) == "" {
+		t.Skip("needs a machine that may run out of memory: run make kernels")
+	}
+	n := newOOMNode(t)
+	for _, log := range []bool{true, false} {
+		t.Run(map[bool]string{true: "with the log", false: "by counters"}[log], func(t *testing.T) {
+			nt := *n
+			nt.t = t
+			a := nt.startAgent(func(o *Options) {
+				if !log {
+					o.Kmsg = filepath.Join(t.TempDir(), "none")
+				}
+			}, nil)
+			number := map[bool]int{true: 500, false: 501}[log]
+			_, container, uid, _ := nt.pod(number)
+			if !log { // a limit that is far away must not be blamed
+				limit := map[bool]string{true: "memory.max", false: "memory.limit_in_bytes"}[nt.v2()]
+				nt.write(container, limit, strconv.Itoa(1<<40))
+			}
+			a.knows(1)
+			c := nt.start(container, "hold:"+strconv.Itoa(1<<40))
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", c.Process.Pid), []byte("1000"), 0); err != nil {
+				t.Fatal(err)
+			}
+			c.loose(t)
+			nt.died(c)
+			r := a.next("node", ofPID(c.Process.Pid))
+			r.check(t, record{"source": "bpf", "pod_uid": uid, "domain": "node", "domain_cgroup": ""})
+			t.Logf("node by %v", r["domain_known_by"])
+			hows := []string{"kernel-log"}
+			if !log {
+				hows = []string{"no-limit-was-hit"}
+			}
+			if !slices.Contains(hows, r.text("domain_known_by")) {
+				t.Errorf("known by %v, want one of %v", r["domain_known_by"], hows)
+			}
+		})
+	}
+}
+
+// BenchmarkOOMKillToRecord measures from the kernel's own time of the mark to the record in metric and log, through the whole
+// agent: of one kill at a time, and of ten processes that die at once.
+func BenchmarkOOMKillToRecord(b *testing.B) {
+	for _, parallel := range []int{1, 10} {
+		b.Run(strconv.Itoa(parallel)+" at once", func(b *testing.B) {
+			n := newOOMNode(b)
+			a := n.startAgent(nil, nil)
+			_, container, _, _ := n.pod(700)
+			n.limit(container)
+			a.knows(1)
+			a.listens(container)
+			var late []float64
+			for left := b.N; left > 0; left -= parallel {
+				var children []*oomChild
+				for range min(left, parallel) {
+					children = append(children, n.start(container, "alloc"))
+				}
+				for _, c := range children {
+					c.loose(b)
+				}
+				for _, c := range children {
+					n.died(c)
+					late = append(late, a.next("kill", ofCgroup(container))["latency_seconds"].(float64))
+				}
+			}
+			slices.Sort(late)
+			for name, q := range map[string]int{"p50": 50, "p90": 90, "p99": 99, "max": 100} {
+				b.ReportMetric(1e6*late[min(len(late)*q/100, len(late)-1)], name+"-us")
+			}
+			b.ReportMetric(0, "ns/op") // of the kill, not of the agent
+		})
+	}
+}
+
+func ofCgroup(path string) func(record) bool {
+	return func(r record) bool { return r.text("cgroup") == path }
 }

@@ -109,7 +109,7 @@ func (a *Initramfs) Prepare(ctx context.Context, f Files, guest, busybox string,
 
 // Tools fetches what machines need besides a kernel: process 1, built from this source tree into dir, and busybox.
 func Tools(ctx context.Context, cache, dir string, progress io.Writer) (guest, busybox string, err error) {
-	pkg, err := unpacked(ctx, cache, "busybox-static", progress)
+	pkg, err := archive{}.unpacked(ctx, cache, "busybox-static", progress)
 	if err != nil {
 		return "", "", err
 	}

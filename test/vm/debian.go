@@ -71,9 +71,42 @@ func Install(ctx context.Context, progress io.Writer) error {
 	return err
 }
 
+// archive is where packages come from: what this machine is set up for, or another release of Debian with an index of its own.
+type archive struct {
+	release, dir string // empty for this machine's
+}
+
+// options let apt look at the release alone and leave this machine's state as it is.
+func (a archive) options() ([]string, error) {
+	if a.release == "" {
+		return nil, nil
+	}
+	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
+			return nil, fmt.Errorf("make index of %s: %w", a.release, err)
+		}
+	}
+	list := filepath.Join(a.dir, "sources.list")
+	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian %s main\n", a.release)
+	if err := os.WriteFile(list, []byte(line), 0o644); err != nil {
+		return nil, fmt.Errorf("make index of %s: %w", a.release, err)
+	}
+	return []string{"-o", "Dir::State::lists=" + filepath.Join(a.dir, "lists"), "-o", "Dir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-o", "Dir::Etc::sourcelist=" + list, "-o", "Dir::Etc::sourceparts=-"}, nil
+}
+
+// apt runs one of apt's tools.
+func (a archive) apt(ctx context.Context, dir, tool string, args ...string) (string, error) {
+	options, err := a.options()
+	if err != nil {
+		return "", err
+	}
+	return debian(ctx, dir, tool, append(options, args...)...)
+}
+
 // unpacked returns a folder with the content of a Debian package, which it fetches once per version.
-func unpacked(ctx context.Context, cache, pkg string, progress io.Writer) (string, error) {
-	version, err := field(ctx, pkg, "Version: ")
+func (a archive) unpacked(ctx context.Context, cache, pkg string, progress io.Writer) (string, error) {
+	version, err := a.field(ctx, pkg, "Version: ")
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +125,7 @@ func unpacked(ctx context.Context, cache, pkg string, progress io.Writer) (strin
 	}
 	defer os.RemoveAll(tmp)
 	fmt.Fprintf(progress, "fetching Debian package %s %s\n", pkg, version)
-	if _, err := debian(ctx, tmp, "apt-get", "download", "-q", pkg); err != nil {
+	if _, err := a.apt(ctx, tmp, "apt-get", "download", "-q", pkg); err != nil {
 		return "", err
 	}
 	archives, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
@@ -112,9 +145,9 @@ func unpacked(ctx context.Context, cache, pkg string, progress io.Writer) (strin
 
 // field returns what the package index says about a package's newest version. A machine that never asked for the index
 // asks now.
-func field(ctx context.Context, pkg, key string) (string, error) {
+func (a archive) field(ctx context.Context, pkg, key string) (string, error) {
 	find := func() (string, error) {
-		out, err := debian(ctx, "/", "apt-cache", "show", "--no-all-versions", pkg)
+		out, err := a.apt(ctx, "/", "apt-cache", "show", "--no-all-versions", pkg)
 		for line := range strings.Lines(out) {
 			if v, ok := strings.CutPrefix(line, key); ok {
 				return strings.TrimSpace(v), nil
@@ -128,7 +161,7 @@ func field(ctx context.Context, pkg, key string) (string, error) {
 	if v, err := find(); err == nil {
 		return v, nil
 	}
-	if _, err := debian(ctx, "/", "apt-get", "update", "-q"); err != nil {
+	if _, err := a.apt(ctx, "/", "apt-get", "update", "-q"); err != nil {
 		return "", err
 	}
 	return find()

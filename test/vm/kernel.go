@@ -17,24 +17,27 @@ import (
 // Kernel is a series of Debian's cloud kernels.
 type Kernel string
 
-// The kernels that Debian 12 has.
+// The kernels that Debian 12 has, and that of Debian 11 as it was last released: its oom:mark_victim passes a number only.
 const (
 	Kernel6_1  Kernel = "6.1"
 	Kernel6_12 Kernel = "6.12"
+	Kernel5_10 Kernel = "5.10"
 )
 
-// Kernels lists all.
+// Kernels lists those that a node is tried on; Kernel5_10 is for the tests of single parts.
 func Kernels() []Kernel { return []Kernel{Kernel6_1, Kernel6_12} }
 
-// metaPackage depends on the series' newest kernel.
-func (k Kernel) metaPackage() (string, error) {
+// metaPackage depends on the series' newest kernel. release is the one of Debian that has it, "" for this machine's.
+func (k Kernel) metaPackage() (name, release string, err error) {
 	switch k {
 	case Kernel6_1:
-		return "linux-image-cloud-amd64", nil
+		return "linux-image-cloud-amd64", "", nil
 	case Kernel6_12:
-		return "linux-image-6.12-cloud-amd64", nil
+		return "linux-image-6.12-cloud-amd64", "", nil
+	case Kernel5_10:
+		return "linux-image-cloud-amd64", "bullseye", nil
 	}
-	return "", fmt.Errorf("kernel %q: have %q", k, Kernels())
+	return "", "", fmt.Errorf("kernel %q: have %q", k, Kernels())
 }
 
 // Files are one kernel on disk.
@@ -46,11 +49,17 @@ type Files struct {
 // Fetch returns the kernel's files from the cache folder, and gets them from Debian's mirror first when they are not
 // there. Nothing is installed.
 func (k Kernel) Fetch(ctx context.Context, cache string, progress io.Writer) (Files, error) {
-	meta, err := k.metaPackage()
+	meta, release, err := k.metaPackage()
 	if err != nil {
 		return Files{}, err
 	}
-	depends, err := field(ctx, meta, "Depends: ")
+	from := archive{release: release}
+	if release != "" {
+		if from.dir, err = filepath.Abs(filepath.Join(cache, "apt-"+release)); err != nil {
+			return Files{}, fmt.Errorf("find index of %s: %w", release, err)
+		}
+	}
+	depends, err := from.field(ctx, meta, "Depends: ")
 	if err != nil {
 		return Files{}, err
 	}
@@ -58,7 +67,7 @@ func (k Kernel) Fetch(ctx context.Context, cache string, progress io.Writer) (Fi
 	if !strings.HasPrefix(pkg, "linux-image-") {
 		return Files{}, fmt.Errorf("package %s: depends on %q, want a kernel", meta, depends)
 	}
-	dir, err := unpacked(ctx, cache, pkg, progress)
+	dir, err := from.unpacked(ctx, cache, pkg, progress)
 	if err != nil {
 		return Files{}, err
 	}

@@ -23,30 +23,39 @@ type cell struct {
 	must []string
 	// run selects tests on a machine without swap; empty: all, with swap.
 	run string
+	// old: also on the kernel whose tracepoint passes a number only.
+	old bool
 }
 
 var cells = []cell{
 	{"cgroup", CgroupV2, []string{"needs v1", "writes fixtures", "needs no swap"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelMemoryPressureOfThrashing", "TestKernelWatcherChurn",
-			"TestKernelReclaimNeverSwaps", "TestKernelHigh", "TestKernelHighBelowUsage", "TestKernelHighInterrupted"}, ""},
+			"TestKernelReclaimNeverSwaps", "TestKernelHigh", "TestKernelHighBelowUsage", "TestKernelHighInterrupted"}, "", false},
 	{"cgroup", CgroupV1, []string{"needs v2", "needs a v2 hierarchy", "needs cgroup v2", "writes fixtures", "needs no swap"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn",
-			"TestKernelReclaimNeverSwaps"}, ""},
+			"TestKernelReclaimNeverSwaps"}, "", false},
 	{"cgroup", CgroupHybrid, []string{"needs v2", "needs a v2 hierarchy", "writes fixtures", "needs no swap"},
 		[]string{"TestKernelOOMKill", "TestKernelSwap", "TestKernelGroupOfARenamedDirectory", "TestKernelWatcherChurn",
-			"TestKernelReclaimNeverSwaps"}, ""},
+			"TestKernelReclaimNeverSwaps"}, "", false},
 	{"cgroup", CgroupV2, []string{"needs v1", "needs swap"},
 		[]string{"TestKernelReclaim", "TestKernelReclaimEndsEarly", "TestKernelReclaimFindsLess", "TestKernelReclaimOfARemovedGroup",
-			"TestKernelReclaimOnAReadOnlyMount", "TestKernelHighBelowUsage"}, "Reclaim|High"},
+			"TestKernelReclaimOnAReadOnlyMount", "TestKernelHighBelowUsage"}, "Reclaim|High", false},
 	{"cgroup", CgroupV1, []string{"needs v2", "needs swap"},
 		[]string{"TestKernelReclaim", "TestKernelReclaimEndsEarly", "TestKernelReclaimRefused", "TestKernelReclaimOfARemovedGroup",
-			"TestKernelReclaimOnAReadOnlyMount"}, "Reclaim|High"},
-	{"agent/sampler", CgroupV2, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, ""},
-	{"agent/sampler", CgroupV1, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, ""},
+			"TestKernelReclaimOnAReadOnlyMount"}, "Reclaim|High", false},
+	{"agent/sampler", CgroupV2, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, "", false},
+	{"agent/sampler", CgroupV1, []string{"same inode number"}, []string{"TestGrowthReadsTheLeaves", "TestSweepAllocatesNothing", "TestChurn"}, "", false},
 	{"ebpf/oomkill", CgroupV2, []string{"needs clang"},
-		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestExternalBTF", "TestBurst"}, ""},
+		[]string{"TestSingleKill", "TestHooks", "TestGroupKill", "TestThreads", "TestChildIsKilled", "TestExternalBTF", "TestBurst"}, "", true},
 	{"ebpf/oomkill", CgroupV1, []string{"needs clang", "memory.oom.group is of cgroup v2"},
-		[]string{"TestSingleKill", "TestHooks", "TestExternalBTF", "TestBurst"}, ""},
+		[]string{"TestSingleKill", "TestHooks", "TestThreads", "TestChildIsKilled", "TestExternalBTF", "TestBurst"}, "", true},
+	{"ebpf/oomkill/kmsg", CgroupV2, nil, []string{"TestKernelLogOfAnOOMKill"}, "", true},
+	{"agent", CgroupV2, []string{"needs v1"},
+		[]string{"TestKernelOOMKillDomains", "TestKernelOOMGroupKill", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
+			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
+	{"agent", CgroupV1, []string{"memory.oom.group is of cgroup v2"},
+		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
+			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
 }
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
@@ -58,8 +67,11 @@ func TestKernels(t *testing.T) {
 		}
 		binaries[c.pkg] = testBinary(t, c.pkg)
 	}
-	for _, k := range Kernels() {
+	for _, k := range append(Kernels(), Kernel5_10) {
 		for _, c := range cells {
+			if k == Kernel5_10 && !c.old {
+				continue
+			}
 			if k == Kernel6_12 && c.cgroup != CgroupV2 {
 				continue // Debian builds it without the v1 memory controller (CONFIG_MEMCG_V1)
 			}
@@ -71,6 +83,9 @@ func TestKernels(t *testing.T) {
 				s := Spec{
 					Kernel: k, Cgroup: c.cgroup, Binary: binaries[c.pkg], Args: []string{"-test.v", "-test.timeout=8m"},
 					MemoryMiB: 1536, DiskMiB: 600, SwapMiB: 256, Timeout: 10 * time.Minute, Progress: t.Output(),
+				}
+				if c.pkg == "agent" {
+					s.Env = []string{"SPILLWAY_MACHINE_IS_A_TEST=1"}
 				}
 				if c.run != "" {
 					s.SwapMiB, s.Args = 0, append(s.Args, "-test.run="+c.run)
