@@ -295,7 +295,7 @@ func (w *killWatch) judge(v *victim, at time.Duration, trigger string, pids ...u
 	case at < w.primed:
 		d = oom.Domain{Kind: oom.Unknown, Why: "before the counters were first read", Limit: cgroup.Absent}
 	default:
-		d = w.table.Judge(w.a.samples.Now(), v.levels, trigger)
+		d = w.table.Judge(at, w.a.samples.Now(), v.levels, trigger)
 	}
 	for _, pid := range pids {
 		if c := w.causes[pid]; c != nil {
@@ -383,7 +383,8 @@ func (w *killWatch) missed(n uint64, pod *podmap.Pod, c *podmap.Container, sourc
 		k.Container, k.ContainerID, k.Cgroup, k.CgroupID = c.Name, c.ID, c.Path, c.CgroupID
 	}
 	if len(levels) > 0 {
-		d = w.table.Judge(w.a.samples.Now(), levels, "")
+		now := w.a.samples.Now()
+		d = w.table.Judge(now, now, levels, "")
 		k.Cgroup, k.CgroupID = levels[0].Path, levels[0].ID
 		if v := (victim{levels: levels}); v.groupOf() != "" {
 			k.Group = v.groupOf()

@@ -714,7 +714,7 @@ func TestKernelOOMLadder(t *testing.T) {
 func TestKernelOOMKillOfAnUnknownCgroup(t *testing.T) {
 	n := newOOMNode(t)
 	a := n.startAgent(nil, nil)
-	const nowhere = 1 << 60
+	nowhere := uint64(1 << 60)
 	uid, id := fmt.Sprintf("0b3c0c5e-8c4e-4a25-9f0e-%012d", 600), fmt.Sprintf("%064x", 600)
 	for name, tc := range map[string]struct {
 		ev   oomkill.Event
@@ -724,6 +724,7 @@ func TestKernelOOMKillOfAnUnknownCgroup(t *testing.T) {
 		"known by name":  {oomkill.Event{PID: 1<<30 + 1, CgroupName: "cri-containerd-" + id + ".scope", CgroupParent: "pod" + uid}, record{"pod_uid": uid, "container_id": id}},
 	} {
 		ev := tc.ev
+		nowhere++
 		ev.KnownVictim, ev.Time, ev.CgroupV1, ev.CgroupV2 = true, a.samples.Now(), nowhere, nowhere
 		a.killWatch.marks <- &ev
 		a.next(name, ofPID(int(ev.PID))).check(t, tc.want)

@@ -41,6 +41,7 @@ const (
 	// reports, whose line says more and is printed after the counter rose.
 	settleTime    = 20 * time.Millisecond
 	logSettleTime = 150 * time.Millisecond
+	maxSettleTime = time.Second
 	// orphanWait is how long a line of the log whose process is gone waits for a counter that tells where it was.
 	orphanWait = 400 * time.Millisecond
 	remember   = 10 * time.Second // marks and causes, to know them again
@@ -71,7 +72,7 @@ type killWatch struct {
 	told    map[uint32]time.Duration
 	kills   []*kmsg.Kill // lines that wait for their turn
 	orphans []orphan
-	dirty   map[string]time.Duration // cgroups that were told of, by path, and when to read them
+	dirty   map[string]unread // cgroups that were told of, by path
 	watched *podmap.Map              // that the waker knows
 
 	unnamed chan struct{}
@@ -89,6 +90,9 @@ type process struct {
 	start time.Duration
 }
 
+// unread is when to read a counter, at the latest whatever else is told.
+type unread struct{ due, until time.Duration }
+
 type orphan struct {
 	v     victim
 	until time.Duration
@@ -100,7 +104,7 @@ func (a *Agent) openKillWatch() {
 		a: a, traced: a.tracer != nil, noTracer: a.noTracer,
 		marks: make(chan *oomkill.Event, 16), lines: make(chan struct{}, 1), words: make(chan cgroup.WakeGroup, 1024), ended: make(chan error, 1),
 		table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
-		dirty: map[string]time.Duration{}, unnamed: make(chan struct{}, maxUnnamed),
+		dirty: map[string]unread{}, unnamed: make(chan struct{}, maxUnnamed),
 	}
 	a.killWatch = w
 	w.log, w.noLog = kmsg.Open(a.opts.Kmsg)
@@ -316,7 +320,7 @@ func (w *killWatch) mark(ctx context.Context, ev *oomkill.Event) {
 // take books one victim, and reports it unless it is one of a group.
 func (w *killWatch) take(ctx context.Context, v victim, trigger uint32) {
 	w.seen.Add(1)
-	w.table.Reported(v.levels)
+	w.table.Reported(v.levels, 1)
 	top := v.groupOf()
 	if top == "" {
 		w.finish(ctx, v)
@@ -399,9 +403,12 @@ func (w *killWatch) word(g cgroup.WakeGroup) {
 	if w.log != nil {
 		wait = logSettleTime
 	}
-	if _, waits := w.dirty[at]; !waits {
-		w.dirty[at] = now + wait
+	d, waits := w.dirty[at]
+	if !waits {
+		d.until = now + maxSettleTime
 	}
+	d.due = min(now+wait, d.until) // each kill has its time
+	w.dirty[at] = d
 }
 
 // takeWords takes the notifications up to now: on v1 they come before the mark.
@@ -423,8 +430,8 @@ func (w *killWatch) next() time.Duration {
 	if at, ok := w.groups.Next(); ok {
 		next = at
 	}
-	for _, at := range w.dirty {
-		next = min(next, at)
+	for _, d := range w.dirty {
+		next = min(next, d.due)
 	}
 	for _, o := range w.orphans {
 		next = min(next, o.until)
@@ -435,8 +442,8 @@ func (w *killWatch) next() time.Duration {
 // due does what has waited long enough.
 func (w *killWatch) due(ctx context.Context) {
 	now := w.a.samples.Now()
-	for at, when := range w.dirty {
-		if when <= now {
+	for at, d := range w.dirty {
+		if d.due <= now {
 			delete(w.dirty, at)
 			w.account(ctx, at, false)
 		}
@@ -459,32 +466,34 @@ func (w *killWatch) account(ctx context.Context, at string, audited bool) (found
 	m := w.a.mapper.Map()
 	i := slices.IndexFunc(m.Pods, func(p podmap.Pod) bool { return p.Path == at })
 	if i < 0 {
-		return w.settle(ctx, nil, nil, at, 0, audited)
+		return w.settle(ctx, nil, nil, at, nil, audited)
 	}
 	pod := &m.Pods[i]
+	var counts cgroup.OOMCounts // before those of the containers: see Table.Missing
+	err := w.a.tree.OOMCounts(at, &counts)
 	for j := range pod.Containers {
-		found += w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, 0, audited)
+		found += w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, nil, audited)
 	}
-	// What the containers do not have was in one that is gone.
-	counted := found
-	if w.a.tree.MemoryVersion() == 1 {
-		counted = 0 // a v1 counter leaves the descendants out
+	if err != nil {
+		return found
 	}
-	return found + w.settle(ctx, pod, nil, at, counted, audited)
+	return found + w.settle(ctx, pod, nil, at, &counts, audited) // what the containers do not have was in one that is gone
 }
 
-// settle compares one counter with what was reported, less what was found below it just now.
-func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, below uint64, audited bool) uint64 {
-	var n cgroup.OOMCounts
-	if w.a.tree.OOMCounts(at, &n) != nil {
-		return 0
+// settle compares one counter, read here unless it was before, with what was reported, and reports the rest.
+func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, counts *cgroup.OOMCounts, audited bool) uint64 {
+	if counts == nil {
+		counts = new(cgroup.OOMCounts)
+		if w.a.tree.OOMCounts(at, counts) != nil {
+			return 0
+		}
 	}
-	missing := w.table.Missing(at, &n)
-	missing -= min(missing, below)
+	missing := w.table.Missing(at, counts)
 	if missing == 0 {
 		return 0
 	}
 	levels := w.levels(at, 0)
+	w.table.Reported(levels, missing)
 	left := missing
 	for left > 0 && len(w.orphans) > 0 { // lines of the log that wait for their cgroup
 		v := w.orphans[0].v
@@ -530,7 +539,9 @@ func (w *killWatch) second(ctx context.Context) {
 		w.a.log.Debug("kills not counted", "error", err)
 	}
 	w.audited.Store(v.OOMKill != cgroup.Absent)
-	if n := w.audit.Tick(now, v.OOMKill); n > 0 {
+	if w.traced && (len(w.marks) > 0 || w.a.tracer.Pending() > 0) {
+		// Marks that wait for their turn are not missed: the window gets longer.
+	} else if n := w.audit.Tick(now, v.OOMKill); n > 0 {
 		w.find(ctx, n)
 	}
 	for p, at := range w.marked {

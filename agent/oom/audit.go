@@ -65,22 +65,22 @@ func (a *Audit) Tick(at time.Duration, kills cgroup.Amount) (missed uint64) {
 	return missed
 }
 
-// Reported notes that a kill in the first of the levels, a victim's path upwards, was reported.
-func (t *Table) Reported(levels []Level) {
+// Reported notes that kills in the first of the levels, a victim's path upwards, were reported.
+func (t *Table) Reported(levels []Level, n uint64) {
 	for i := range levels {
 		s := t.of(levels[i].ID, levels[i].Path)
 		if s == nil {
 			continue
 		}
 		if i == 0 {
-			s.seen++
+			s.seen += n
 		}
-		s.seenBelow++
+		s.seenBelow += n
 	}
 }
 
-// Missing returns how many kills in a cgroup were not reported, by its own counter: on v2 those of its descendants too. It settles
-// the account: what it returned is reported now.
+// Missing returns how many kills in a cgroup were not reported, by its own counter: on v2 those of its descendants too. Of a cgroup
+// and one below it the upper one must be read first, and asked last: then a kill between the two readings is not counted twice.
 func (t *Table) Missing(path string, c *cgroup.OOMCounts) uint64 {
 	s := t.of(c.ID, path)
 	if s == nil {
@@ -91,7 +91,6 @@ func (t *Table) Missing(path string, c *cgroup.OOMCounts) uint64 {
 	if c.Kill == cgroup.Absent {
 		before, after, seen = s.killLocal, c.KillLocal, s.seen
 	}
-	s.kill, s.killLocal, s.seen, s.seenBelow = c.Kill, c.KillLocal, 0, 0
 	b, ok1 := before.Bytes()
 	a, ok2 := after.Bytes()
 	if !ok1 || !ok2 || a < b+seen {

@@ -76,7 +76,7 @@ type state struct {
 	below                time.Duration // when oom was, and oom_local not
 	told                 time.Duration // when a listener was told (v1)
 
-	kill, killLocal cgroup.Amount // when the kills were last settled
+	kill, killLocal cgroup.Amount // at the beginning
 	seen, seenBelow uint64        // kills that were reported since, here and with the descendants
 }
 
@@ -162,7 +162,8 @@ func risen(before, after cgroup.Amount) bool {
 	return ok1 && ok2 && a > b
 }
 
-func (s *state) isRecent(then, at time.Duration) bool { return then != 0 && at-then <= recent }
+// isRecent: what was seen at a time can be the reason of a kill that was marked at another; a reading may be late.
+func (s *state) isRecent(then, marked time.Duration) bool { return then != 0 && marked-then <= recent }
 
 // verdict is what is known of one level.
 type verdict int
@@ -173,10 +174,10 @@ const (
 	yes
 )
 
-// Judge says whose memory had run out at a kill, by readings that were taken at a time since boot, just after it. trigger is
-// the path of the cgroup whose allocation failed, "" when it is not known: a limit that is not above it was not the reason. It takes
+// Judge says whose memory had run out at a kill that was marked at a time since boot, by readings that were taken at another, just
+// after it. trigger is the path of the cgroup whose allocation failed, "" when it is not known: a limit that is not above it was not the reason. It takes
 // the readings over as the newest.
-func (t *Table) Judge(at time.Duration, levels []Level, trigger string) Domain {
+func (t *Table) Judge(marked, at time.Duration, levels []Level, trigger string) Domain {
 	states := make([]*state, len(levels))
 	for i := range levels {
 		l := &levels[i]
@@ -207,15 +208,15 @@ func (t *Table) Judge(at time.Duration, levels []Level, trigger string) Domain {
 		case trigger != "" && !Under(trigger, l.Path):
 			verdicts[i] = no
 		case !l.Read:
-			verdicts[i], hows[i] = gone(at, levels, states, i), ByEvents
+			verdicts[i], hows[i] = gone(marked, levels, states, i), ByEvents
 		case s == nil:
 		case l.Counts.OOM != cgroup.Absent:
-			verdicts[i], hows[i] = s.byEvents(at, &l.Counts), ByEvents
+			verdicts[i], hows[i] = s.byEvents(marked, &l.Counts), ByEvents
 		default:
-			verdicts[i], hows[i] = s.byUsage(at, &l.Counts), ByUsage
+			verdicts[i], hows[i] = s.byUsage(marked, &l.Counts), ByUsage
 		}
 	}
-	if top := told(at, states, verdicts, hows); top >= 0 {
+	if top := told(marked, states, verdicts, hows); top >= 0 {
 		for i := range verdicts {
 			verdicts[i] = no
 		}
@@ -225,14 +226,14 @@ func (t *Table) Judge(at time.Duration, levels []Level, trigger string) Domain {
 	return decide(levels, verdicts, hows, limits)
 }
 
-func (s *state) byEvents(at time.Duration, c *cgroup.OOMCounts) verdict {
+func (s *state) byEvents(marked time.Duration, c *cgroup.OOMCounts) verdict {
 	switch {
 	case c.OOMLocal == cgroup.Absent: // before kernel 5.2
-		if s.isRecent(s.below, at) {
+		if s.isRecent(s.below, marked) {
 			return open
 		}
 		return no
-	case s.isRecent(s.rose, at):
+	case s.isRecent(s.rose, marked):
 		return yes
 	}
 	return no
@@ -240,8 +241,8 @@ func (s *state) byEvents(at time.Duration, c *cgroup.OOMCounts) verdict {
 
 // byUsage: on v1 nothing counts what ended at the OOM killer. A limit that was not hit since the last reading is not the reason;
 // one at which the usage still stands is.
-func (s *state) byUsage(at time.Duration, c *cgroup.OOMCounts) verdict {
-	if c.Failures != cgroup.Absent && !s.isRecent(s.rose, at) {
+func (s *state) byUsage(marked time.Duration, c *cgroup.OOMCounts) verdict {
+	if c.Failures != cgroup.Absent && !s.isRecent(s.rose, marked) {
 		return no
 	}
 	limit, ok1 := c.Limit.Bytes()
@@ -253,7 +254,7 @@ func (s *state) byUsage(at time.Duration, c *cgroup.OOMCounts) verdict {
 }
 
 // gone judges a cgroup that was removed by the first one above it that was read: that counts its descendants, also removed ones.
-func gone(at time.Duration, levels []Level, states []*state, i int) verdict {
+func gone(marked time.Duration, levels []Level, states []*state, i int) verdict {
 	for j := i + 1; j < len(levels); j++ {
 		if !levels[j].Read || states[j] == nil {
 			continue
@@ -261,7 +262,7 @@ func gone(at time.Duration, levels []Level, states []*state, i int) verdict {
 		if levels[j].Counts.OOM == cgroup.Absent {
 			return open
 		}
-		if !states[j].isRecent(states[j].below, at) {
+		if !states[j].isRecent(states[j].below, marked) {
 			return no
 		}
 		if j == 1 { // the one cgroup below it
@@ -274,11 +275,11 @@ func gone(at time.Duration, levels []Level, states []*state, i int) verdict {
 
 // told returns the highest level whose listener was told and whose limit it can have been, −1 when there is none: the kernel tells
 // the descendants too (mem_cgroup_oom_notify in mm/memcontrol-v1.c).
-func told(at time.Duration, states []*state, verdicts []verdict, hows []How) int {
+func told(marked time.Duration, states []*state, verdicts []verdict, hows []How) int {
 	top := -1
 	for i, s := range states {
 		ruledOut := verdicts[i] == no && hows[i] == ByNothing // not by a counter: it has no limit, or is not above the trigger
-		if s != nil && s.isRecent(s.told, at) && !ruledOut {
+		if s != nil && s.isRecent(s.told, marked) && !ruledOut {
 			top = i
 		}
 	}

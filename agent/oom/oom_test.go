@@ -164,7 +164,7 @@ func TestJudge(t *testing.T) {
 			for _, id := range tc.told {
 				table.Told(at-time.Millisecond, id, "")
 			}
-			if got := table.Judge(at, tc.levels, tc.trigger); got != tc.want {
+			if got := table.Judge(at, at, tc.levels, tc.trigger); got != tc.want {
 				t.Errorf("domain %+v, want %+v", got, tc.want)
 			}
 		})
@@ -178,11 +178,16 @@ func TestJudgeOfABurst(t *testing.T) {
 	table.Add(container, &first)
 	table.Primed()
 	reading := []Level{{Kind: Container, Path: container, ID: 4, Read: true, Counts: v2(4, 2, 2, 1<<20)}}
+	defer func() { // handled late: what counts is when it was marked
+		if d := table.Judge(at+time.Second, at+time.Minute, reading, ""); d.Kind != Container {
+			t.Errorf("handled late: %+v", d)
+		}
+	}()
 	for _, tc := range []struct {
 		at   time.Duration
 		want Kind
 	}{{at, Container}, {at + time.Second, Container}, {at + recent + time.Millisecond, Node}} {
-		if d := table.Judge(tc.at, reading, ""); d.Kind != tc.want {
+		if d := table.Judge(tc.at, tc.at, reading, ""); d.Kind != tc.want {
 			t.Errorf("at %v: %+v, want %s", tc.at, d, tc.want)
 		}
 	}
@@ -245,23 +250,28 @@ func TestMissing(t *testing.T) {
 	table.Add(pod, kills(3, 10, 0))
 	table.Add(container, kills(4, 7, 7))
 	table.Primed()
-	levels := levelsOf(*kills(4, 0, 0), *kills(3, 0, 0))
-	table.Reported(levels)
+	inContainer, inPod := levelsOf(*kills(4, 0, 0), *kills(3, 0, 0)), levelsOf(*kills(4, 0, 0), *kills(3, 0, 0))[1:]
+	table.Reported(inContainer, 1)
 	for _, step := range []struct {
-		what string
-		path string
-		c    *cgroup.OOMCounts
-		want uint64
+		what   string
+		path   string
+		c      *cgroup.OOMCounts
+		want   uint64
+		levels []Level
 	}{
-		{"reported", container, kills(4, 8, 8), 0},
-		{"pod: one more in a container that is gone", pod, kills(3, 12, 0), 1},
-		{"settled", pod, kills(3, 12, 0), 0},
-		{"two more", container, kills(4, 10, 10), 2},
-		{"a new cgroup begins with zero", "/kubepods/podb", kills(9, 3, 0), 3},
+		{"reported", container, kills(4, 8, 8), 0, inContainer},
+		{"pod: one more in a container that is gone", pod, kills(3, 12, 0), 1, inPod},
+		{"settled", pod, kills(3, 12, 0), 0, inPod},
+		{"two more", container, kills(4, 10, 10), 2, inContainer},
+		{"the pod was read before them", pod, kills(3, 12, 0), 0, inPod},
+		{"and knows them afterwards", pod, kills(3, 14, 0), 0, inPod},
+		{"a new cgroup begins with zero", "/kubepods/podb", kills(9, 3, 0), 3, nil},
 	} {
-		if got := table.Missing(step.path, step.c); got != step.want {
+		got := table.Missing(step.path, step.c)
+		if got != step.want {
 			t.Errorf("%s: %d missing, want %d", step.what, got, step.want)
 		}
+		table.Reported(step.levels, got)
 	}
 	v1only := kills(4, 0, 12)
 	v1only.Kill = cgroup.Absent
@@ -281,7 +291,7 @@ func TestTableForgets(t *testing.T) {
 	table.Primed()
 	for i := range maxKnown + 10 {
 		c := v2(uint64(i+1), 0, 0, 1)
-		table.Judge(at, []Level{{Path: "/x", ID: c.ID, Read: true, Counts: c}}, "")
+		table.Judge(at, at, []Level{{Path: "/x", ID: c.ID, Read: true, Counts: c}}, "")
 	}
 	if !table.Full() || len(table.known) > maxKnown {
 		t.Fatalf("%d cgroups known", len(table.known))

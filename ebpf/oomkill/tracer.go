@@ -259,6 +259,16 @@ func (t *Tracer) Lost() (uint64, error) {
 	return n, nil
 }
 
+// Pending returns how many bytes of events wait in the buffer; 0 after Close.
+func (t *Tracer) Pending() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return 0
+	}
+	return t.reader.AvailableBytes()
+}
+
 // Malformed counts the records that could not be parsed; 0 unless the program
 // and this package differ.
 func (t *Tracer) Malformed() uint64 { return t.malformed.Load() }
