@@ -393,9 +393,9 @@ func TestKernelOOMKillDomains(t *testing.T) {
 			case !log && nt.v2():
 				hows = []string{"memory.events"}
 			case !log:
-				hows = []string{"oom_control"}
+				hows = []string{"oom_control", "usage-at-limit"} // the listener may be scheduled after the tracer
 			case log: // the kernel prints 10 causes in 5 s only
-				hows = append(hows, "memory.events", "oom_control")
+				hows = append(hows, "memory.events", "oom_control", "usage-at-limit")
 			}
 			for i, domain := range []string{"container", "pod", "kubepods"} {
 				number := 10 + i

@@ -73,7 +73,7 @@ type killWatch struct {
 	kills   []*kmsg.Kill // lines that wait for their turn
 	orphans []orphan
 	dirty   map[string]unread // cgroups that were told of, by path
-	watched *podmap.Map              // that the waker knows
+	watched *podmap.Map       // that the waker knows
 
 	unnamed chan struct{}
 	waiting sync.WaitGroup
