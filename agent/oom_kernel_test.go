@@ -557,8 +557,8 @@ func TestKernelOOMBurst(t *testing.T) {
 	}
 	slices.Sort(late)
 	t.Logf("60 of 60; latency p50 %.2f ms, p90 %.2f ms, max %.2f ms; %v", 1e3*late[30], 1e3*late[54], 1e3*late[59], domains)
-	for d := range domains {
-		if !strings.HasPrefix(d, "container ") {
+	for d, count := range domains { // a v1 counter is read some time after the mark: on a busy machine one may be unknown
+		if !strings.HasPrefix(d, "container ") && (!strings.HasPrefix(d, "unknown ") || n.tree.MemoryVersion() == 2 || count > 3) {
 			t.Errorf("domains %v", domains)
 			break
 		}
@@ -676,6 +676,7 @@ func TestKernelOOMLadder(t *testing.T) {
 			}
 			a.listens(container)
 			const kills = 5
+			before := nodeKills(t)
 			var pids []string
 			for range kills {
 				pids = append(pids, strconv.Itoa(nt.kill(container)))
@@ -696,8 +697,13 @@ func TestKernelOOMLadder(t *testing.T) {
 				}
 			}
 			<-time.After(4 * oomTick)
-			if s := a.killWatch.status(); s.Missed != 0 || s.Kills < kills {
-				t.Errorf("%+v", s)
+			// The files of the cgroups tell of pods alone; other tests may kill on this machine meanwhile.
+			others := uint64(0)
+			if tc.rung == files {
+				others = nodeKills(t) - before - kills
+			}
+			if s := a.killWatch.status(); s.Missed > others || s.Kills < kills {
+				t.Errorf("%+v, %d kills by others", s, others)
 			}
 			select {
 			case r := <-a.logs.kills:
@@ -812,4 +818,24 @@ func BenchmarkOOMKillToRecord(b *testing.B) {
 
 func ofCgroup(path string) func(record) bool {
 	return func(r record) bool { return r.text("cgroup") == path }
+}
+
+// nodeKills is how many tasks the kernel has OOM-killed since it booted.
+func nodeKills(t *testing.T) uint64 {
+	t.Helper()
+	data, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatal("no oom_kill in /proc/vmstat")
+	return 0
 }
