@@ -67,6 +67,7 @@ type Agent struct {
 	evicts   *evict.Manager   // nil: standalone
 	reclaims *reclaim.Manager // nil: standalone, or switched off
 	brakes   *brake.Manager   // nil: standalone
+	exits    *exits           // nil: standalone
 	tracer   *oomkill.Tracer
 	noTracer error // why there is none
 	metrics  *metrics.Metrics
@@ -153,6 +154,7 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	a.metrics = metrics.New(opts.Version, a.snapshot.Load)
+	a.openExits()
 	a.loop.init(a)
 	ok = true
 	return a, nil
@@ -310,6 +312,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("evict", a.evicts.Run)
 		start("replacements", a.evicts.RunLooks)
 	}
+	if a.exits != nil {
+		start("exits", a.exits.run)
+	}
 	if a.reclaims != nil {
 		start("reclaim", a.reclaims.Run)
 	}
@@ -370,7 +375,10 @@ func (a *Agent) Alive() error {
 func (a *Agent) followRuntime(ctx context.Context) error {
 	revision := uint64(0)
 	return a.runtime.Watch(ctx, func(v cri.View) {
-		a.runtimeView.Store(&v)
+		old := a.runtimeView.Swap(&v)
+		if a.exits != nil {
+			a.exits.follow(old, &v)
+		}
 		switch {
 		case v.Err != "":
 			a.sources.set("cri", status.Degraded, v.Err+"; pods are mapped by cgroup names and the API server alone")

@@ -41,6 +41,9 @@ func (l *loop) publish(now time.Time) {
 		s.Reclaims = l.reclaimStatus()
 		s.Brakes = l.brakeStatus()
 	}
+	if a.exits != nil {
+		s.Exits, s.ExitsLost = a.exits.list(), a.exits.dropped()
+	}
 	if a.cfg.Mode == Standalone {
 		s.Groups = l.groupsStatus()
 	}

@@ -218,6 +218,7 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 		"<nil> /events [create list] <nil>",
 		"<nil> /nodes [get list] <nil>",
 		"<nil> /nodes/configz [get] <nil>",
+		"<nil> /nodes/stats [get] <nil>",
 		"<nil> /pods [list watch] <nil>",
 		"<nil> /pods/eviction [create] <nil>",
 		"<nil> /replicationcontrollers [get] <nil>",

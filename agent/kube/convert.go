@@ -167,7 +167,7 @@ func graceOf(seconds *int64) time.Duration {
 	}
 }
 
-// trim drops from a pod, in place, what convertPod and placementOf do not read. The reflector keeps whole pods while it collects
+// trim drops from a pod, in place, what convertPod, placementOf and endsOf do not read. The reflector keeps whole pods while it collects
 // the first set, and managedFields, env and volumes are most of a pod's bytes.
 func trim(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
@@ -226,7 +226,8 @@ func trimVolumes(in []corev1.Volume) []corev1.Volume {
 func trimContainers(in []corev1.Container) []corev1.Container {
 	out := make([]corev1.Container, len(in))
 	for i := range in {
-		out[i] = corev1.Container{Name: in[i].Name, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy}
+		out[i] = corev1.Container{Name: in[i].Name, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy,
+			LivenessProbe: trimProbe(in[i].LivenessProbe), StartupProbe: trimProbe(in[i].StartupProbe)}
 	}
 	return out
 }
@@ -237,4 +238,14 @@ func trimEphemeral(in []corev1.EphemeralContainer) []corev1.EphemeralContainer {
 		out[i].Name, out[i].Resources = in[i].Name, in[i].Resources
 	}
 	return out
+}
+
+// trimProbe drops what a probe asks; its timing stays.
+func trimProbe(p *corev1.Probe) *corev1.Probe {
+	if p == nil {
+		return nil
+	}
+	out := *p
+	out.ProbeHandler = corev1.ProbeHandler{}
+	return &out
 }

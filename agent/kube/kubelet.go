@@ -42,7 +42,7 @@ func (c *Client) KubeletConfigz(ctx context.Context, n Node) (KubeletConfig, err
 			return k, nil
 		}
 		failed = append(failed, err)
-		var status *configzStatusError
+		var status *kubeletStatusError
 		if errors.As(err, &status) {
 			break // it answered: another address of the same kubelet will say the same
 		}
@@ -77,17 +77,17 @@ func (c *Client) kubeletClient() (*http.Client, error) {
 	return &h, nil
 }
 
-// configzStatusError is an answer other than 200.
-type configzStatusError struct {
-	url  string
-	code int
+// kubeletStatusError is an answer other than 200.
+type kubeletStatusError struct {
+	url   string
+	code  int
+	right string // that a refusal asks for
 }
 
-func (e *configzStatusError) Error() string {
+func (e *kubeletStatusError) Error() string {
 	switch e.code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Sprintf("%s: %d %s: our service account needs the right get on nodes/configz (kubelets before 1.33: nodes/proxy)",
-			e.url, e.code, http.StatusText(e.code))
+		return fmt.Sprintf("%s: %d %s: our service account needs the right get on %s", e.url, e.code, http.StatusText(e.code), e.right)
 	default:
 		return fmt.Sprintf("%s: %d %s", e.url, e.code, http.StatusText(e.code))
 	}
@@ -104,7 +104,7 @@ func getConfigz(ctx context.Context, client *http.Client, u string) (KubeletConf
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return KubeletConfig{}, &configzStatusError{url: u, code: resp.StatusCode}
+		return KubeletConfig{}, &kubeletStatusError{u, resp.StatusCode, "nodes/configz (kubelets before 1.33: nodes/proxy)"}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxConfigz+1))
 	if err != nil {

@@ -32,10 +32,12 @@ type PodView struct {
 // podStore is the reflector's store: it keeps converted pods only.
 type podStore struct {
 	changed chan struct{} // capacity 1
+	exits   exitQueue
 
 	mu      sync.Mutex // guards all below
 	pods    map[string]*policy.Pod
 	places  map[string]*placement // by UID, of the same pods
+	ends    map[string]ends       // likewise
 	sorted  []policy.Pod          // nil when it has to be made again; readers share it
 	synced  bool
 	contact time.Time
@@ -49,7 +51,8 @@ var (
 )
 
 func newPodStore() *podStore {
-	return &podStore{changed: make(chan struct{}, 1), pods: map[string]*policy.Pod{}, places: map[string]*placement{}}
+	return &podStore{changed: make(chan struct{}, 1), exits: exitQueue{ch: make(chan Exit, exitMax)},
+		pods: map[string]*policy.Pod{}, places: map[string]*placement{}, ends: map[string]ends{}}
 }
 
 // Pods returns the current view. It neither blocks on the API server nor copies pods unless they changed.
@@ -97,7 +100,9 @@ func (s *podStore) put(obj any) error {
 	old, ok := s.pods[p.Key()]
 	if ok && old.UID != p.UID {
 		delete(s.places, old.UID)
+		delete(s.ends, old.UID)
 	}
+	s.ended(obj.(*corev1.Pod))
 	s.places[p.UID] = place
 	if ok && reflect.DeepEqual(old, p) {
 		return nil // most status updates change nothing that we keep
@@ -119,6 +124,10 @@ func (s *podStore) Delete(obj any) error {
 	defer s.mu.Unlock()
 	s.contact = time.Now()
 	if old, ok := s.pods[key]; ok {
+		if old.UID == string(pod.UID) {
+			s.ended(pod) // the last that is told of it
+		}
+		delete(s.ends, old.UID)
 		delete(s.places, old.UID)
 		delete(s.pods, key)
 		s.sorted = nil
@@ -140,6 +149,10 @@ func (s *podStore) Replace(list []any, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.contact, s.places = time.Now(), places
+	for _, obj := range list {
+		s.ended(obj.(*corev1.Pod))
+	}
+	maps.DeleteFunc(s.ends, func(uid string, _ ends) bool { return places[uid] == nil })
 	if s.synced && reflect.DeepEqual(s.pods, pods) {
 		return nil
 	}

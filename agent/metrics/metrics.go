@@ -34,6 +34,7 @@ type Metrics struct {
 	reclaimed prometheus.Counter
 	brakes    *prometheus.CounterVec
 	replaced  *prometheus.CounterVec
+	exits     *prometheus.CounterVec
 	sent      prometheus.Histogram
 	latency   prometheus.Histogram
 	oomEvents *prometheus.CounterVec
@@ -62,6 +63,8 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Brakes on victims (memory.high) by the states that they reached."}, []string{"state"}),
 		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
 			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
+		exits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_container_exits_total",
+			Help: "Containers that ended with a code other than 0, by why they did."}, []string{"cause"}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
 			Help:    "From the sample that decided to the Eviction request on the wire.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .15, .25, .5, 1, 3}}),
@@ -77,7 +80,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -126,6 +129,9 @@ func (m *Metrics) Brake(state string) { m.brakes.WithLabelValues(state).Inc() }
 
 // Replacement counts one replacement of an evicted pod that reached a state.
 func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).Inc() }
+
+// Exit counts one ended container by its cause.
+func (m *Metrics) Exit(cause string) { m.exits.WithLabelValues(cause).Inc() }
 
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }

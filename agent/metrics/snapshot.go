@@ -52,6 +52,7 @@ var (
 	descBraked     = desc("braked_pods", "Pods whose memory.high the agent has lowered while their eviction runs.")
 	descMissing    = desc("replacements_not_running", "Evictions of the last 24 h whose replacement is known not to run.")
 	descReturned   = desc("replacements_returned_total", "Evictions whose replacement came back to this node.")
+	descExitsLost  = desc("container_exits_lost_total", "Ended containers that were not looked at, as too many ended at once.")
 	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
 	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
 	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
@@ -73,7 +74,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
-		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 		descLedger, descUnwritten, descDropped,
 	} {
 		ch <- d
@@ -193,6 +194,7 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descMissing, float64(missing))
 	count(descReturned, float64(s.Evictions.Returned))
+	count(descExitsLost, float64(s.ExitsLost))
 	noLimit := 0
 	for i := range s.Pods {
 		pod := &s.Pods[i]

@@ -69,6 +69,7 @@ func WriteTable(w io.Writer, s *Status) error {
 				bytesOf(k.LimitBytes), k.LimitOf, Clean(k.domain()), orNone(k.DomainKnownBy), orNone(k.Source))
 		}
 	}
+	writeExits(t, s.Exits)
 	if len(s.Decisions) > 0 {
 		fmt.Fprintln(t, "\nDECISION\tAT\tLEVEL\tSTATE\tVICTIM\tREASON")
 		for _, d := range s.Decisions {

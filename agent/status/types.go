@@ -24,6 +24,8 @@ type Status struct {
 	Ledger    *Ledger    `json:"ledger"`            // null: standalone
 	OOMKills  []OOMKill  `json:"oomKills"`          // newest first, those of before a restart too
 	OOMWatch  OOMWatch   `json:"oomWatch"`
+	Exits     []Exit     `json:"exits"`     // containers that ended with a code other than 0, newest first
+	ExitsLost uint64     `json:"exitsLost"` // that were not looked at: too many at once
 	Decisions []Decision `json:"decisions"` // newest first
 }
 

@@ -16,7 +16,7 @@ type line struct {
 }
 
 // core are the rooms of the line that decides and describes.
-var core = []string{"agent/pressure", "agent/policy", "agent/ring", "agent/status", "agent/journal"}
+var core = []string{"agent/pressure", "agent/policy", "agent/ring", "agent/status", "agent/journal", "agent/triage"}
 
 // layers is the layer table, uppermost line first.
 var layers = []line{
@@ -58,9 +58,9 @@ var owners = []owner{
 }
 
 // pure are the packages that are functions of their arguments.
-var pure = []string{"agent/pressure", "agent/policy", "agent/judge"}
+var pure = []string{"agent/pressure", "agent/policy", "agent/judge", "agent/triage"}
 
-const pureReason = "pressure, policy and judge are pure: same input, same output, no clock and no I/O; explain and replay depend on it"
+const pureReason = "pressure, policy, judge and triage are pure: same input, same output, no clock and no I/O; explain and replay depend on it"
 
 // impure are the import path prefixes that a pure package must not name.
 var impure = []string{"os", "net", "context", "io", "log", "syscall", "runtime", "sync", "math/rand", "crypto", "database", "testing", "golang.org/x/sys"}

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"spillway/agent/kube"
+	"spillway/agent/triage"
+)
+
+// budget bounds what is asked on account of ended containers. It belongs to one goroutine.
+type budget struct {
+	pods   map[string][]time.Time // by UID: when it was asked for, at most askAtOnce newest
+	node   []time.Time            // of the last minute
+	silent time.Time              // nothing is asked before
+}
+
+// allow books a question about a pod, or says why it is not asked.
+func (b *budget) allow(now time.Time, uid string) (why string) {
+	if now.Before(b.silent) {
+		return "the last question was not answered"
+	}
+	last := func(times []time.Time, within time.Duration) []time.Time {
+		for len(times) > 0 && now.Sub(times[0]) >= within {
+			times = times[1:]
+		}
+		return times
+	}
+	maps.DeleteFunc(b.pods, func(_ string, times []time.Time) bool { return now.Sub(times[len(times)-1]) >= askAgain })
+	// A full set of questions gives one back every askAgain.
+	times := b.pods[uid]
+	if len(times) == askAtOnce && now.Sub(times[0]) < askAgain {
+		return fmt.Sprintf("they were asked for %d times within %s", askAtOnce, askAgain)
+	}
+	if b.node = last(b.node, time.Minute); len(b.node) >= askPerMinute {
+		return fmt.Sprintf("they were asked for %d times within a minute on this node", askPerMinute)
+	}
+	b.node = append(b.node, now)
+	if len(times) == askAtOnce {
+		times = times[1:]
+	}
+	b.pods[uid] = append(times, now)
+	return ""
+}
+
+// volumes is the kubelet's newest answer.
+type volumes struct {
+	at  time.Time
+	got kube.VolumeUses
+	err error
+}
+
+// ask adds the pod's Events and the use of its volumes to a case, as far as the budget allows and they are answered.
+func (e *exits) ask(ctx context.Context, w *waitingExit, c *triage.Case) {
+	if w.Namespace == "" || w.UID == "" {
+		c.NoEvents, c.NoVolume = "the pod is not known", "the pod is not known"
+		return
+	}
+	if why := e.budget.allow(time.Now(), w.UID); why != "" {
+		c.NoEvents = "not asked for, " + why
+	} else if events, more, err := e.kube.PodEvents(ctx, w.Namespace, w.UID); err != nil {
+		c.NoEvents = err.Error()
+		if !kube.IsForbidden(err) {
+			e.budget.silent = time.Now().Add(askAfterFail)
+		}
+	} else {
+		c.NoEvents = ""
+		for i := range events {
+			c.Events = append(c.Events, triage.Event(events[i]))
+		}
+		if more {
+			c.NoEvents = "there are more than were listed"
+		}
+	}
+	e.askVolumes(ctx, w, c)
+}
+
+// askVolumes asks the kubelet, or takes its last answer: that has the volumes of all pods.
+func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) {
+	if e.volumes.at.IsZero() || time.Since(e.volumes.at) >= volumesFresh {
+		node, ok := e.node()
+		if !ok {
+			c.NoVolume = "this node's address is not known"
+			return
+		}
+		e.volumes.got, e.volumes.err = e.kube.KubeletVolumes(ctx, node)
+		e.volumes.at = time.Now()
+	}
+	if err := e.volumes.err; err != nil {
+		c.NoVolume = err.Error()
+		return
+	}
+	own, measured := e.volumes.got.Pods[w.UID]
+	c.NoVolume = ""
+	if !measured {
+		c.NoVolume = "the kubelet has not measured this pod's own"
+	}
+	for _, list := range [][]kube.VolumeUse{own, e.volumes.got.Node} {
+		for _, u := range list {
+			c.Volumes = append(c.Volumes, triage.Volume{Name: u.Name, Used: u.Used, Capacity: u.Capacity, Inodes: u.Inodes, InodesUsed: u.InodesUsed})
+		}
+	}
+}
