@@ -77,7 +77,7 @@ func (c *Client) Around(uid, container string) (a Around, ok bool) {
 // ends is what is kept of a pod for the ends of its containers.
 type ends struct {
 	seen   map[containerRun]bool // runs that were handed on
-	around Around       // without probes
+	around Around                // without probes
 	probes map[string]probes
 }
 
