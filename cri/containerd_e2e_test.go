@@ -257,8 +257,20 @@ func (s *scenario) freeze() {
 }
 
 func (s *scenario) endPods() {
+	c := s.polled.c
+	if _, ok, err := c.Exit(s.t.Context(), s.labels.container); ok || err != nil {
+		s.t.Errorf("a running container has an end: %v, %v", ok, err)
+	}
 	s.labels.stop(s.t)
 	s.onEvents("exited", s.labels.state(cri.StateExited))
+	e, ok, err := c.Exit(s.t.Context(), s.labels.container)
+	if err != nil || !ok || e.Code != 0 || e.Reason != "Completed" || !e.Started.Before(e.Finished) || time.Since(e.Finished) > time.Minute {
+		s.t.Errorf("end %+v, %v, %v, want code 0, Completed, a moment ago", e, ok, err)
+	}
+	s.t.Logf("end %+v", e)
+	if _, _, err := c.Exit(s.t.Context(), strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "not found") {
+		s.t.Errorf("a container that is not there: %v", err)
+	}
 	s.labels.remove(s.t)
 	s.onEvents("one pod removed", count(1))
 	s.sandbox.remove(s.t)

@@ -89,6 +89,7 @@ func TestLint(t *testing.T) {
 	m.Decision("victim")
 	m.Eviction("in-flight", false)
 	m.Replacement("running")
+	m.Exit("oom")
 	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +175,9 @@ func TestCounters(t *testing.T) {
 	m.Eviction("would-evict", true)
 	m.Replacement("unscheduled")
 	m.Replacement("running")
+	m.Exit("oom")
 	m.Replacement("running")
+	m.Exit("oom")
 	want := `
 spillway_decisions_total{state="held"} 2
 spillway_decisions_total{state="victim"} 1

@@ -168,11 +168,26 @@ func (c *Case) pod() *Verdict {
 	return nil
 }
 
-// during reports whether an Event about this container falls into its life. The newest time counts: the kubelet folds equal
-// Events, and later ones belong to a later run.
-func (c *Case) during(e *Event) bool {
-	return (e.Container == "" || e.Container == c.Container) &&
-		(c.Started.IsZero() || !e.Last.Before(c.Started.Add(-cut))) && (c.Finished.IsZero() || !e.Last.After(c.Finished.Add(cut+skew)))
+// inLife reports whether a time of the kubelet falls between start and end: both are of the node's clock, cut to seconds alike.
+func (c *Case) inLife(t time.Time) bool {
+	return (c.Started.IsZero() || !t.Before(c.Started.Add(-cut))) && (c.Finished.IsZero() || t.Before(c.Finished.Add(cut)))
+}
+
+// occurred returns when an Event about this container happened in its life. The kubelet folds equal Events: of those in between
+// only the count is left. Where one of the two times that it keeps fits, sure is true; where the Event began before and goes
+// on after, this run may be among the others.
+func (c *Case) occurred(e *Event) (at time.Time, sure, ok bool) {
+	switch {
+	case e.Container != "" && e.Container != c.Container:
+		return time.Time{}, false, false
+	case c.inLife(e.Last):
+		return e.Last, true, true
+	case c.inLife(e.First):
+		return e.First, true, true
+	case e.Count >= 3 && e.First.Before(c.Started) && e.Last.After(c.Finished) && !c.Finished.IsZero():
+		return c.Finished, false, true
+	}
+	return time.Time{}, false, false
 }
 
 // probed says that the kubelet stopped this container alone, for a probe or another reason that it names.
@@ -182,20 +197,25 @@ func (c *Case) probed() *Verdict {
 	}
 	for i := range c.Events {
 		e := &c.Events[i]
-		if e.Reason != eventKilling || !c.during(e) || e.Container == "" && !strings.Contains(e.Message, c.Container) {
+		_, certain, ok := c.occurred(e)
+		if e.Reason != eventKilling || !ok || e.Container == "" && !strings.Contains(e.Message, c.Container) {
 			continue
+		}
+		say, what := sure, e.Message
+		if !certain {
+			say, what = likely, fmt.Sprintf("%s (%d times, before and after this end)", e.Message, e.Count)
 		}
 		switch text := strings.ToLower(e.Message); {
 		case strings.Contains(text, "failed liveness probe"):
-			v := sure(Liveness, "the kubelet's Event says: %s; %s", e.Message, c.stopped(c.Liveness))
+			v := say(Liveness, "the kubelet's Event says: %s; %s", what, c.stopped(c.Liveness))
 			return &v
 		case strings.Contains(text, "failed startup probe"):
-			v := sure(Startup, "the kubelet's Event says: %s; %s", e.Message, c.stopped(c.Startup))
+			v := say(Startup, "the kubelet's Event says: %s; %s", what, c.stopped(c.Startup))
 			return &v
 		case strings.Contains(text, "stopping container"):
 			continue // its pod is being deleted, which is told by who did it
 		default:
-			v := sure(KubeletStop, "the kubelet's Event says: %s", e.Message)
+			v := say(KubeletStop, "the kubelet's Event says: %s", what)
 			return &v
 		}
 	}
@@ -205,14 +225,15 @@ func (c *Case) probed() *Verdict {
 	// Without the kubelet's own word: enough failures for it to act, up to the end.
 	for i := range c.Events {
 		e := &c.Events[i]
-		if e.Reason != eventUnhealthy || e.Container != c.Container || !c.during(e) || !c.recent(e) {
+		at, certain, ok := c.occurred(e)
+		if e.Reason != eventUnhealthy || e.Container != c.Container || !ok || !certain {
 			continue
 		}
 		switch text := strings.ToLower(e.Message); {
-		case strings.HasPrefix(text, "liveness probe") && c.Liveness.acts(c, e):
+		case strings.HasPrefix(text, "liveness probe") && c.Liveness.acts(c, e, at):
 			v := likely(Liveness, "its liveness probe failed until it ended (%s); %s", e.Message, c.stopped(c.Liveness))
 			return &v
-		case strings.HasPrefix(text, "startup probe") && c.Startup.acts(c, e):
+		case strings.HasPrefix(text, "startup probe") && c.Startup.acts(c, e, at):
 			v := likely(Startup, "its startup probe failed until it ended (%s); %s", e.Message, c.stopped(c.Startup))
 			return &v
 		}
@@ -220,18 +241,20 @@ func (c *Case) probed() *Verdict {
 	return nil
 }
 
-// recent: from the last failure of a probe to the end of the container there is one grace period at most.
-func (c *Case) recent(e *Event) bool {
-	return c.Finished.IsZero() || c.Finished.Sub(e.Last) <= c.grace(nil)+stopSlack
-}
-
-// acts reports whether the kubelet had reason to stop the container for the probe: it ran long enough, and failed as often.
-// The count of a folded Event is of all runs, so that it can only rule out.
-func (p *Probe) acts(c *Case, e *Event) bool {
-	if p == nil || e.Count < p.Failures {
+// acts reports whether the kubelet had reason to stop the container for the probe, which failed at a time: often enough, in a
+// run that was long enough, with at most its grace period from the last failure to the end. The count of a folded Event is of
+// all runs, so that it can only rule out.
+func (p *Probe) acts(c *Case, e *Event, at time.Time) bool {
+	switch {
+	case p == nil || e.Count < p.Failures:
 		return false
+	case c.Started.IsZero() || c.Finished.IsZero():
+		return true
 	}
-	return c.Started.IsZero() || c.Finished.IsZero() || c.Finished.Sub(c.Started)+cut >= p.earliest()
+	if !at.Equal(e.Last) { // the first failure of a series that goes on in a later run
+		at = at.Add(p.earliest() - p.Delay)
+	}
+	return c.Finished.Sub(c.Started)+cut >= p.earliest() && c.Finished.Sub(at) <= c.grace(p)+stopSlack
 }
 
 func (c *Case) grace(p *Probe) time.Duration {

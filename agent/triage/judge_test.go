@@ -37,9 +37,17 @@ func reason(r string) func(*Case)  { return func(c *Case) { c.Reason = r } }
 func says(text string) func(*Case) { return func(c *Case) { c.Message = text } }
 func blind(why string) func(*Case) { return func(c *Case) { c.Blind = why } }
 
+// folded is an Event that the kubelet has seen before and after.
+func folded(kind, text string, count int32, first, last float64) func(*Case) {
+	return func(c *Case) {
+		event(kind, "main", text, count, last)(c)
+		c.Events[len(c.Events)-1].First = at(first)
+	}
+}
+
 func event(kind, of, text string, count int32, seconds float64) func(*Case) {
 	return func(c *Case) {
-		c.Events = append(c.Events, Event{Warning: kind != "Killing", Reason: kind, Container: of, Message: text, Count: count, First: noon, Last: at(seconds).Truncate(time.Second)})
+		c.Events = append(c.Events, Event{Warning: kind != "Killing", Reason: kind, Container: of, Message: text, Count: count, First: at(seconds).Truncate(time.Second), Last: at(seconds).Truncate(time.Second)})
 	}
 }
 
@@ -109,6 +117,10 @@ var cases = []struct {
 	{"a failed readiness probe kills nobody", ended(137, 7, alive, event("Unhealthy", "main", "Readiness probe failed: 503", 9, 6)), Unknown, NotKnown, "", "systemd-oomd"},
 	{"the probe of another container", ended(137, 7, alive, event("Killing", "side", "Container side failed liveness probe, will be restarted", 1, 5)), Unknown, NotKnown, "", "systemd-oomd"},
 	{"the liveness kill of the run before", ended(137, 70, alive, event("Killing", "main", livenessKill, 1, -20)), Unknown, NotKnown, "", "systemd-oomd"},
+	{"liveness kill that was folded with the one of the next run", ended(137, 5, alive, folded("Killing", livenessKill, 2, 3, 8)), Liveness, Known, "", "longer to start"},
+	{"liveness kill that was folded with those before and after", ended(137, 5, alive, folded("Killing", livenessKill, 3, -20, 8)), Liveness, Likely, "", "longer to start"},
+	{"liveness kills before and after, none of this run", ended(137, 5, alive, folded("Killing", livenessKill, 2, -20, 8)), Unknown, NotKnown, "", "systemd-oomd"},
+	{"failed probes that were folded with those of the next run", ended(137, 5, alive, folded("Unhealthy", livenessFailed, 5, 2, 9)), Liveness, Likely, "", "longer to start"},
 	{"liveness kill while the runtime says OOMKilled, no kill seen", ended(137, 7, alive, reason("OOMKilled"), event("Killing", "main", livenessKill, 1, 5)), Unknown, NotKnown, "", "systemd-oomd"},
 	{"liveness kill long after the OOM kill of a child", ended(137, 70, alive, reason("OOMKilled"), kill(20, "container"), event("Killing", "main", livenessKill, 1, 68)), Liveness, Known, "", "hang"},
 	{"OOM kill while the liveness probe stops it", ended(137, 7, alive, kill(7, "container"), event("Killing", "main", livenessKill, 1, 6)), OOM, Likely, "container", "memory limit"},

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway/agent/kube"
+	"spillway/agent/metrics"
+	"spillway/agent/status"
+	"spillway/agent/triage"
+	"spillway/cri"
+)
+
+func testExits(s *status.Status, begin time.Time) *exits {
+	return &exits{
+		status: func() *status.Status { return s }, metrics: metrics.New("test", func() *status.Status { return s }), log: slog.New(slog.DiscardHandler), begin: begin,
+		ended: make(chan cri.Container, waitingMost), known: map[string]time.Time{}, budget: budget{pods: map[string][]time.Time{}},
+	}
+}
+
+// Each run of a container is taken once, whoever tells of it first, and pod status wins over the runtime.
+func TestExitsAreTakenOnce(t *testing.T) {
+	now := time.Now()
+	e := testExits(nil, now.Add(-time.Minute))
+	x := kube.Exit{Namespace: "shop", Pod: "cart", UID: "u", Container: "main", ID: "one", Code: 137, Reason: "Error", Finished: now}
+	c := cri.Container{ID: "one", PodUID: "u", Name: "main"}
+	e.takeRuntime(now, &c)
+	e.take(now, x)
+	e.takeRuntime(now, &c)
+	e.take(now, x)
+	if len(e.waiting) != 1 || e.waiting[0].source != "pod status" || !e.waiting[0].podKnown || e.waiting[0].Code != 137 {
+		t.Fatalf("waiting %+v, want one of pod status", e.waiting)
+	}
+	for name, other := range map[string]kube.Exit{
+		"code 0":                     {UID: "u", Container: "main", ID: "two", Finished: now},
+		"ended before this agent":    {UID: "u", Container: "main", ID: "three", Code: 1, Finished: now.Add(-time.Hour)},
+		"nobody says when it ended":  {UID: "u", Container: "main", ID: "four", Code: 1},
+		"the same run without an id": {UID: "u", Container: "main", ID: "one", Code: 137, Finished: now},
+	} {
+		if e.take(now, other); len(e.waiting) != 1 {
+			t.Errorf("%s: taken", name)
+			e.waiting = e.waiting[:1]
+		}
+	}
+	lost := kube.Exit{UID: "u", Container: "main", Code: 137, Reason: "ContainerStatusUnknown"}
+	e.take(now, lost)
+	e.take(now, lost)
+	if len(e.waiting) != 2 {
+		t.Errorf("%d wait, want the one that the kubelet lost once", len(e.waiting))
+	}
+	for i := range 3 * knownExits {
+		e.take(now.Add(time.Duration(i)*time.Millisecond), kube.Exit{ID: fmt.Sprint("id", i), Code: 1, Finished: now})
+	}
+	if len(e.known) > knownExits || len(e.waiting) != waitingMost || e.lost.Load() == 0 {
+		t.Errorf("%d known, %d wait, %d lost", len(e.known), len(e.waiting), e.lost.Load())
+	}
+}
+
+func TestExitsFollowTheRuntime(t *testing.T) {
+	e := testExits(nil, time.Now())
+	c := func(id string, s cri.State, uid string) cri.Container {
+		return cri.Container{ID: id, State: s, PodUID: uid}
+	}
+	old := &cri.View{Synced: true, Revision: 1, Containers: []cri.Container{c("a", cri.StateRunning, "u"), c("b", cri.StateExited, "u"), c("c", cri.StateRunning, "u"), c("d", cri.StateRunning, "")}}
+	now := &cri.View{Synced: true, Revision: 2, Containers: []cri.Container{c("a", cri.StateExited, "u"), c("b", cri.StateExited, "u"), c("c", cri.StateRunning, "u"), c("d", cri.StateExited, "")}}
+	e.follow(old, now)
+	e.follow(now, now)
+	hung := *now
+	hung.Synced, hung.Revision = false, 3
+	e.follow(old, &hung)
+	if len(e.ended) != 1 || (<-e.ended).ID != "a" {
+		t.Error("want container a alone: it ran in a pod, and has ended")
+	}
+}
+
+// Kills are matched by the container's id: another container's, another pod's and another run's stay out.
+func TestExitCase(t *testing.T) {
+	now := time.Now()
+	limit := uint64(64 << 20)
+	s := &status.Status{
+		Sources: []status.Source{{Name: "oom-tracer", State: status.OK}},
+		OOMKills: []status.OOMKill{ // newest first
+			{At: now, ContainerID: "one", PodUID: "u", Container: "main", PID: 7, Process: "java", LimitOf: "container", LimitBytes: &limit},
+			{At: now, ContainerID: "other", PodUID: "u", Container: "main"},
+			{At: now, PodUID: "u", Container: "main", PID: 6},
+			{At: now, PodUID: "v", Container: "main"},
+			{At: now}, // of the node, not of a pod
+		},
+		Evictions: status.Evictions{Outcomes: []status.Outcome{
+			{UID: "u", State: "would-evict", DryRun: true, DecisionID: "dry"}, {UID: "u", State: "refused", DecisionID: "no"},
+			{UID: "u", State: "released", DecisionID: "yes", AskedAt: now.Add(-time.Minute)}, {UID: "v", State: "released", DecisionID: "other"}}},
+	}
+	e := testExits(s, now)
+	w := waitingExit{Exit: kube.Exit{UID: "u", Container: "main", ID: "one", Code: 137, Finished: now, Around: kube.Around{Grace: time.Second, Liveness: &kube.Probe{Failures: 3}}}, podKnown: true}
+	c := e.caseOf(&w)
+	if len(c.Kills) != 2 || c.Kills[0].PID != 6 || c.Kills[1].PID != 7 || c.Kills[1].Limit != &limit || c.Blind != "" {
+		t.Errorf("kills %+v, blind %q", c.Kills, c.Blind)
+	}
+	if c.Evicted == nil || c.Evicted.Decision != "yes" {
+		t.Errorf("evicted %+v, want by decision yes", c.Evicted)
+	}
+	if !c.Pod.Known || c.Pod.Grace != time.Second || c.Liveness == nil || c.Liveness.Failures != 3 || c.Startup != nil {
+		t.Errorf("pod %+v, liveness %+v, startup %+v", c.Pod, c.Liveness, c.Startup)
+	}
+	s.Sources[0] = status.Source{Name: "oom-tracer", State: status.Degraded, Detail: "no BTF"}
+	if c = e.caseOf(&w); !strings.Contains(c.Blind, "no BTF") {
+		t.Errorf("blind %q, want why kills are not seen", c.Blind)
+	}
+	// More kills at once than status keeps: the container's own may have been pushed out.
+	s.Sources[0].State, s.OOMKills = status.OK, nil
+	for range keepKills {
+		s.OOMKills = append(s.OOMKills, status.OOMKill{At: now})
+	}
+	if c = e.caseOf(&w); !strings.Contains(c.Blind, "more OOM kills") {
+		t.Errorf("blind %q, want that kills may have been pushed out", c.Blind)
+	}
+	v, _ := triage.Judge(&c)
+	e.report(&w, &c, &v)
+	for range 2 * keepExits {
+		e.report(&w, &c, &v)
+	}
+	if got := e.list(); len(got) != keepExits || got[0].Cause != "eviction" || got[0].Code != 137 {
+		t.Errorf("%d kept, newest %+v", len(got), got[0])
+	}
+}
+
+func TestExitBudget(t *testing.T) {
+	b := budget{pods: map[string][]time.Time{}}
+	now := time.Now()
+	for range askAtOnce {
+		if why := b.allow(now, "u"); why != "" {
+			t.Fatal(why)
+		}
+	}
+	if b.allow(now, "u") == "" {
+		t.Error("one more of the same pod")
+	}
+	for i := range askPerMinute - askAtOnce {
+		if why := b.allow(now, fmt.Sprint("pod", i)); why != "" {
+			t.Fatal(why)
+		}
+	}
+	if b.allow(now, "another") == "" {
+		t.Error("one more of the node")
+	}
+	now = now.Add(time.Minute)
+	if b.allow(now, "u") == "" {
+		t.Error("the pod's questions are back after a minute")
+	}
+	if why := b.allow(now, "another"); why != "" {
+		t.Errorf("the node's are not: %s", why)
+	}
+	now = now.Add(askAgain)
+	if why := b.allow(now, "u"); why != "" {
+		t.Errorf("the pod's are not back: %s", why)
+	}
+	if len(b.pods) > 1 {
+		t.Errorf("%d pods are remembered", len(b.pods))
+	}
+	b.silent = now.Add(askAfterFail)
+	if b.allow(now, "new") == "" {
+		t.Error("asked right after no answer")
+	}
+}
