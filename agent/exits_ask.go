@@ -95,7 +95,7 @@ func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) 
 	own, measured := e.volumes.got.Pods[w.UID]
 	c.NoVolume = ""
 	if !measured {
-		c.NoVolume = "the kubelet shows none of this pod's own: it has none that is measured, or was not measured yet"
+		c.NoVolume = "the kubelet shows none of this pod's own: none is measured, or not yet, or no container of the pod runs just now"
 	}
 	for _, list := range [][]kube.VolumeUse{own, e.volumes.got.Node} {
 		for _, u := range list {

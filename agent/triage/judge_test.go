@@ -152,6 +152,7 @@ var cases = []struct {
 	{"bus error beside a failed probe", ended(135, 7, alive, event("Unhealthy", "main", livenessFailed, 3, 6)), Crash, Known, "", "core dump"},
 	{"the application ends with 1", ended(1, 10), Application, Likely, "", "--previous"},
 	{"the application ends with 1, its volume is full", ended(1, 10, volume("logs", 10, 100), volume("data", 99, 100)), Application, Likely, "", "Volume data is 99 % full"},
+	{"the application ends with 1 and says that a file system is full", ended(1, 10, says("write /data/all: no space left on device")), Application, Likely, "", "file system is full"},
 	{"the application ends with -1", ended(255, 10), Application, Likely, "", "--previous"},
 	{"a code beyond all signals", ended(200, 10), Application, Likely, "", "--previous"},
 	{"the runtime lost it", ended(255, 10, reason("Unknown")), RuntimeLost, Known, "", "restart of the node"},

@@ -140,6 +140,12 @@ func (c *Case) fullest() *Volume {
 	return out
 }
 
+// noSpace reports whether the application itself says that it could not write: ENOSPC or EDQUOT in words.
+func (c *Case) noSpace() bool {
+	text := strings.ToLower(c.Message)
+	return strings.Contains(text, "no space left on device") || strings.Contains(text, "disk quota exceeded")
+}
+
 func (c *Case) volumeLine() string {
 	v := c.fullest()
 	switch {
@@ -169,6 +175,9 @@ func (c *Case) next(v *Verdict) string {
 	}
 	if full := c.fullest(); full != nil && full.Fill() >= fullFrom && v.Cause != Eviction && v.Cause != Terminated {
 		return fmt.Sprintf("Volume %s is %.0f %% full: make room in it or enlarge it, then see whether the container still ends.", full.Name, 100*full.Fill())
+	}
+	if c.noSpace() && v.Cause != Eviction && v.Cause != Terminated {
+		return "Its last words say that a file system is full: find out which of its volumes it writes to, and how full that is."
 	}
 	switch v.Cause {
 	case GraceExpired:

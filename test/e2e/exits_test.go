@@ -175,6 +175,8 @@ func exitsVolume(t *testing.T, ctx context.Context) {
     args: [reread, --file, /data/all, --size, 64Mi]
     terminationMessagePolicy: FallbackToLogsOnError
     volumeMounts: [{name: data, mountPath: /data}]
+  # The kubelet shows the volumes of pods that have a running container.
+  - {name: beside, image: $IMAGE, imagePullPolicy: IfNotPresent, args: [pause]}
   volumes: [{name: data, emptyDir: {medium: Memory, sizeLimit: 8Mi}}]
 `)
 	full := func(x status.Exit) bool {
