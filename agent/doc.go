@@ -32,6 +32,10 @@
 // restart is written by the ledger, for which the senders of evict and brake wait and the loop never does; it ends after
 // them. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
 //
+// Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
+// kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,
+// which is pure. Nothing of it holds the loop up.
+//
 // # Failure
 //
 // Every source may be missing (no BPF, CRI hung, API server away). Sampling, status and metrics go on, the source is
@@ -44,7 +48,7 @@
 //	agent
 //	sampler podmap kube evict brake reclaim ledger metrics recording oom
 //	judge                                    (pure)
-//	pressure policy ring status journal      (leaves; pressure and policy are pure)
+//	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
 //
 // Nothing imports agent but cmd. test/imports holds the module to these directions.

@@ -46,17 +46,20 @@ type exits struct {
 	log     *slog.Logger
 	begin   time.Time // ends before it are not ours to report
 
-	ended chan cri.Container // that ran and do not any more
+	ended chan cri.Container // that ran and do not any more; and those of missed pods that run again
 	lost  atomic.Uint64      // ended containers that nobody had room for
 
-	mu   sync.Mutex // guards done
-	done []status.Exit
+	mu     sync.Mutex // guards done and missed
+	done   []status.Exit
+	missed map[string]bool // UIDs of pods whose volumes the kubelet did not show: they are looked at when they run again
 
 	// The rest belongs to the goroutine of run.
 	known   map[string]time.Time // by container id, or pod, container and restarts
 	waiting []waitingExit
 	budget  budget
 	volumes volumes
+	looks   []look
+	seen    map[string]measured // by pod UID
 }
 
 // waitingExit is one ended container whose evidence settles.
@@ -73,7 +76,7 @@ func (a *Agent) openExits() {
 	}
 	e := &exits{
 		kube: a.cluster.client, status: a.snapshot.Load, metrics: a.metrics, log: a.log, begin: a.begin, ended: make(chan cri.Container, waitingMost),
-		known: map[string]time.Time{}, budget: budget{pods: map[string][]time.Time{}},
+		known: map[string]time.Time{}, missed: map[string]bool{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
 		node: func() (kube.Node, bool) { v := a.cluster.node.Load(); return v.node, v.known },
 	}
 	if a.runtime != nil {
@@ -93,7 +96,11 @@ func (e *exits) run(ctx context.Context) error {
 		case x := <-e.kube.Exits():
 			e.take(time.Now(), x)
 		case c := <-e.ended:
-			e.takeRuntime(time.Now(), &c)
+			if c.State == cri.StateRunning {
+				e.plan(time.Now(), c.PodUID)
+			} else {
+				e.takeRuntime(time.Now(), &c)
+			}
 		case <-timer.C:
 		}
 		for len(e.waiting) > 0 && !time.Now().Before(e.waiting[0].due) && ctx.Err() == nil {
@@ -101,8 +108,9 @@ func (e *exits) run(ctx context.Context) error {
 			e.waiting = slices.Delete(e.waiting, 0, 1)
 			e.settled(ctx, &w)
 		}
-		if len(e.waiting) > 0 {
-			timer.Reset(max(0, time.Until(e.waiting[0].due)))
+		e.look(ctx)
+		if due := e.due(); !due.IsZero() {
+			timer.Reset(max(0, time.Until(due)))
 		}
 	}
 }
@@ -291,7 +299,7 @@ func (e *exits) list() []status.Exit {
 // dropped counts the ended containers that were not looked at.
 func (e *exits) dropped() uint64 { return e.lost.Load() + e.kube.ExitsLost() }
 
-// follow tells which containers ran in the last view and do not in this one.
+// follow tells which containers ran in the last view and do not in this one, and which of a missed pod run again.
 func (e *exits) follow(old, now *cri.View) {
 	if !now.Synced || old.Revision == now.Revision {
 		return
@@ -304,7 +312,8 @@ func (e *exits) follow(old, now *cri.View) {
 	}
 	for i := range now.Containers {
 		c := &now.Containers[i]
-		if c.State != cri.StateExited || !ran[c.ID] || c.PodUID == "" {
+		over, again := c.State == cri.StateExited && ran[c.ID], c.State == cri.StateRunning && !ran[c.ID] && e.isMissed(c.PodUID)
+		if c.PodUID == "" || !over && !again {
 			continue
 		}
 		select {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -80,21 +81,18 @@ func (e *exits) ask(ctx context.Context, w *waitingExit, c *triage.Case) {
 // askVolumes asks the kubelet, or takes its last answer: that has the volumes of all pods.
 func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) {
 	if e.volumes.at.IsZero() || time.Since(e.volumes.at) >= volumesFresh {
-		node, ok := e.node()
-		if !ok {
-			c.NoVolume = "this node's address is not known"
-			return
-		}
-		e.volumes.got, e.volumes.err = e.kube.KubeletVolumes(ctx, node)
-		e.volumes.at = time.Now()
+		e.measure(ctx)
 	}
 	if err := e.volumes.err; err != nil {
 		c.NoVolume = err.Error()
 		return
 	}
-	own, measured := e.volumes.got.Pods[w.UID]
+	own, shown := e.volumes.got.Pods[w.UID]
 	c.NoVolume = ""
-	if !measured {
+	if before, ok := e.seen[w.UID]; !shown && ok {
+		own, c.NoVolume = before.volumes, "the pod's own as of "+before.at.UTC().Format("15:04:05")+", while it ran"
+	} else if !shown {
+		e.miss(w.UID)
 		c.NoVolume = "the kubelet shows none of this pod's own: none is measured, or not yet, or no container of the pod runs just now"
 	}
 	for _, list := range [][]kube.VolumeUse{own, e.volumes.got.Node} {
@@ -102,4 +100,15 @@ func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) 
 			c.Volumes = append(c.Volumes, triage.Volume{Name: u.Name, Used: u.Used, Capacity: u.Capacity, Inodes: u.Inodes, InodesUsed: u.InodesUsed})
 		}
 	}
+}
+
+// measure gets the kubelet's figures anew.
+func (e *exits) measure(ctx context.Context) {
+	e.volumes.at = time.Now()
+	node, ok := e.node()
+	if !ok {
+		e.volumes.err = errors.New("this node's address is not known")
+		return
+	}
+	e.volumes.got, e.volumes.err = e.kube.KubeletVolumes(ctx, node)
 }

@@ -17,7 +17,7 @@ import (
 func testExits(s *status.Status, begin time.Time) *exits {
 	return &exits{
 		status: func() *status.Status { return s }, metrics: metrics.New("test", func() *status.Status { return s }), log: slog.New(slog.DiscardHandler), begin: begin,
-		ended: make(chan cri.Container, waitingMost), known: map[string]time.Time{}, budget: budget{pods: map[string][]time.Time{}},
+		ended: make(chan cri.Container, waitingMost), known: map[string]time.Time{}, missed: map[string]bool{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
 	}
 }
 
@@ -73,6 +73,48 @@ func TestExitsFollowTheRuntime(t *testing.T) {
 	e.follow(old, &hung)
 	if len(e.ended) != 1 || (<-e.ended).ID != "a" {
 		t.Error("want container a alone: it ran in a pod, and has ended")
+	}
+}
+
+// A pod whose volumes were not shown is looked at when it runs again, another is not; what was seen is evidence then.
+func TestExitsLookAtMissedPods(t *testing.T) {
+	e := testExits(nil, time.Now())
+	e.node = func() (kube.Node, bool) { return kube.Node{}, false }
+	e.miss("u")
+	old := &cri.View{Synced: true, Revision: 1}
+	now := &cri.View{Synced: true, Revision: 2, Containers: []cri.Container{{ID: "a", State: cri.StateRunning, PodUID: "u"}, {ID: "b", State: cri.StateRunning, PodUID: "v"}}}
+	if e.follow(old, now); len(e.ended) != 1 {
+		t.Fatalf("%d told, want the missed pod's alone", len(e.ended))
+	}
+	c := <-e.ended
+	start := time.Now()
+	e.plan(start, c.PodUID)
+	e.plan(start, c.PodUID)
+	if len(e.looks) != 1 || e.looks[0].uid != "u" || !e.due().Equal(start.Add(lookAfter)) {
+		t.Errorf("looks %+v, due %v", e.looks, e.due())
+	}
+	if e.look(t.Context()); !e.volumes.at.IsZero() {
+		t.Error("looked before it was due")
+	}
+	e.looks[0].due = start
+	if e.look(t.Context()); len(e.looks) != 0 || e.volumes.err == nil || len(e.seen) != 0 {
+		t.Errorf("looks %+v, %v, seen %+v", e.looks, e.volumes.err, e.seen)
+	}
+	e.volumes = volumes{at: time.Now()}
+	e.seen["u"] = measured{start, []kube.VolumeUse{{Name: "data", Used: 8, Capacity: 8}}}
+	for uid, want := range map[string]string{"u": "data", "v": ""} {
+		var got triage.Case
+		e.askVolumes(t.Context(), &waitingExit{Exit: kube.Exit{UID: uid}}, &got)
+		if got.NoVolume == "" || len(got.Volumes) > 0 != (want != "") || want != "" && got.Volumes[0].Name != want {
+			t.Errorf("%s: volumes %+v, %q", uid, got.Volumes, got.NoVolume)
+		}
+	}
+	for i := range 2 * missedMax {
+		e.miss(fmt.Sprint(i))
+		e.plan(start, fmt.Sprint(i))
+	}
+	if len(e.missed) > missedMax || len(e.looks) > missedMax {
+		t.Errorf("%d missed, %d planned", len(e.missed), len(e.looks))
 	}
 }
 
