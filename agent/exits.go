@@ -11,6 +11,7 @@ import (
 
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
+	"spillway/agent/oom"
 	"spillway/agent/status"
 	"spillway/agent/triage"
 	"spillway/cri"
@@ -231,7 +232,11 @@ func killsIn(s *status.Status, w *waitingExit) []triage.Kill {
 	var out []triage.Kill
 	for _, k := range slices.Backward(s.OOMKills) {
 		if w.ID != "" && k.ContainerID == w.ID || k.ContainerID == "" && k.PodUID == w.UID && k.Container == w.Container && k.PodUID != "" && k.Container != "" {
-			out = append(out, triage.Kill{At: k.At, PID: k.PID, Process: k.Process, LimitOf: k.LimitOf, Limit: k.LimitBytes})
+			whose, limit := k.LimitOf, k.LimitBytes // the nearest one
+			if k.Domain != "" && k.Domain != string(oom.Unknown) {
+				whose, limit = k.Domain, k.DomainLimitBytes // the one that was reached
+			}
+			out = append(out, triage.Kill{At: k.At, PID: k.PID, Process: k.Process, LimitOf: whose, Limit: limit})
 		}
 	}
 	return out

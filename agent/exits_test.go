@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
 	"spillway/agent/status"
@@ -205,5 +207,20 @@ func TestExitBudget(t *testing.T) {
 	b.silent = now.Add(askAfterFail)
 	if b.allow(now, "new") == "" {
 		t.Error("asked right after no answer")
+	}
+}
+
+// TestKillsIn: the limit that was reached counts, not the nearest one, where it is known.
+func TestKillsIn(t *testing.T) {
+	near, reached := uint64(64<<20), uint64(4<<30)
+	s := &status.Status{OOMKills: []status.OOMKill{
+		{ContainerID: "c", PID: 2, LimitOf: "container", LimitBytes: &near, Domain: "unknown"},
+		{ContainerID: "other", PID: 9},
+		{ContainerID: "c", PID: 1, LimitOf: "container", LimitBytes: &near, Domain: "kubepods", DomainLimitBytes: &reached},
+	}}
+	got := killsIn(s, &waitingExit{Exit: kube.Exit{ID: "c"}})
+	want := []triage.Kill{{PID: 1, LimitOf: "kubepods", Limit: &reached}, {PID: 2, LimitOf: "container", Limit: &near}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

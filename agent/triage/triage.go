@@ -75,7 +75,7 @@ type Kill struct {
 	At      time.Time
 	PID     uint32
 	Process string
-	LimitOf string  // whose limit: container, pod, ...; none: no limit of container or pod
+	LimitOf string  // whose memory had run out: container, pod, kubepods, node, ...; none: no limit of container or pod
 	Limit   *uint64 // bytes, nil: none or not known
 }
 
