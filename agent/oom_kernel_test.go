@@ -239,11 +239,10 @@ func (r record) text(key string) string { return fmt.Sprint(r[key]) }
 
 // logs hands over the records of kills, and may hold the agent up at one.
 type logs struct {
-	mu     sync.Mutex
-	kills  chan record
-	gate   chan struct{} // nil: open
-	other  []string
-	record map[string]any
+	mu    sync.Mutex
+	kills chan record
+	gate  chan struct{} // nil: open
+	other []string
 }
 
 func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
