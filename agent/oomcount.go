@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"spillway/agent/podmap"
+	"spillway/cgroup"
+)
+
+// account reports the kills that the counters of a pod, or of another cgroup, have more than were reported. audited: the audit
+// knows of them.
+func (w *killWatch) account(ctx context.Context, at string, audited bool) (found uint64) {
+	m := w.a.mapper.Map()
+	i := slices.IndexFunc(m.Pods, func(p podmap.Pod) bool { return p.Path == at })
+	if i < 0 {
+		return w.settle(ctx, nil, nil, at, nil, audited)
+	}
+	pod := &m.Pods[i]
+	var counts cgroup.OOMCounts // before those of the containers: see Table.Missing
+	err := w.a.tree.OOMCounts(at, &counts)
+	for j := range pod.Containers {
+		found += w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, nil, audited)
+	}
+	if err != nil {
+		return found
+	}
+	return found + w.settle(ctx, pod, nil, at, &counts, audited) // what the containers do not have was in one that is gone
+}
+
+// settle compares one counter, read here unless it was before, with what was reported, and reports the rest.
+func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, counts *cgroup.OOMCounts, audited bool) uint64 {
+	if counts == nil {
+		counts = new(cgroup.OOMCounts)
+		if w.a.tree.OOMCounts(at, counts) != nil {
+			return 0
+		}
+	}
+	missing := w.table.Missing(at, counts)
+	if missing == 0 {
+		return 0
+	}
+	levels := w.levels(at, 0)
+	w.table.Reported(levels, missing)
+	left := missing
+	for left > 0 && len(w.orphans) > 0 { // lines of the log that wait for their cgroup
+		v := w.orphans[0].v
+		w.orphans = w.orphans[1:]
+		w.place(ctx, &v, 0, at)
+		w.judge(&v, w.a.samples.Now(), "", v.kill.PID)
+		w.seen.Add(1)
+		w.finish(ctx, v)
+		left-- // the audit has seen the line
+	}
+	if left == 0 {
+		return missing
+	}
+	source := w.files()
+	if w.traced {
+		source = rungVmstat
+	} else {
+		w.seen.Add(left)
+		now := w.a.samples.Now()
+		for range min(left, 1024) {
+			if !audited {
+				w.audit.Seen(now)
+			}
+		}
+	}
+	w.missed(left, pod, c, source, levels)
+	return missing
+}
+
+// files is the rung of the cgroups' own files.
+func (w *killWatch) files() string {
+	if w.a.tree.MemoryVersion() == 1 {
+		return rungControl
+	}
+	return rungEvents
+}
+
+// second compares what was reported with the kernel's count, and forgets what is old.
+func (w *killWatch) second(ctx context.Context) {
+	now := w.a.samples.Now()
+	var v cgroup.Vmstat
+	if err := w.a.tree.Vmstat(&v); err != nil {
+		w.a.log.Debug("kills not counted", "error", err)
+	}
+	w.audited.Store(v.OOMKill != cgroup.Absent)
+	if w.traced && (len(w.marks) > 0 || w.a.tracer.Pending() > 0) {
+		// Marks that wait for their turn are not missed: the window gets longer.
+	} else if n := w.audit.Tick(now, v.OOMKill); n > 0 {
+		w.find(ctx, n)
+	}
+	for p, at := range w.marked {
+		if now-at > remember {
+			delete(w.marked, p)
+		}
+	}
+	for pid, at := range w.told {
+		if now-at > remember {
+			delete(w.told, pid)
+			delete(w.causes, pid)
+		}
+	}
+	w.watch()
+	if w.table.Full() {
+		w.prune()
+	}
+}
+
+// find looks where kills were that nobody told of. Below BPF it is a rung's own work to find them in the counters of pods; what no
+// counter of a pod has, and what BPF should have told, is reported as missed.
+func (w *killWatch) find(ctx context.Context, n uint64) {
+	rest := n
+	for _, p := range w.a.mapper.Map().Pods {
+		rest -= min(rest, w.account(ctx, p.Path, true))
+	}
+	if rest > 0 {
+		w.missed(rest, nil, nil, rungVmstat, nil)
+	}
+	if !w.traced {
+		n = rest
+	}
+	if n == 0 {
+		return
+	}
+	w.missing.Add(n)
+	w.a.metrics.OOMMissed(n)
+	w.a.log.Error("oom kills missed: only counters of the kernel tell of them", "missed", n, "outside_pods", rest)
+}
+
+// watch has the waker tell of the cgroups that there are now.
+func (w *killWatch) watch() {
+	m := w.a.mapper.Map()
+	if w.waker == nil || m == w.watched {
+		return
+	}
+	w.watched = m
+	var groups []cgroup.WakeGroup
+	add := func(path string, id uint64) { groups = append(groups, cgroup.WakeGroup{Path: path, ID: id}) }
+	for i := range m.Pods {
+		p := &m.Pods[i]
+		add(p.Path, p.CgroupID)
+		for _, c := range p.Containers {
+			add(c.Path, c.CgroupID)
+		}
+	}
+	if m.Kubepods != "" && w.a.tree.MemoryVersion() == 1 {
+		var n cgroup.OOMCounts
+		if w.a.tree.OOMCounts(m.Kubepods, &n) == nil {
+			add(m.Kubepods, n.ID)
+		}
+	}
+	if top, err := w.a.tree.Children("/"); err == nil {
+		for _, c := range top {
+			if m.Kubepods == "" || c.Path != m.Kubepods && !strings.HasPrefix(m.Kubepods, c.Path+"/") {
+				add(c.Path, c.ID)
+			}
+		}
+	}
+	if err := w.waker.Watch(groups); err != nil {
+		w.a.log.Debug("oom notifications not set", "error", err)
+		return
+	}
+	w.noteWaker()
+}
+
+// noteWaker says when no notification can be had at all, as on a v1 hierarchy that is mounted read-only.
+func (w *killWatch) noteWaker() {
+	active, why := 0, error(nil)
+	for _, s := range w.waker.Sources() {
+		if s.Active {
+			active++
+		} else if why == nil {
+			why = s.Why
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.rungs {
+		r := &w.rungs[i]
+		if r.Name != w.files() {
+			continue
+		}
+		if active == 0 && why != nil {
+			r.State, r.Detail = rungMissing, why.Error()
+		} else {
+			r.State, r.Detail = rungHelps, fmt.Sprintf("of %d cgroups", active)
+		}
+	}
+	for i := range w.rungs { // the first that is there reports
+		r := &w.rungs[i]
+		if r.State == rungMissing {
+			continue
+		}
+		r.State = rungActive
+		for j := i + 1; j < len(w.rungs); j++ {
+			if w.rungs[j].State == rungActive {
+				w.rungs[j].State = rungHelps
+			}
+		}
+		break
+	}
+}
+
+// prune forgets cgroups that are gone.
+func (w *killWatch) prune() {
+	all, err := w.a.tree.All(1 << 20)
+	if err != nil {
+		return
+	}
+	live := make(map[uint64]bool, len(all))
+	for _, c := range all {
+		live[c.ID] = true
+	}
+	w.table.Keep(live)
+}
