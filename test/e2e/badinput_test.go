@@ -31,8 +31,11 @@ type started struct {
 // startAgent runs the binary in the node's namespaces; wrap goes before it on the command line.
 func startAgent(t *testing.T, wrap []string, args ...string) *started {
 	t.Helper()
-	s := &started{socket: filepath.Join("/run", "bad-"+strings.ReplaceAll(filepath.Base(t.Name()), " ", "-")+".sock"), done: make(chan error, 1)}
-	argv := append(append(wrap, runner.Binary, "agent", "--socket", s.socket), args...)
+	name := "bad-" + strings.ReplaceAll(filepath.Base(t.Name()), " ", "-")
+	s := &started{socket: filepath.Join("/run", name+".sock"), done: make(chan error, 1)}
+	state := filepath.Join(runner.Cluster.Run().Disk(), name+".state") // the node's own agent has the usual one
+	t.Cleanup(func() { os.RemoveAll(state) })
+	argv := append(append(wrap, runner.Binary, "agent", "--socket", s.socket, "--state-dir", state), args...)
 	s.cmd = runner.Cluster.Command(context.Background(), argv[0], argv[1:]...)
 	s.cmd.Stderr = &s.stderr
 	if err := s.cmd.Start(); err != nil {
