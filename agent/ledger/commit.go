@@ -48,7 +48,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 				b.drain(l)
 				more = len(b.puts) > 0 || len(b.records) > 0
 				if err := l.commitBatch(&b); err != nil {
-					l.dropped.Add(uint64(len(b.records) + len(l.records)))
+					l.giveUp(&b, err)
 					return nil // it is in Fault and in the log
 				}
 			}
@@ -120,12 +120,32 @@ func (l *Ledger) commitBatch(b *batch) error {
 	}
 	b.deliver(err)
 	if b.due = nil; err == nil {
+		for i := range b.records {
+			b.records[i].tell(b.records[i].id, nil)
+		}
 		b.records, b.bytes, b.wait = nil, 0, retryFirst
 	} else if len(b.records) > 0 {
 		b.due = time.After(b.wait)
 		b.wait = min(2*b.wait, retryMost)
 	}
 	return err
+}
+
+// giveUp drops all records that wait.
+func (l *Ledger) giveUp(b *batch, err error) {
+	for {
+		for i := range b.records {
+			l.dropped.Add(1)
+			b.records[i].tell(0, err)
+		}
+		b.records = b.records[:0]
+		select {
+		case r := <-l.records:
+			b.records = append(b.records, r)
+		default:
+			return
+		}
+	}
 }
 
 func (b *batch) deliver(err error) {
@@ -348,7 +368,8 @@ func (l *Ledger) store(tx *bbolt.Tx, puts []*put, records []queued) (map[string]
 	}
 	after := maps.Clone(l.tallies)
 	now := time.Now()
-	for _, r := range records {
+	for i := range records {
+		r := &records[i]
 		t := after[r.log]
 		if err := l.append(tx, r, &t); err != nil {
 			return nil, err

@@ -43,6 +43,10 @@ func writeForever(dir string) error {
 	if err != nil {
 		return err
 	}
+	events, err := l.Log("events", crashBounds)
+	if err != nil {
+		return err
+	}
 	go l.Run(context.Background())
 	for !l.running.Load() {
 		runtime.Gosched()
@@ -54,6 +58,13 @@ func writeForever(dir string) error {
 	first, _ := strconv.Atoi(string(data)) // 0 at first
 	for n := first + 1; ; n++ {
 		if !g.Append(time.Now(), []byte(fmt.Sprintf("%d %s", n, strings.Repeat("r", n%700)))) {
+			return errors.New("dropped")
+		}
+		if !events.AppendConfirmed(time.Now(), []byte(strconv.Itoa(n)), func(id uint64, err error) {
+			if err == nil {
+				fmt.Printf("event %d %d\n", id, n)
+			}
+		}) {
 			return errors.New("dropped")
 		}
 		for name, text := range map[string]string{"n": strconv.Itoa(n), "pad": strings.Repeat("p", n*7919%30_000)} {
@@ -68,7 +79,7 @@ func writeForever(dir string) error {
 // A process that is killed in the midst of writing loses nothing that was confirmed.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
-	confirmed := 0
+	confirmed, recorded := 0, map[uint64]string{}
 	for life := range 12 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crashFolder+"="+dir)
@@ -83,6 +94,10 @@ func TestKilled(t *testing.T) {
 		}
 		lines, read := bufio.NewScanner(out), 0
 		for lines.Scan() {
+			if id, n, ok := eventLine(lines.Text()); ok {
+				recorded[id] = n
+				continue
+			}
 			n, err := strconv.Atoi(lines.Text())
 			if err != nil {
 				t.Fatalf("%q", lines.Text())
@@ -119,11 +134,27 @@ func TestKilled(t *testing.T) {
 		if len(ids) != len(all) {
 			t.Errorf("life %d: %d IDs for %d records", life, len(ids), len(all))
 		}
+		events := logOf(t, l, "events", crashBounds)
+		for id, n := range recorded {
+			if r, ok, err := events.Get(id); !ok || err != nil || string(r.Data) != n {
+				t.Errorf("life %d: event %d, said to be recorded as %s, is %q, %v, %v", life, id, n, r.Data, ok, err)
+			}
+		}
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	t.Logf("%d writes confirmed in 12 lives", confirmed)
+	t.Logf("%d writes and %d events confirmed in 12 lives", confirmed, len(recorded))
+}
+
+// eventLine reads a line of a record that was said to be on disk.
+func eventLine(line string) (id uint64, n string, ok bool) {
+	words := strings.Fields(line)
+	if len(words) != 3 || words[0] != "event" {
+		return 0, "", false
+	}
+	id, err := strconv.ParseUint(words[1], 10, 64)
+	return id, words[2], err == nil
 }
 
 // onDisk runs f with a disk of so many bytes.

@@ -24,7 +24,7 @@ func filled(t testing.TB) []byte {
 	save(t, l, "b", strings.Repeat("y", 20_000))
 	var records []queued
 	for i := range 300 {
-		records = append(records, queued{"kills", time.Unix(int64(i), 0), []byte(fmt.Sprintf("%040d", i))})
+		records = append(records, queued{log: "kills", at: time.Unix(int64(i), 0), data: []byte(fmt.Sprintf("%040d", i))})
 	}
 	if err := l.commit(nil, records); err != nil {
 		t.Fatal(err)
@@ -181,14 +181,14 @@ func TestRemoved(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "state")
 			l := begin(t, Options{Dir: dir})
 			save(t, l, "a", "1")
-			if err := l.commit(nil, []queued{{"kills", time.Unix(1, 0), []byte("k")}}); err != nil {
+			if err := l.commit(nil, []queued{{log: "kills", at: time.Unix(1, 0), data: []byte("k")}}); err != nil {
 				t.Fatal(err)
 			}
 			if err := remove(dir); err != nil {
 				t.Fatal(err)
 			}
 			save(t, l, "b", "2")
-			if err := l.commit(nil, []queued{{"kills", time.Unix(2, 0), []byte("k")}}); err != nil {
+			if err := l.commit(nil, []queued{{log: "kills", at: time.Unix(2, 0), data: []byte("k")}}); err != nil {
 				t.Fatal(err)
 			}
 			l.Close()

@@ -233,7 +233,7 @@ func TestCompaction(t *testing.T) {
 	for i := range 4 {
 		save(t, l, fmt.Sprint(i), "small")
 	}
-	if err := l.commit(nil, []queued{{"kills", time.Unix(1, 0), []byte("k")}, {"kills", time.Unix(2, 0), []byte("l")}}); err != nil {
+	if err := l.commit(nil, []queued{{log: "kills", at: time.Unix(1, 0), data: []byte("k")}, {log: "kills", at: time.Unix(2, 0), data: []byte("l")}}); err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
@@ -252,7 +252,7 @@ func TestCompaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.commit(nil, []queued{{"kills", time.Unix(3, 0), []byte("m")}}); err != nil {
+	if err := l.commit(nil, []queued{{log: "kills", at: time.Unix(3, 0), data: []byte("m")}}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := g.Newest(9)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"slices"
 	"time"
 
@@ -37,6 +38,15 @@ type queued struct {
 	log  string
 	at   time.Time
 	data []byte
+	done func(id uint64, err error) // nil: nobody waits to hear of it
+	id   uint64                     // that the commit under way gives it
+}
+
+// tell says what became of the record.
+func (r *queued) tell(id uint64, err error) {
+	if r.done != nil {
+		r.done(id, err)
+	}
 }
 
 // tally is what a log has on disk.
@@ -70,10 +80,15 @@ func (l *Ledger) Log(name string, b Bounds) (*Log, error) {
 
 // Append queues a record and returns at once. Run writes it, within a second when the disk takes it, and before any document
 // that is saved after it. False: the queue is full or data has more than 64 KiB, and the record is dropped and counted.
-func (g *Log) Append(at time.Time, data []byte) bool {
+func (g *Log) Append(at time.Time, data []byte) bool { return g.AppendConfirmed(at, data, nil) }
+
+// AppendConfirmed is Append, and calls done with the record's ID when it is there after a crash, or with the reason why it was
+// given up: the ledger ended before the disk took it. done is called at most once, by Run, which waits for it; it must not save
+// anything. It is not called when AppendConfirmed returns false.
+func (g *Log) AppendConfirmed(at time.Time, data []byte, done func(id uint64, err error)) bool {
 	if len(data) <= maxRecord {
 		select {
-		case g.l.records <- queued{g.name, at, slices.Clone(data)}:
+		case g.l.records <- queued{log: g.name, at: at, data: slices.Clone(data), done: done}:
 			return true
 		default:
 		}
@@ -87,6 +102,25 @@ func (g *Log) Newest(n int) (out []Record, err error) {
 	err = g.read(func(b *bbolt.Bucket) error {
 		c := b.Cursor()
 		for k, v := c.Last(); k != nil && len(out) < n; k, v = c.Prev() {
+			r, ok := record(k, v)
+			if !ok {
+				return damaged("record %x", k)
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// After returns up to n records that are on disk and came after the one with that ID, oldest first. It reads from disk.
+func (g *Log) After(id uint64, n int) (out []Record, err error) {
+	err = g.read(func(b *bbolt.Bucket) error {
+		if id == math.MaxUint64 {
+			return nil
+		}
+		c := b.Cursor()
+		for k, v := c.Seek(key(id + 1)); k != nil && len(out) < n; k, v = c.Next() {
 			r, ok := record(k, v)
 			if !ok {
 				return damaged("record %x", k)
@@ -138,7 +172,7 @@ func (g *Log) read(f func(*bbolt.Bucket) error) error {
 }
 
 // append puts one record into its log.
-func (l *Ledger) append(tx *bbolt.Tx, r queued, t *tally) error {
+func (l *Ledger) append(tx *bbolt.Tx, r *queued, t *tally) error {
 	name := []byte(logPrefix + r.log)
 	b := tx.Bucket(name)
 	if b == nil {
@@ -153,6 +187,7 @@ func (l *Ledger) append(tx *bbolt.Tx, r queued, t *tally) error {
 	if err := b.SetSequence(t.last); err != nil {
 		return err
 	}
+	r.id = t.last
 	k := key(t.last)
 	v := frame(k, append(binary.BigEndian.AppendUint64(nil, uint64(r.at.UnixNano())), r.data...))
 	t.records++

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -94,7 +95,7 @@ func TestLogBounds(t *testing.T) {
 	for i := range 10 {
 		at := now.Add(time.Duration(i-9) * 30 * time.Minute)
 		for _, name := range []string{"few", "small", "young"} {
-			in = append(in, queued{name, at, make([]byte, 180)})
+			in = append(in, queued{log: name, at: at, data: make([]byte, 180)})
 		}
 	}
 	if err := l.commit(nil, in); err != nil {
@@ -120,7 +121,7 @@ func TestLogBounds(t *testing.T) {
 	l.Close()
 	l = begin(t, Options{Dir: l.opts.Dir})
 	few = logOf(t, l, "few", Bounds{3, 1 << 20, 24 * time.Hour})
-	if err := l.commit(nil, []queued{{"few", now, nil}}); err != nil {
+	if err := l.commit(nil, []queued{{log: "few", at: now, data: nil}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := newest(t, few, 9); len(got) != 1 || got[0].ID != 11 {
@@ -143,7 +144,7 @@ func TestSizeIsBounded(t *testing.T) {
 	for i := range 120 {
 		var in []queued
 		for range 100 {
-			in = append(in, queued{"kills", time.Now(), make([]byte, 50+r.IntN(1000))})
+			in = append(in, queued{log: "kills", at: time.Now(), data: make([]byte, 50+r.IntN(1000))})
 		}
 		if err := l.commit([]*put{{name: "a", data: make([]byte, r.IntN(100_000))}}, in); err != nil {
 			t.Fatal(err)
@@ -179,5 +180,58 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 	if taken != queueRecords || l.Stats().Dropped != 10 {
 		t.Errorf("%d taken, %+v", taken, l.Stats())
+	}
+}
+
+// What was confirmed has its ID and is on disk; what was given up is said to be.
+func TestAppendConfirmed(t *testing.T) {
+	dir := t.TempDir()
+	var told []uint64
+	life(t, Options{Dir: dir}, func(l *Ledger) {
+		g := logOf(t, l, "events", Bounds{100, 1 << 20, 100 * 365 * 24 * time.Hour})
+		done := make(chan error, 1)
+		for i := range 5 {
+			var id uint64
+			if !g.AppendConfirmed(time.Unix(int64(i), 0), []byte{byte(i)}, func(n uint64, err error) { id = n; done <- err }) {
+				t.Fatal("dropped")
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if r, ok, err := g.Get(id); !ok || err != nil || r.Data[0] != byte(i) {
+				t.Fatalf("record %d: %v, %v, %v", id, r, ok, err)
+			}
+			told = append(told, id)
+		}
+		for from := range 6 {
+			after := uint64(0)
+			if from > 0 {
+				after = told[from-1]
+			}
+			got, err := g.After(after, 3)
+			if err != nil || len(got) != min(3, 5-from) {
+				t.Fatalf("after %d: %v, %v", after, got, err)
+			}
+			for i := range got {
+				if got[i].ID != told[from+i] {
+					t.Errorf("after %d: %v", after, got)
+				}
+			}
+		}
+	})
+	l := begin(t, Options{Dir: dir})
+	g := logOf(t, l, "events", Bounds{100, 1 << 20, 100 * 365 * 24 * time.Hour})
+	var err error
+	if !g.AppendConfirmed(time.Now(), nil, func(_ uint64, e error) { err = e }) {
+		t.Fatal("dropped")
+	}
+	l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if rerr := l.Run(ctx); rerr != nil || err == nil || l.Stats().Dropped != 1 {
+		t.Errorf("run: %v; told %v; %+v", rerr, err, l.Stats())
+	}
+	if g.AppendConfirmed(time.Now(), make([]byte, maxRecord+1), func(uint64, error) { t.Error("told of what was refused") }) {
+		t.Error("a record that is too large is taken")
 	}
 }
