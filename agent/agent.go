@@ -84,6 +84,7 @@ type Agent struct {
 	onces       chan onceStart // capacity 1
 	killsLost   atomic.Uint64
 	keptKills   *ledger.Log // nil: standalone
+	incidents   *incidents  // nil: standalone
 	sources     sources
 
 	loop loop
@@ -127,6 +128,7 @@ func New(opts Options) (*Agent, error) {
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
 	if a.cfg.Mode != Standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
+		views.Events = &status.EventViews{List: a.events, Get: a.event}
 	}
 	if a.server, err = status.Listen(opts.Socket, views); err != nil {
 		return nil, err // a second agent on this node would act twice
@@ -329,6 +331,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("metrics", a.serveMetrics)
 	} else {
 		a.sources.set("metrics", status.Off, "no address given")
+	}
+	if a.incidents != nil {
+		start("incidents", func(context.Context) error { return a.incidents.run() }) // ends with the loop
 	}
 	start("loop", a.loop.run)
 

@@ -10,11 +10,13 @@ import (
 	"spillway/agent/status"
 )
 
-// What the ledger holds: a document for each manager that has to remember, and a log of OOM kills.
+// What the ledger holds: a document for each manager that has to remember, a log of OOM kills, and one of
+// incidents and our own evictions.
 const (
 	evictionsDocument = "evictions"
 	brakesDocument    = "brakes"
 	killsLog          = "oom-kills"
+	incidentsLog      = "incidents"
 )
 
 // earlierFiles are where agents without a ledger kept the documents, in Options.StateDir.
@@ -22,6 +24,9 @@ var earlierFiles = map[string]string{evictionsDocument: "evictions.json", brakes
 
 // killsBounds bound the OOM kills that are kept; one takes about 600 bytes.
 var killsBounds = ledger.Bounds{Records: 4096, Bytes: 4 << 20, Age: 30 * 24 * time.Hour}
+
+// incidentsBounds bound the incidents that are kept: a record takes some 5 KiB, and at most 16 KiB (incident.MaxRecord).
+var incidentsBounds = ledger.Bounds{Records: 4096, Bytes: 8 << 20, Age: 30 * 24 * time.Hour}
 
 // openLedger opens what survives a restart. Standalone, nothing does.
 func (a *Agent) openLedger() (err error) {
@@ -32,8 +37,15 @@ func (a *Agent) openLedger() (err error) {
 	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Import: earlierFiles, Logger: a.log}); err != nil {
 		return err
 	}
-	a.keptKills, err = a.ledger.Log(killsLog, killsBounds)
-	return err
+	if a.keptKills, err = a.ledger.Log(killsLog, killsBounds); err != nil {
+		return err
+	}
+	kept, err := a.ledger.Log(incidentsLog, incidentsBounds)
+	if err != nil {
+		return err
+	}
+	a.incidents = newIncidents(a, kept)
+	return nil
 }
 
 // keepKill queues an OOM kill for the ledger. It never waits.
@@ -46,7 +58,10 @@ func (a *Agent) keepKill(k *status.OOMKill) {
 		a.log.Error("oom kill not kept", "error", err)
 		return
 	}
-	a.keptKills.Append(k.At, data) // what is dropped is counted
+	at, who := k.At, k.Who()
+	a.keptKills.AppendConfirmed(at, data, func(id uint64, err error) { // what is dropped is counted
+		a.incidents.confirmed(eventID(status.EventKill, id), "oom kill", who, err)
+	})
 }
 
 // killsBefore returns the newest OOM kills of the agents before this one, oldest first.
@@ -91,7 +106,7 @@ func (a *Agent) observeLedger() {
 		why := "what was kept could not be used and is " + aside + " now: a full cooldown went before the first eviction"
 		a.sources.set("ledger", status.Degraded, why)
 	case s.Dropped > 0:
-		a.sources.set("ledger", status.Degraded, fmt.Sprintf("%d OOM kills were not kept: the disk did not keep up", s.Dropped))
+		a.sources.set("ledger", status.Degraded, fmt.Sprintf("%d OOM kills or parts of incidents were not kept: the disk did not keep up", s.Dropped))
 	default:
 		a.sources.set("ledger", status.OK, a.ledger.Path())
 	}

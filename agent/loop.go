@@ -63,6 +63,7 @@ type loop struct {
 	level       pressure.Level
 	said        map[string]time.Time // when a repeating state was last logged
 	once        *onceRun             // nil: no maintenance run goes on
+	flight      flight
 }
 
 func (l *loop) init(a *Agent) {
@@ -100,6 +101,7 @@ func (l *loop) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.endOnce(time.Now(), status.OnceStopping, "the agent stops")
+			l.endIncidents(time.Now())
 			return nil
 		case <-l.a.samples.Ticks():
 		case r := <-results:
@@ -137,6 +139,7 @@ func (l *loop) run(ctx context.Context) error {
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
 			l.recordEvent(time.Now(), "oom-kill", k)
+			l.noteKill(time.Now(), &k)
 			if len(l.kills) > keepKills {
 				l.kills = l.kills[len(l.kills)-keepKills:]
 			}
@@ -167,6 +170,7 @@ func (l *loop) pass(now time.Time) {
 		l.stepOnce(now)
 		l.noteNearMiss(now)
 	}
+	l.followIncidents(now)
 	l.judgeHistory()
 	l.passes++
 	l.a.lastPass.Store(now.UnixNano())

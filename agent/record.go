@@ -30,6 +30,7 @@ func (l *loop) booked(o *evict.Outcome) {
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,
 		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
+	l.noteEviction(time.Now(), o)
 	if o.State == evict.InFlight {
 		l.brake(time.Now(), o)
 	}

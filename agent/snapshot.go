@@ -32,6 +32,9 @@ func (l *loop) publish(now time.Time) {
 		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
 	}
 	slices.Reverse(s.OOMKills)
+	if a.incidents != nil {
+		s.Incidents = a.incidents.newest()
+	}
 	for _, d := range slices.Backward(l.decisions) {
 		s.Decisions = append(s.Decisions, *d)
 	}

@@ -83,6 +83,24 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 	return out
 }
 
+// reasonEvicted is what the kubelet writes as the reason of a pod that it evicts (Reason in pkg/kubelet/eviction/helpers.go).
+const reasonEvicted = "Evicted"
+
+// kubeletEviction returns what the kubelet says of having evicted a pod, nil when it did not.
+func kubeletEviction(obj any) *KubeletEviction {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || pod.Status.Reason != reasonEvicted {
+		return nil
+	}
+	e := &KubeletEviction{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), Message: pod.Status.Message}
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			e.At = c.LastTransitionTime.Time
+		}
+	}
+	return e
+}
+
 // controllerOf returns the owner reference with controller: true, the zero Owner when there is none.
 func controllerOf(o metav1.Object) policy.Owner {
 	ref := metav1.GetControllerOfNoCopy(o)

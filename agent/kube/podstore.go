@@ -20,6 +20,8 @@ import (
 type PodView struct {
 	// Pods holds every pod bound to this node, finished ones included, sorted by namespace, then name.
 	Pods []policy.Pod
+	// Evicted holds those that the kubelet has evicted, for as long as the API server lists them.
+	Evicted []KubeletEviction
 	// Synced is false until the first complete set arrived; Pods is empty then, which does not mean "no pods".
 	Synced bool
 	// LastContact is when the server last answered a list or the opening of a watch, or sent an event or a bookmark.
@@ -27,6 +29,14 @@ type PodView struct {
 	LastContact time.Time
 	// Err says why the watch is not healthy now; "" when it is open, or when nothing was tried yet.
 	Err string
+}
+
+// KubeletEviction is what the kubelet wrote into the status of a pod that it evicted: reason Evicted (pkg/kubelet/eviction). It
+// keeps that reason until the pod is deleted.
+type KubeletEviction struct {
+	Namespace, Name, UID string
+	At                   time.Time // lastTransitionTime of the condition DisruptionTarget, whole seconds; zero: it has none
+	Message              string
 }
 
 // podStore is the reflector's store: it keeps converted pods only.
@@ -38,6 +48,7 @@ type podStore struct {
 	pods    map[string]*policy.Pod
 	places  map[string]*placement // by UID, of the same pods
 	ends    map[string]ends       // likewise
+	evicted []KubeletEviction     // of the same pods; replaced, never changed
 	sorted  []policy.Pod          // nil when it has to be made again; readers share it
 	synced  bool
 	contact time.Time
@@ -73,7 +84,7 @@ func (s *podStore) view() PodView {
 			s.sorted = append(s.sorted, *p)
 		}
 	}
-	return PodView{Pods: slices.Clip(s.sorted), Synced: s.synced, LastContact: s.contact, Err: s.err}
+	return PodView{Pods: slices.Clip(s.sorted), Evicted: slices.Clip(s.evicted), Synced: s.synced, LastContact: s.contact, Err: s.err}
 }
 
 func (s *podStore) hint() {
@@ -94,9 +105,11 @@ func (s *podStore) put(obj any) error {
 	if err != nil {
 		return err
 	}
+	evicted := kubeletEviction(obj)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.contact = time.Now()
+	s.noteEvicted(p, evicted)
 	old, ok := s.pods[p.Key()]
 	if ok && old.UID != p.UID {
 		delete(s.places, old.UID)
@@ -131,24 +144,46 @@ func (s *podStore) Delete(obj any) error {
 		delete(s.places, old.UID)
 		delete(s.pods, key)
 		s.sorted = nil
+		s.noteEvicted(old, nil)
 		s.hint()
 	}
 	return nil
 }
 
+// noteEvicted keeps what the kubelet says of a pod in place of what it said before; mu is held.
+func (s *podStore) noteEvicted(p *policy.Pod, now *KubeletEviction) {
+	i := slices.IndexFunc(s.evicted, func(e KubeletEviction) bool { return e.Namespace == p.Namespace && e.Name == p.Name })
+	if i < 0 && now == nil || i >= 0 && now != nil && s.evicted[i] == *now {
+		return
+	}
+	next := slices.Clone(s.evicted)
+	if i >= 0 {
+		next = slices.Delete(next, i, i+1)
+	}
+	if now != nil {
+		next = append(next, *now)
+	}
+	s.evicted = next
+	s.hint()
+}
+
 // Replace takes a complete set.
 func (s *podStore) Replace(list []any, _ string) error {
 	pods, places := make(map[string]*policy.Pod, len(list)), make(map[string]*placement, len(list))
+	var evicted []KubeletEviction
 	for _, obj := range list {
 		p, place, err := toPod(obj)
 		if err != nil {
 			return err
 		}
 		pods[p.Key()], places[p.UID] = p, place
+		if e := kubeletEviction(obj); e != nil {
+			evicted = append(evicted, *e)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.contact, s.places = time.Now(), places
+	s.contact, s.places, s.evicted = time.Now(), places, evicted
 	for _, obj := range list {
 		s.ended(obj.(*corev1.Pod))
 	}

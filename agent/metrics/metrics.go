@@ -35,6 +35,8 @@ type Metrics struct {
 	brakes    *prometheus.CounterVec
 	replaced  *prometheus.CounterVec
 	exits     *prometheus.CounterVec
+	incidents *prometheus.CounterVec
+	unkept    prometheus.Counter
 	sent      prometheus.Histogram
 	latency   prometheus.Histogram
 	oomEvents *prometheus.CounterVec
@@ -65,6 +67,10 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
 		exits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_container_exits_total",
 			Help: "Containers that ended with a code other than 0, by why they did."}, []string{"cause"}),
+		incidents: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_incidents_total",
+			Help: "Incidents that began, by what they began with."}, []string{"kind"}),
+		unkept: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_incidents_dropped_total",
+			Help: "Triggers and parts of incidents that were not kept: too many at a time, or the ledger did not keep up."}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
 			Help:    "From the sample that decided to the Eviction request on the wire.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .15, .25, .5, 1, 3}}),
@@ -80,7 +86,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -132,6 +138,12 @@ func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).
 
 // Exit counts one ended container by its cause.
 func (m *Metrics) Exit(cause string) { m.exits.WithLabelValues(cause).Inc() }
+
+// Incident counts one incident that began.
+func (m *Metrics) Incident(kind string) { m.incidents.WithLabelValues(kind).Inc() }
+
+// IncidentDropped counts a trigger, or a part of an incident, that was not kept.
+func (m *Metrics) IncidentDropped() { m.unkept.Inc() }
 
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }

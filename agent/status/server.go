@@ -34,12 +34,16 @@ type Views struct {
 	// Once begins a maintenance run, which ends with ctx; the channel is closed after the event with the summary. While another
 	// one goes on it answers ErrOnceBusy. nil: this agent evicts nobody.
 	Once func(ctx context.Context, r OnceRequest) (<-chan OnceEvent, error)
+	// Events hand out what happened; nil: this agent keeps nothing.
+	Events *EventViews
 }
 
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
 // the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation, GET /v1/recording the
 // recording (see agent/recording). POST /v1/once with a OnceRequest begins a maintenance run and hands out OnceEvents, one on a
-// line, until it ends or the connection does.
+// line, until it ends or the connection does. GET /v1/events hands out an EventList, with the parameters since, limit and wait
+// (seconds) of EventQuery: who follows events asks again with since set to Next of the answer before, and wait. GET /v1/events/ID
+// hands out an EventDetail; 404 says which IDs there are.
 type Server struct {
 	path     string
 	file     os.FileInfo // of the socket: another agent's is not removed
@@ -141,6 +145,7 @@ func serverOf(views Views) *http.Server {
 			panic(http.ErrAbortHandler) // the client must not take a part for the whole
 		}
 	})
+	serveEvents(mux, views.Events)
 	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) { serveOnce(w, r, views.Once) })
 	return &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,

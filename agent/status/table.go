@@ -70,6 +70,12 @@ func WriteTable(w io.Writer, s *Status) error {
 		}
 	}
 	writeExits(t, s.Exits)
+	if len(s.Incidents) > 0 {
+		fmt.Fprintln(t, "\nINCIDENT\tAT\tSUBJECT\tWHAT")
+		for _, e := range s.Incidents {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", Clean(e.ID), e.At.Format(time.RFC3339), Clean(e.Subject), Clean(e.Text))
+		}
+	}
 	if len(s.Decisions) > 0 {
 		fmt.Fprintln(t, "\nDECISION\tAT\tLEVEL\tSTATE\tVICTIM\tREASON")
 		for _, d := range s.Decisions {
@@ -134,6 +140,12 @@ func WriteTable(w io.Writer, s *Status) error {
 
 // maxReclaims is how many of the newest reclaims are shown: a reader's cache is reclaimed every second.
 const maxReclaims = 5
+
+// Words says what came of it, with the reason.
+func (r *Reclaim) Words() string { return r.state() }
+
+// Words says what came of it, with the reason.
+func (b *Brake) Words() string { return b.state() }
 
 // state is what came of it, with the reason.
 func (r *Reclaim) state() string {

@@ -62,6 +62,7 @@ func hostile() *Status {
 		OOMKills: []OOMKill{{At: at, Namespace: "shop", Pod: ansi, Container: "c\b\b\b", Process: "java\nfake", PID: 42, AnonBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(1 << 30)), LimitOf: "container",
 			Source: "bpf", Victims: 20, Domain: "cgroup", DomainCgroup: "/kubepods/" + ansi, DomainKnownBy: "memory.events"}, {At: at, Cgroup: "/user.slice", Process: "sh", PID: 43, LimitOf: "none", Source: "kmsg", Victims: 1, Domain: "node", DomainKnownBy: "no-limit"},
 			{At: at, Cgroup: "/kubepods/pod", LimitOf: "unknown", Source: "vmstat", Victims: 3, Domain: "unknown"}},
+		Incidents: []Event{{ID: "inc-7", At: at, Subject: "shop/" + ansi, Text: "the kernel killed java (pid 42)"}, {ID: "inc-6", At: at, Subject: "node", Text: lines}},
 		Decisions: []Decision{{ID: "0301-1", At: at, Level: "evict", State: "victim", Victim: "shop/" + ansi, Reason: lines, Score: ptr(78.25)},
 			{ID: "0301-0", At: at, Level: "critical", State: "held", Reason: "paused"}},
 	}

@@ -27,6 +27,7 @@ type Status struct {
 	Exits     []Exit     `json:"exits"`     // containers that ended with a code other than 0, newest first
 	ExitsLost uint64     `json:"exitsLost"` // that were not looked at: too many at once
 	Decisions []Decision `json:"decisions"` // newest first
+	Incidents []Event    `json:"incidents"` // the newest three, newest first
 }
 
 // Pressure is the verdict on the node.

@@ -1,0 +1,395 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"spillway/agent/evict"
+	"spillway/agent/incident"
+	"spillway/agent/pressure"
+	"spillway/agent/sampler"
+	"spillway/agent/status"
+)
+
+// What the loop keeps for incidents that may come.
+const (
+	keepGone = 2 * time.Minute // of a pod whose cgroup went: the kubelet's word of its eviction comes later
+	mostGone = 16
+)
+
+// flight is the loop's part of the flight recorder: which incidents go on, and whose series they need.
+type flight struct {
+	tracker incident.Tracker
+	serial  int
+	level   pressure.Level
+	series  map[string]*sampler.Series // that are followed, by pod cgroup UID
+	gone    []goneSeries
+	lookAt  time.Time
+	evicted map[string]bool // by UID: what the kubelet did and is noted
+	cases   map[string]*flightCase
+}
+
+// goneSeries is a pod that was followed until a moment ago.
+type goneSeries struct {
+	uid    string
+	at     time.Time
+	series *sampler.Series
+}
+
+// flightCase is what an incident that goes on needs of the loop.
+type flightCase struct {
+	began  time.Duration              // since boot
+	series map[string]*sampler.Series // of its pods, by UID as the incident has it
+	others []string                   // in the order of series
+}
+
+// note takes a trigger into the flight recorder. Any part of the loop may call it; it waits for nothing.
+func (l *loop) note(now time.Time, tr incident.Trigger) {
+	w := l.a.incidents
+	if w == nil {
+		return
+	}
+	f := &l.flight
+	c, begins := f.tracker.Note(now, func() string {
+		f.serial++
+		return fmt.Sprintf("%s%d", l.a.keyPrefix(), f.serial)
+	}, tr)
+	if c == nil {
+		l.a.metrics.IncidentDropped()
+		return
+	}
+	k := f.cases[c.Key]
+	if begins {
+		if f.cases == nil {
+			f.cases = map[string]*flightCase{}
+		}
+		k = &flightCase{began: l.a.samples.Now() - now.Sub(tr.At), series: map[string]*sampler.Series{}}
+		f.cases[c.Key] = k
+		l.a.metrics.Incident(string(c.Kind))
+	}
+	l.follow(k, tr.Subject.UID)
+	if begins {
+		if len(k.series) == 0 {
+			l.follow(k, l.grower())
+		}
+		w.put(l.firstPart(now, c, k))
+	}
+}
+
+// follow makes a pod's series part of an incident.
+func (l *loop) follow(k *flightCase, uid string) {
+	if uid == "" || k.series[uid] != nil || len(k.series) >= mostPods {
+		return
+	}
+	if s := l.seriesOf(uid); s != nil {
+		k.series[uid] = s
+		k.others = append(k.others, uid)
+	}
+}
+
+// mostPods is how many pods of an incident have a series.
+const mostPods = 3
+
+// seriesOf finds a pod's series by its UID, also when its cgroup went a moment ago.
+func (l *loop) seriesOf(uid string) *sampler.Series {
+	m := l.a.mapper.Map()
+	for i := range m.Pods {
+		if p := &m.Pods[i]; p.API != nil && p.API.UID == uid {
+			uid = p.UID // a static pod has another one on the node
+			break
+		}
+	}
+	for _, s := range l.a.samples.Series() {
+		if s.Target.Key == uid {
+			return s
+		}
+	}
+	for _, g := range slices.Backward(l.flight.gone) {
+		if g.uid == uid {
+			return g.series
+		}
+	}
+	return nil
+}
+
+// grower is the pod that grows most, "" when none does.
+func (l *loop) grower() (uid string) {
+	ranking := l.judge.Ranking()
+	most := 0.0
+	for i := range ranking {
+		if c := &ranking[i]; c.Reading.Fresh && c.Reading.Growth > most {
+			uid, most = c.Pod.UID, c.Reading.Growth
+		}
+	}
+	return uid
+}
+
+// firstPart is what is known when an incident begins. The writer adds the series.
+func (l *loop) firstPart(now time.Time, c *incident.Case, k *flightCase) incidentJob {
+	i := l.part(now, c)
+	i.State, i.Pressure = incident.Open, l.pressureStatus()
+	ranking := l.judge.Ranking()
+	all := make([]incident.Neighbour, 0, len(ranking))
+	for n := range ranking {
+		x := &ranking[n]
+		if !x.Reading.Fresh {
+			continue
+		}
+		nb := incident.Neighbour{Namespace: x.Pod.Namespace, Pod: x.Pod.Name, UID: x.Pod.UID, QoS: string(x.Pod.QoS), WorkingSet: x.Reading.WorkingSet,
+			Growth: x.Reading.Growth, Request: x.Pod.Request, Protection: x.Protection.Name}
+		if x.Pod.LimitSet {
+			nb.Limit = &x.Pod.Limit
+		}
+		all = append(all, nb)
+	}
+	i.Neighbours = incident.Nearest(all, c.About)
+	return l.job(i, k, incident.Window{Began: k.began, From: k.began - incident.Before, To: l.a.samples.Now()})
+}
+
+// lastPart is what came after the beginning.
+func (l *loop) lastPart(now time.Time, c *incident.Case, k *flightCase, note string) incidentJob {
+	i := l.part(now, c)
+	i.State, i.Ended, i.Note = incident.Complete, now, note
+	p := l.pressureStatus()
+	i.Afterwards = &status.Pressure{Level: p.Level, LevelNow: p.LevelNow, Reason: p.Reason, Signal: p.Signal, MarginBytes: p.MarginBytes, UsedPercent: p.UsedPercent,
+		SlopeBytes: p.SlopeBytes, CacheSlope: p.CacheSlope, ETASeconds: p.ETASeconds, LeadSeconds: p.LeadSeconds, Cause: p.Cause}
+	job := l.job(i, k, incident.Window{Began: k.began, From: k.began, To: l.a.samples.Now()})
+	job.rest = true
+	return job
+}
+
+// part is what both parts have.
+func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
+	counts := make(map[incident.Kind]int, len(c.Counts))
+	for k, n := range c.Counts {
+		counts[k] = n
+	}
+	i := &incident.Incident{Version: incident.Version, Key: c.Key, Kind: c.Kind, Subject: c.Subject, Node: l.a.opts.NodeName, Began: c.Began.UTC(),
+		Counts: counts, Triggers: slices.Clone(c.Triggers)}
+	for _, t := range c.Kills {
+		i.Kills = append(i.Kills, *t.Kill)
+	}
+	from := c.Began.Add(-incident.Before)
+	for _, d := range l.decisions {
+		if !d.At.Before(from) {
+			short := *d
+			short.Ranking, short.Reason, short.Why = nil, incident.Cut(d.Reason), incident.Cut(d.Why)
+			i.Decisions = append(i.Decisions, short)
+		}
+	}
+	i.Decisions = i.Decisions[max(0, len(i.Decisions)-mostDecisions):]
+	i.Actions = l.actions(from)
+	return i
+}
+
+// How many decisions and actions of its time an incident has, the newest.
+const (
+	mostDecisions = 8
+	mostActions   = 24
+)
+
+// actions are what Spillway and the kubelet did since a moment, oldest first.
+func (l *loop) actions(from time.Time) []incident.Action {
+	var out []incident.Action
+	if m := l.a.evicts; m != nil {
+		for _, o := range m.Outcomes() {
+			if !o.AskedAt.Before(from) {
+				out = append(out, incident.Action{At: o.AskedAt, By: incident.Spillway, What: "eviction", Pod: o.Victim.Pod.Key(), Text: incident.Cut(outcomeText(o))})
+			}
+		}
+	}
+	if m := l.a.reclaims; m != nil {
+		for _, r := range l.reclaimStatus().Attempts {
+			if !r.At.Before(from) {
+				out = append(out, incident.Action{At: r.At, By: incident.Spillway, What: "reclaim", Pod: r.Pod,
+					Text: incident.Cut(r.Words() + fmt.Sprintf(", %s of %s back", status.Size(float64(r.BackBytes)), status.Size(float64(r.WantBytes))))})
+			}
+		}
+	}
+	for _, b := range l.brakeStatus() {
+		if !b.At.Before(from) {
+			out = append(out, incident.Action{At: b.At, By: incident.Spillway, What: "brake", Pod: b.Pod, Text: incident.Cut(b.Words())})
+		}
+	}
+	if l.a.cluster != nil {
+		for _, e := range l.a.cluster.client.Pods().Evicted {
+			if !e.At.IsZero() && !e.At.Before(from.Truncate(time.Second)) {
+				out = append(out, incident.Action{At: e.At, By: incident.Kubelet, What: "eviction", Pod: e.Namespace + "/" + e.Name, Text: incident.Cut(e.Message)})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b incident.Action) int { return a.At.Compare(b.At) })
+	return out[max(0, len(out)-mostActions):]
+}
+
+// outcomeText says what came of an eviction.
+func outcomeText(o *evict.Outcome) string {
+	text := string(o.State)
+	if o.DryRun {
+		text += " (dry run)"
+	}
+	if o.Answer.Code != 0 {
+		text += fmt.Sprintf(", answer %d", o.Answer.Code)
+	}
+	text += fmt.Sprintf(", %s expected", status.Size(float64(o.Victim.Release)))
+	if o.MeasuredKnown {
+		text += fmt.Sprintf(", %s measured %.1f s after the call", status.Size(float64(o.Measured)), o.EndedAt.Sub(o.AskedAt).Seconds())
+	}
+	if !o.ShortenedAt.IsZero() {
+		text += ", its grace period cut short"
+	}
+	if o.Answer.Message != "" && o.State == evict.Refused {
+		text += ": " + o.Answer.Message
+	}
+	return text
+}
+
+// job is what the writer needs to complete a part.
+func (l *loop) job(i *incident.Incident, k *flightCase, w incident.Window) incidentJob {
+	job := incidentJob{part: i, window: w, thresholds: l.thresholds(), wall: time.Now().Add(-l.a.samples.Now())}
+	ranking := l.judge.Ranking()
+	for _, uid := range k.others {
+		p := podSeries{series: k.series[uid], pod: incident.Pod{Subject: incident.Subject{UID: uid}}}
+		for n := range ranking {
+			if x := ranking[n].Pod; x.UID == uid {
+				request := x.Request
+				p.pod.Subject.Namespace, p.pod.Subject.Pod, p.pod.QoS, p.pod.Request = x.Namespace, x.Name, string(x.QoS), &request
+				if x.LimitSet {
+					limit := x.Limit
+					p.pod.Limit = &limit
+				}
+			}
+		}
+		for _, t := range i.Triggers {
+			if t.Subject.UID == uid && p.pod.Subject.Pod == "" {
+				p.pod.Subject.Namespace, p.pod.Subject.Pod = t.Subject.Namespace, t.Subject.Pod
+			}
+		}
+		job.pods = append(job.pods, p)
+	}
+	return job
+}
+
+// followIncidents looks for triggers that nobody calls note for, and ends the incidents whose time is over.
+func (l *loop) followIncidents(now time.Time) {
+	f := &l.flight
+	if l.a.incidents == nil {
+		return
+	}
+	if v := l.verdict.Now; v != f.level {
+		if v == pressure.Critical && f.level != pressure.LevelUnknown {
+			l.note(now, incident.Trigger{Kind: incident.Critical, At: now, Text: "the level became critical: " + l.verdict.Reason})
+		}
+		f.level = v
+	}
+	if now.Sub(f.lookAt) < time.Second && f.tracker.Empty() {
+		return
+	}
+	if now.Sub(f.lookAt) >= time.Second {
+		f.lookAt = now
+		l.keepGone(now)
+		l.noteKubelet(now)
+	}
+	for _, c := range f.tracker.Due(now, l.busy) {
+		l.endIncident(now, c, "")
+	}
+}
+
+func (l *loop) endIncident(now time.Time, c *incident.Case, note string) {
+	if k := l.flight.cases[c.Key]; k != nil {
+		l.a.incidents.put(l.lastPart(now, c, k, note))
+		delete(l.flight.cases, c.Key)
+	}
+}
+
+// endIncidents ends all that go on, as the agent does.
+func (l *loop) endIncidents(now time.Time) {
+	if l.a.incidents == nil {
+		return
+	}
+	for _, c := range l.flight.tracker.End() {
+		l.endIncident(now, c, "the agent was stopped before all of it was seen")
+	}
+	close(l.a.incidents.jobs)
+}
+
+// busy reports whether an eviction of one of the incident's pods goes on.
+func (l *loop) busy(c *incident.Case) bool {
+	if l.a.evicts == nil {
+		return false
+	}
+	return slices.ContainsFunc(l.a.evicts.Outcomes(), func(o *evict.Outcome) bool { return o.Open() && !o.DryRun && c.About(o.Victim.Pod.UID) })
+}
+
+// keepGone keeps the series of pods that are no longer followed for a while.
+func (l *loop) keepGone(now time.Time) {
+	f := &l.flight
+	next := make(map[string]*sampler.Series, len(f.series))
+	for _, s := range l.a.samples.Series() {
+		next[s.Target.Key] = s
+	}
+	for uid, s := range f.series {
+		if next[uid] == nil {
+			f.gone = append(f.gone, goneSeries{uid, now, s})
+		}
+	}
+	f.series = next
+	f.gone = slices.DeleteFunc(f.gone, func(g goneSeries) bool { return now.Sub(g.at) > keepGone })
+	f.gone = slices.Delete(f.gone, 0, max(0, len(f.gone)-mostGone))
+}
+
+// noteKubelet notes what the kubelet evicted. What it did before this agent began is no news.
+func (l *loop) noteKubelet(now time.Time) {
+	if l.a.cluster == nil {
+		return
+	}
+	view := l.a.cluster.client.Pods()
+	if !view.Synced {
+		return
+	}
+	f := &l.flight
+	first, known := f.evicted == nil, f.evicted
+	f.evicted = make(map[string]bool, len(view.Evicted))
+	for _, e := range view.Evicted {
+		f.evicted[e.UID] = true
+		if known[e.UID] || first && (e.At.IsZero() || e.At.Before(l.a.begin)) {
+			continue
+		}
+		at := e.At
+		if at.After(now) || now.Sub(at) > incident.Longest {
+			at = now
+		}
+		l.note(now, incident.Trigger{Kind: incident.KubeletEviction, At: at, Subject: incident.Subject{Namespace: e.Namespace, Pod: e.Name, UID: e.UID},
+			Text: "the kubelet evicted the pod: " + e.Message})
+	}
+}
+
+// noteKill notes a kill by the kernel. One at a limit of its own is no matter of the node's.
+func (l *loop) noteKill(now time.Time, k *status.OOMKill) {
+	s := incident.Subject{Namespace: k.Namespace, Pod: k.Pod, UID: k.PodUID, Container: k.Container}
+	if k.PodUID == "" {
+		s.Cgroup = k.Cgroup
+	}
+	l.note(now, incident.Trigger{Kind: incident.OOMKill, At: k.At, Subject: s, Text: status.KillText(k), Own: k.LimitBytes != nil, Kill: k})
+}
+
+// noteEviction notes an eviction of our own that was accepted, and keeps a line of it.
+func (l *loop) noteEviction(now time.Time, o *evict.Outcome) {
+	if l.a.incidents == nil || o.State != evict.InFlight && o.State != evict.WouldEvict {
+		return
+	}
+	v := &o.Victim
+	what := "Spillway evicted the pod"
+	if o.DryRun {
+		what = "Spillway would have evicted the pod (observe mode)"
+	}
+	text := fmt.Sprintf("%s to get %s back", what, status.Size(float64(v.Release)))
+	if d := l.decision(v.DecisionID); d != nil && d.Why != "" {
+		text += ": " + d.Why
+	}
+	s := incident.Subject{Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID}
+	l.a.incidents.put(incidentJob{eviction: &status.Event{At: o.AskedAt.UTC(), Type: status.EventEviction, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID,
+		Subject: s.String(), Text: incident.Cut(text)}})
+	l.note(now, incident.Trigger{Kind: incident.Eviction, At: o.AskedAt, Subject: s, Text: text})
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spillway/agent/incident"
+	"spillway/agent/status"
+)
+
+func eventsCommand(stdout io.Writer) *cobra.Command {
+	output := format("table")
+	var socket string
+	var follow bool
+	number := status.DefaultEvents
+	c := &cobra.Command{
+		Use:   "events",
+		Short: "List and follow what happened on this node: incidents, OOM kills, evictions by Spillway",
+		Long: `List what happened on this node, oldest first: OOM kills, evictions that Spillway asked for, and incidents. An incident is
+what the agent recorded around an OOM kill, an eviction by the kubelet or by Spillway, or a critical shortage: two minutes
+before it and half a minute or more after it. What belongs together is one incident. "events show ID" tells its story.
+
+Events survive a restart: OOM kills and incidents of up to 30 days are kept. Times are those of the local time zone.`,
+		Example: `  spillway events
+  spillway events -n 100 -o json
+  spillway events -f
+  spillway events show inc-12
+  kubectl -n spillway-system exec ds/spillway -- /spillway events`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if number < 1 || number > status.MaxEvents {
+				return fmt.Errorf("-n %d: want 1 to %d", number, status.MaxEvents)
+			}
+			return events(cmd.Context(), socket, number, follow, stdout, output)
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
+	c.Flags().IntVarP(&number, "number", "n", number, "of the newest events that are shown")
+	c.Flags().VarP(&output, "output", "o", "table or json (with -f a line for each event)")
+	c.PersistentFlags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
+	c.AddCommand(eventCommand(stdout, &socket))
+	return c
+}
+
+// events lists what there is, and with follow what comes.
+func events(ctx context.Context, socket string, number int, follow bool, stdout io.Writer, output format) error {
+	show := func(l *status.EventList, head bool) error {
+		switch {
+		case output == "json" && !follow:
+			return writeJSON(stdout, l)
+		case output == "json":
+			enc := json.NewEncoder(stdout)
+			for i := range l.Events {
+				if err := enc.Encode(l.Events[i]); err != nil {
+					return fmt.Errorf("write events: %w", err)
+				}
+			}
+			return nil
+		}
+		if head && len(l.Events) == 0 && !follow {
+			_, err := fmt.Fprintln(stdout, "nothing was recorded yet")
+			return err
+		}
+		return status.WriteEvents(stdout, l.Events, time.Local, head)
+	}
+	q := status.EventQuery{Limit: number}
+	for head := true; ; head = false {
+		asked, cancel := context.WithTimeout(ctx, q.Wait+10*time.Second)
+		l, err := status.GetEvents(asked, socket, q)
+		cancel()
+		if ctx.Err() != nil && follow {
+			return nil // Ctrl-C is how it ends
+		}
+		if err != nil {
+			return err
+		}
+		if err := show(&l, head); err != nil || !follow {
+			return err
+		}
+		q = status.EventQuery{Since: l.Next, Limit: status.MaxEvents, Wait: 30 * time.Second}
+	}
+}
+
+func eventCommand(stdout io.Writer, socket *string) *cobra.Command {
+	output := storyFormat("text")
+	c := &cobra.Command{
+		Use:   "show ID",
+		Short: "Tell the story of one event",
+		Long: `Tell the story of one event. Of an incident it says what happened, limit, use and growth of the pod, how the node was and
+its neighbours, and what Spillway and the kubelet did. An OOM kill or an eviction is shown with the incident that it is part
+of.`,
+		Example: `  spillway events show inc-12
+  spillway events show oom-40 -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			d, err := status.GetEvent(ctx, *socket, args[0])
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(stdout, d)
+			}
+			return tell(stdout, &d, time.Local)
+		},
+	}
+	c.Flags().VarP(&output, "output", "o", "text or json")
+	return c
+}
+
+// tell prints an event for people.
+func tell(w io.Writer, d *status.EventDetail, zone *time.Location) error {
+	var b strings.Builder
+	if d.Event.Type != status.EventIncident {
+		if err := status.WriteEvents(&b, []status.Event{d.Event}, zone, true); err != nil {
+			return err
+		}
+		if len(d.Incident) == 0 {
+			b.WriteString("\nit is part of no incident that is kept\n")
+		} else {
+			fmt.Fprintf(&b, "\nit is part of %s:\n\n", status.Clean(d.Event.Incident))
+		}
+	}
+	if len(d.Incident) > 0 {
+		var i incident.Incident
+		if err := json.Unmarshal(d.Incident, &i); err != nil {
+			return fmt.Errorf("read incident: %w", err)
+		}
+		if i.Version != incident.Version {
+			return fmt.Errorf("read incident: version %d, this client knows %d: use -o json", i.Version, incident.Version)
+		}
+		b.WriteString(incident.Story(&i, zone))
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("write event: %w", err)
+	}
+	return nil
+}
+
+// storyFormat is how a story is printed.
+type storyFormat string
+
+func (f *storyFormat) String() string { return string(*f) }
+func (f *storyFormat) Type() string   { return "format" }
+
+// Set accepts what can be printed.
+func (f *storyFormat) Set(v string) error {
+	if v != "text" && v != "json" {
+		return errors.New("want text or json")
+	}
+	*f = storyFormat(v)
+	return nil
+}
