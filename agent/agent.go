@@ -110,6 +110,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a.rules, _ = a.cfg.policy()
 	a.sources.init(a.log)
+	a.metrics = metrics.New(opts.Version, a.snapshot.Load)
 	ok := false
 	defer func() {
 		if !ok {
@@ -144,6 +145,9 @@ func New(opts Options) (*Agent, error) {
 	if err := a.openLedger(); err != nil {
 		return nil, err
 	}
+	if err := a.openIncidents(); err != nil {
+		return nil, err
+	}
 	if err := a.openCluster(); err != nil {
 		return nil, err
 	}
@@ -155,7 +159,6 @@ func New(opts Options) (*Agent, error) {
 	}); err != nil {
 		return nil, err
 	}
-	a.metrics = metrics.New(opts.Version, a.snapshot.Load)
 	a.openExits()
 	a.loop.init(a)
 	ok = true

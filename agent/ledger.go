@@ -37,8 +37,14 @@ func (a *Agent) openLedger() (err error) {
 	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Import: earlierFiles, Logger: a.log}); err != nil {
 		return err
 	}
-	if a.keptKills, err = a.ledger.Log(killsLog, killsBounds); err != nil {
-		return err
+	a.keptKills, err = a.ledger.Log(killsLog, killsBounds)
+	return err
+}
+
+// openIncidents opens the flight recorder, which needs the ledger.
+func (a *Agent) openIncidents() error {
+	if a.ledger == nil {
+		return nil
 	}
 	kept, err := a.ledger.Log(incidentsLog, incidentsBounds)
 	if err != nil {
@@ -58,9 +64,11 @@ func (a *Agent) keepKill(k *status.OOMKill) {
 		a.log.Error("oom kill not kept", "error", err)
 		return
 	}
-	at, who := k.At, k.Who()
-	a.keptKills.AppendConfirmed(at, data, func(id uint64, err error) { // what is dropped is counted
-		a.incidents.confirmed(eventID(status.EventKill, id), "oom kill", who, err)
+	who := k.Who()
+	a.keptKills.AppendConfirmed(k.At, data, func(id uint64, err error) { // what is dropped is counted
+		if a.incidents != nil {
+			a.incidents.confirmed(eventID(status.EventKill, id), status.EventKill, who, err)
+		}
 	})
 }
 

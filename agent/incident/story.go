@@ -179,7 +179,7 @@ func (s *story) memory() string {
 		text += "."
 		var slopes []string
 		for _, sl := range p.Slopes {
-			slopes = append(slopes, fmt.Sprintf("%s/s over %s", signedSize(sl.BytesPerSecond), time.Duration(sl.WindowSeconds*float64(time.Second))))
+			slopes = append(slopes, fmt.Sprintf("%s/s over %s", signedSize(sl.BytesPerSecond), window(sl.WindowSeconds)))
 		}
 		if len(slopes) > 0 {
 			text += " Without page cache it grew by " + strings.Join(slopes, ", ") + "."
@@ -224,20 +224,16 @@ func (s *story) node() string {
 	return text
 }
 
+// maxTold is how many of the things that one has done the words name; the list has all.
+const maxTold = 2
+
 // done tells what Spillway and the kubelet did, in short.
 func (s *story) done() string {
-	own, others := 0, 0
-	for _, a := range s.i.Actions {
-		if a.By == Spillway {
-			own++
-		} else {
-			others++
-		}
-	}
+	own, others := s.did(Spillway), s.did(Kubelet)
 	var text string
 	switch {
-	case own > 0:
-		text = fmt.Sprintf("Spillway did %s, which the list below has.", plural(own, "thing", "things"))
+	case own != "":
+		text = "Spillway did " + own
 	case len(s.i.Decisions) > 0:
 		d := &s.i.Decisions[len(s.i.Decisions)-1]
 		text = "Spillway looked at the pods and evicted nobody: " + sentence(d.Reason)
@@ -249,10 +245,31 @@ func (s *story) done() string {
 	default:
 		text = "Spillway did nothing."
 	}
-	if others > 0 {
-		text += fmt.Sprintf(" The kubelet did %s.", plural(others, "thing", "things"))
+	if others != "" {
+		text += " The kubelet did " + others
 	}
 	return text
+}
+
+// did names what somebody did, "" when it was nothing.
+func (s *story) did(by string) string {
+	var told []string
+	n := 0
+	for _, a := range s.i.Actions {
+		if a.By != by {
+			continue
+		}
+		if n++; n <= maxTold {
+			told = append(told, fmt.Sprintf("%s of %s (%s)", a.What, status.Clean(a.Pod), strings.TrimRight(status.Clean(a.Text), ".")))
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	if n > maxTold {
+		told = append(told, fmt.Sprintf("and %d more", n-maxTold))
+	}
+	return fmt.Sprintf("%s: %s.", plural(n, "thing", "things"), strings.Join(told, ", "))
 }
 
 func plural(n int, one, many string) string {
@@ -260,6 +277,14 @@ func plural(n int, one, many string) string {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
+}
+
+// window prints a time in whole minutes or seconds.
+func window(seconds float64) string {
+	if seconds >= 60 {
+		return fmt.Sprintf("%.0f min", seconds/60)
+	}
+	return fmt.Sprintf("%.0f s", seconds)
 }
 
 // at returns the column's value at the beginning of the incident: the newest that is not after it.
