@@ -13,7 +13,7 @@
 //	                +--------------------+--------------------+
 //	          agent/status          agent/metrics      log, journald, Kubernetes Events     agent/recording
 //	                                     |
-//	          [agent/ledger] <--- state before each Eviction call and each brake; OOM kills
+//	          [agent/ledger] <--- state before each Eviction call and each brake; OOM kills; incidents
 //
 // Assess and Decide are called through agent/judge, which keeps the windows between them. It is pure, like what it calls: a
 // recording of its arguments can be played again, see [Replay].
@@ -30,7 +30,9 @@
 // learned. The writes to cgroups are made by the goroutines of agent/reclaim (page cache, before anybody is evicted) and
 // agent/brake (memory.high of a victim that still grows), as the kernel may take its time for them. What must survive a
 // restart is written by the ledger, for which the senders of evict and brake wait and the loop never does; it ends after
-// them. A maintenance run, asked for over the socket, is a state machine that the loop steps after its own decisions.
+// them. Around an OOM kill, an eviction and a critical verdict the loop notes an incident; the rings are read and the record is
+// made (agent/incident) by a writer, which the loop does not wait for either. A maintenance run, asked for over the socket,
+// is a state machine that the loop steps after its own decisions.
 //
 // Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,
@@ -47,7 +49,7 @@
 //	cmd
 //	agent
 //	sampler podmap kube evict brake reclaim ledger metrics recording oom
-//	judge                                    (pure)
+//	judge incident                           (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
 //

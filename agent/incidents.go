@@ -168,7 +168,9 @@ func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
 	i := &incident.Incident{Version: incident.Version, Key: c.Key, Kind: c.Kind, Subject: c.Subject, Node: l.a.opts.NodeName, Began: c.Began.UTC(),
 		Counts: counts, Triggers: slices.Clone(c.Triggers)}
 	for _, t := range c.Kills {
-		i.Kills = append(i.Kills, *t.Kill)
+		kill := *t.Kill
+		kill.Others = kill.Others[:min(mostOthers, len(kill.Others))] // the kill's own record has all
+		i.Kills = append(i.Kills, kill)
 	}
 	from := c.Began.Add(-incident.Before)
 	for _, d := range l.decisions {
@@ -187,6 +189,7 @@ func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
 const (
 	mostDecisions = 8
 	mostActions   = 24
+	mostOthers    = 8 // victims of a group kill
 )
 
 // actions are what Spillway and the kubelet did since a moment, oldest first.
@@ -371,7 +374,7 @@ func (l *loop) noteKill(now time.Time, k *status.OOMKill) {
 	if k.PodUID == "" {
 		s.Cgroup = k.Cgroup
 	}
-	l.note(now, incident.Trigger{Kind: incident.OOMKill, At: k.At, Subject: s, Text: status.KillText(k), Own: k.LimitBytes != nil, Kill: k})
+	l.note(now, incident.Trigger{Kind: incident.OOMKill, At: k.At, Subject: s, Text: status.KillText(k), Own: k.OwnLimit(), Kill: k})
 }
 
 // noteEviction notes an eviction of our own that was accepted, and keeps a line of it.

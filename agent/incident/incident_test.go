@@ -188,7 +188,10 @@ func TestRecordThatIsTooLarge(t *testing.T) {
 				first.Kills = append(first.Kills, status.OOMKill{Cgroup: noise(4000)})
 			}
 		},
-		"gates": func() { first.Pressure.Gates = []status.Gate{{Detail: noise(30_000)}}; first.Pressure.Reason = noise(20_000) },
+		"gates": func() {
+			first.Pressure.Gates = []status.Gate{{Detail: noise(30_000)}}
+			first.Pressure.Reason = noise(20_000)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc()

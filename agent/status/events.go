@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,14 +180,17 @@ func WriteEvents(w io.Writer, events []Event, zone *time.Location, head bool) er
 	return nil
 }
 
-// KillText says in one sentence what the kernel killed.
+// KillText says in one sentence what the kernel killed, and whose memory had run out.
 func KillText(k *OOMKill) string {
 	var b strings.Builder
-	process := k.Process
-	if process == "" {
-		process = "a process"
+	switch process := cmp.Or(k.Process, "a process"); {
+	case k.PID == 0:
+		fmt.Fprintf(&b, "the kernel killed %d that nobody saw", k.Victims)
+	case k.Victims > 1:
+		fmt.Fprintf(&b, "the kernel killed %s (pid %d) and %d more", process, k.PID, k.Victims-1)
+	default:
+		fmt.Fprintf(&b, "the kernel killed %s (pid %d)", process, k.PID)
 	}
-	fmt.Fprintf(&b, "the kernel killed %s (pid %d)", process, k.PID)
 	if k.Container != "" {
 		fmt.Fprintf(&b, " in container %s", k.Container)
 	}
@@ -194,6 +198,12 @@ func KillText(k *OOMKill) string {
 		fmt.Fprintf(&b, " with %s of anonymous memory", Size(float64(*k.AnonBytes)))
 	}
 	switch {
+	case k.Domain != "" && k.Domain != "unknown" && k.DomainLimitBytes != nil:
+		fmt.Fprintf(&b, ": %s was at its limit of %s", k.whose(), Size(float64(*k.DomainLimitBytes)))
+	case k.Domain == "node":
+		b.WriteString(": the node was out of memory")
+	case k.Domain != "" && k.Domain != "unknown":
+		fmt.Fprintf(&b, ": %s was out of memory", k.whose())
 	case k.LimitBytes != nil:
 		fmt.Fprintf(&b, ", limit %s of the %s", Size(float64(*k.LimitBytes)), k.LimitOf)
 	case k.LimitOf == "none":
@@ -202,8 +212,29 @@ func KillText(k *OOMKill) string {
 	return b.String()
 }
 
+// OwnLimit reports whether the victim's own container, pod or cgroup had run out of memory, and not what it shares with others.
+// Where that is not known, a limit of its own stands for it.
+func (k *OOMKill) OwnLimit() bool {
+	switch k.Domain {
+	case "container", "pod", "cgroup":
+		return true
+	case "", "unknown":
+		return k.LimitBytes != nil
+	}
+	return false
+}
+
 // Who names what a kill hit: the pod, else the cgroup.
 func (k *OOMKill) Who() string { return k.who() }
 
 // Size prints an amount of bytes as everywhere.
 func Size(b float64) string { return size(b) }
+
+// whose is domain within a sentence.
+func (k *OOMKill) whose() string {
+	switch k.Domain {
+	case "container", "pod", "cpuset", "mempolicy":
+		return "the " + k.Domain
+	}
+	return k.domain()
+}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spillway/agent/incident"
 	"spillway/agent/status"
 	"spillway/test/scenario"
 )
@@ -63,6 +64,7 @@ func leak(t *testing.T, rate int, deaf bool) {
 	checkEvent(t, o, "SpillwayEvicted")
 	checkAudit(t, o, agentUser)
 	checkReplay(t, o.Pod)
+	checkIncident(t, incident.Eviction, o.Pod)
 }
 
 // TestKubeletAlone is the other side of the table: what happens to the same pods without Spillway. It asserts only that

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spillway/agent/incident"
 	"spillway/agent/status"
 	"spillway/test/cluster"
 	"spillway/test/scenario"
@@ -301,6 +302,7 @@ spec:
 			if !strings.Contains(logs, `"msg":"oom kill","namespace":"default","pod":"`+pod+`"`) || !strings.Contains(logs, `"limit_bytes":67108864`) {
 				t.Errorf("log does not name the kill:\n%s", logs)
 			}
+			checkIncident(t, incident.OOMKill, pod)
 		})
 	}
 }
