@@ -120,11 +120,11 @@ func TestKillText(t *testing.T) {
 	for want, k := range map[string]OOMKill{
 		"the kernel killed java (pid 42) in container c with 1.00 GiB of anonymous memory, limit 2.00 GiB of the pod": {Process: "java", PID: 42, Container: "c", AnonBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(2 << 30)), LimitOf: "pod"},
 		"the kernel killed a process (pid 7), no limit of its own":                                                    {PID: 7, LimitOf: "none"},
-		"the kernel killed java (pid 9) and 19 more in container c: the container was at its limit of 1.00 GiB":           {Process: "java", PID: 9, Victims: 20, Container: "c", Domain: "container", DomainLimitBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(5))},
+		"the kernel killed java (pid 9) and 19 more in container c: the container was at its limit of 1.00 GiB":       {Process: "java", PID: 9, Victims: 20, Container: "c", Domain: "container", DomainLimitBytes: ptr(uint64(1 << 30)), LimitBytes: ptr(uint64(5))},
 		"the kernel killed java (pid 9): the node was out of memory":                                                  {Process: "java", PID: 9, Victims: 1, Domain: "node", LimitBytes: ptr(uint64(5)), LimitOf: "container"},
 		"the kernel killed java (pid 9): /kubepods was at its limit of 2.00 GiB":                                      {Process: "java", PID: 9, Domain: "cgroup", DomainCgroup: "/kubepods", DomainLimitBytes: ptr(uint64(2 << 30))},
 		"the kernel killed 3 that nobody saw, limit 1.00 GiB of the pod":                                              {Victims: 3, Domain: "unknown", LimitBytes: ptr(uint64(1 << 30)), LimitOf: "pod"},
-		"the kernel killed sh (pid 8)":                                                                                {Process: "sh", PID: 8, LimitOf: "unknown"},
+		"the kernel killed sh (pid 8)": {Process: "sh", PID: 8, LimitOf: "unknown"},
 	} {
 		if got := KillText(&k); got != want {
 			t.Errorf("%q, want %q", got, want)
