@@ -297,8 +297,13 @@ func (w *incidents) whole(id uint64, first *incident.Incident) (*incident.Incide
 			break
 		}
 	}
-	if out.ID = eventID(status.EventIncident, id); out.State == incident.Open && !strings.HasPrefix(first.Key, w.a.keyPrefix()) {
-		out.State = incident.Broken
+	out.ID = eventID(status.EventIncident, id)
+	switch {
+	case out.State != incident.Open:
+	case !strings.HasPrefix(first.Key, w.a.keyPrefix()):
+		out.State, out.Note = incident.Broken, "the agent ended before the rest was written"
+	case time.Since(first.Began) > 2*incident.Longest:
+		out.State, out.Note = incident.Broken, "the rest was not kept: too much at a time, or the disk did not keep up"
 	}
 	return &out, nil
 }

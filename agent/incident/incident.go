@@ -74,7 +74,7 @@ type State string
 const (
 	Open     State = "open"     // the rest is not written yet
 	Complete State = "complete" // all is there
-	Broken   State = "broken"   // the agent ended before the rest was written
+	Broken   State = "broken"   // there is no rest, and none will come: Note says why
 )
 
 // Subject is whom it is about: a pod, or with empty fields the node.

@@ -94,7 +94,7 @@ func TestStory(t *testing.T) {
 	first, rest := someIncident(0)
 	whole := Join(first, rest)
 	broken := *first
-	broken.State = Broken
+	broken.State, broken.Note = Broken, "the agent ended before the rest was written"
 	node := &Incident{Version: Version, Kind: Critical, Node: "node-1", Began: began, State: Open, Counts: map[Kind]int{Critical: 1},
 		Triggers: []Trigger{{Kind: Critical, At: began, Text: "the level became critical: ETA 0.4 s"}},
 		Pressure: status.Pressure{Level: "critical", Reason: "ETA 0.4 s", Signal: "memory.available", MarginBytes: ptr(int64(40 * mib)), UsedPercent: ptr(98.5), ETASeconds: ptr(0.4), SlopeBytes: 100 * mib, Cause: "pods"}}

@@ -49,9 +49,9 @@ func (s *story) head() {
 	case Complete:
 		fmt.Fprintf(s, "ended      %s, after %.0f s\n", i.Ended.In(s.zone).Format(status.EventStamp), i.Ended.Sub(i.Began).Seconds())
 	case Broken:
-		fmt.Fprintf(s, "ended      not known: the agent ended before the rest was written\n")
+		s.WriteString("ended      not known\n")
 	default:
-		fmt.Fprintf(s, "ended      not yet: what follows it is still being recorded\n")
+		s.WriteString("ended      not yet: what follows it is still being recorded\n")
 	}
 	if i.Note != "" {
 		fmt.Fprintf(s, "note       %s\n", status.Clean(i.Note))
