@@ -86,7 +86,8 @@ func (w *incidents) since(text string) (cursor, error) {
 	}
 	kind, id, ok := parseEventID(text)
 	if !ok {
-		return cursor{}, fmt.Errorf("%w: since %q, want an event's ID such as inc-12, or what an earlier answer had as next", status.ErrQuery, text)
+		const want = "want an event's ID such as inc-12, or what an earlier answer had as next"
+		return cursor{}, fmt.Errorf("%w: since %q, %s", status.ErrQuery, text, want)
 	}
 	own, other := w.log, w.a.keptKills
 	if kind == status.EventKill {
@@ -216,8 +217,8 @@ func (w *incidents) killLine(r ledger.Record) (status.Event, bool) {
 }
 
 func killEvent(id uint64, k *status.OOMKill) status.Event {
-	return status.Event{ID: eventID(status.EventKill, id), At: k.At, Type: status.EventKill, Namespace: k.Namespace, Pod: k.Pod, UID: k.PodUID, Container: k.Container,
-		Subject: k.Who(), Text: status.KillText(k)}
+	return status.Event{ID: eventID(status.EventKill, id), At: k.At, Type: status.EventKill, Namespace: k.Namespace, Pod: k.Pod,
+		UID: k.PodUID, Container: k.Container, Subject: k.Who(), Text: status.KillText(k)}
 }
 
 func parseEventID(text string) (kind string, id uint64, ok bool) {

@@ -48,7 +48,8 @@ type podSeries struct {
 }
 
 func newIncidents(a *Agent, log *ledger.Log) *incidents {
-	w := &incidents{a: a, log: log, jobs: make(chan incidentJob, incidentQueue), done: make(chan struct{}), news: make(chan struct{})}
+	w := &incidents{a: a, log: log, jobs: make(chan incidentJob, incidentQueue),
+		done: make(chan struct{}), news: make(chan struct{})}
 	list, err := w.list(status.EventQuery{Limit: status.DefaultEvents}, nil)
 	if err != nil {
 		a.log.Warn("earlier incidents are not known", "error", err)
@@ -113,7 +114,8 @@ func (w *incidents) recorded(id uint64, r *incident.Record, err error) {
 			w.drop(err.Error())
 			return
 		}
-		w.a.log.Info("incident completed", "subject", r.Incident.Subject.String(), "kind", string(r.Incident.Kind), "triggers", r.Incident.Line())
+		i := r.Incident
+		w.a.log.Info("incident completed", "subject", i.Subject.String(), "kind", string(i.Kind), "triggers", i.Line())
 	default:
 		if err == nil {
 			e := eventOf(id, r.Incident)
@@ -171,7 +173,10 @@ func (w *incidents) complete(job *incidentJob) {
 	allSeconds, allFull := convert(seconds), convert(full)
 	low, at := pressure.Unknown, time.Duration(0)
 	for _, x := range append(allSeconds[:len(allSeconds):len(allSeconds)], allFull...) {
-		if m := incident.Margin(&x, job.thresholds); m.Known() && x.At >= job.window.From && x.At <= job.window.To && (!low.Known() || m < low) {
+		if x.At < job.window.From || x.At > job.window.To {
+			continue
+		}
+		if m := incident.Margin(&x, job.thresholds); m.Known() && (!low.Known() || m < low) {
 			low, at = m, x.At
 		}
 	}
@@ -179,7 +184,8 @@ func (w *incidents) complete(job *incidentJob) {
 		i.Lowest = &incident.Low{Bytes: int64(low), At: job.wall.Add(at).UTC().Round(time.Millisecond)}
 	}
 	atNode := func(x *pressure.Sample) time.Duration { return x.At }
-	i.Series = incident.NodeSeries(incident.Choose(allSeconds, allFull, atNode, job.window, !job.rest), job.thresholds, job.window.Began)
+	chosen := incident.Choose(allSeconds, allFull, atNode, job.window, !job.rest)
+	i.Series = incident.NodeSeries(chosen, job.thresholds, job.window.Began)
 	for _, p := range job.pods {
 		seconds, scratch := p.series.Seconds(make([]sampler.GroupSample, sampler.KeepPod1s/time.Second), nil)
 		full, _ := p.series.Window(make([]sampler.GroupSample, s.Slots()), scratch)
@@ -202,15 +208,16 @@ func podPoints(in []sampler.GroupSample) []incident.PodPoint {
 	out := make([]incident.PodPoint, 0, len(in))
 	for n := range in {
 		x := &in[n]
-		out = append(out, incident.PodPoint{At: x.At, WorkingSet: amount(x.WorkingSet), Anon: amount(x.Anon), ActiveFile: amount(x.ActiveFile), Usage: amount(x.Usage)})
+		out = append(out, incident.PodPoint{At: x.At, WorkingSet: amount(x.WorkingSet), Anon: amount(x.Anon),
+			ActiveFile: amount(x.ActiveFile), Usage: amount(x.Usage)})
 	}
 	return out
 }
 
 // eventOf is an incident's line in a list.
 func eventOf(id uint64, i *incident.Incident) status.Event {
-	return status.Event{ID: eventID(status.EventIncident, id), At: i.Began, Type: status.EventIncident, Kind: string(i.Kind), Namespace: i.Subject.Namespace,
-		Pod: i.Subject.Pod, UID: i.Subject.UID, Container: i.Subject.Container, Subject: i.Subject.String(), Text: i.Line()}
+	return status.Event{ID: eventID(status.EventIncident, id), At: i.Began, Type: status.EventIncident, Kind: string(i.Kind),
+		Namespace: i.Subject.Namespace, Pod: i.Subject.Pod, UID: i.Subject.UID, Container: i.Subject.Container, Subject: i.Subject.String(), Text: i.Line()}
 }
 
 func eventID(kind string, id uint64) string { return fmt.Sprintf("%s-%d", eventPrefixes[kind], id) }

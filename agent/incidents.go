@@ -136,8 +136,8 @@ func (l *loop) firstPart(now time.Time, c *incident.Case, k *flightCase) inciden
 		if !x.Reading.Fresh {
 			continue
 		}
-		nb := incident.Neighbour{Namespace: x.Pod.Namespace, Pod: x.Pod.Name, UID: x.Pod.UID, QoS: string(x.Pod.QoS), WorkingSet: x.Reading.WorkingSet,
-			Growth: x.Reading.Growth, Request: x.Pod.Request, Protection: x.Protection.Name}
+		nb := incident.Neighbour{Namespace: x.Pod.Namespace, Pod: x.Pod.Name, UID: x.Pod.UID, QoS: string(x.Pod.QoS),
+			WorkingSet: x.Reading.WorkingSet, Growth: x.Reading.Growth, Request: x.Pod.Request, Protection: x.Protection.Name}
 		if x.Pod.LimitSet {
 			nb.Limit = &x.Pod.Limit
 		}
@@ -152,8 +152,9 @@ func (l *loop) lastPart(now time.Time, c *incident.Case, k *flightCase, note str
 	i := l.part(now, c)
 	i.State, i.Ended, i.Note = incident.Complete, now, note
 	p := l.pressureStatus()
-	i.Afterwards = &status.Pressure{Level: p.Level, LevelNow: p.LevelNow, Reason: p.Reason, Signal: p.Signal, MarginBytes: p.MarginBytes, UsedPercent: p.UsedPercent,
-		SlopeBytes: p.SlopeBytes, CacheSlope: p.CacheSlope, ETASeconds: p.ETASeconds, LeadSeconds: p.LeadSeconds, Cause: p.Cause}
+	i.Afterwards = &status.Pressure{Level: p.Level, LevelNow: p.LevelNow, Reason: p.Reason, Signal: p.Signal,
+		MarginBytes: p.MarginBytes, UsedPercent: p.UsedPercent, SlopeBytes: p.SlopeBytes, CacheSlope: p.CacheSlope,
+		ETASeconds: p.ETASeconds, LeadSeconds: p.LeadSeconds, Cause: p.Cause}
 	job := l.job(i, k, incident.Window{Began: k.began, From: k.began, To: l.a.samples.Now()})
 	job.rest = true
 	return job
@@ -165,8 +166,8 @@ func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
 	for k, n := range c.Counts {
 		counts[k] = n
 	}
-	i := &incident.Incident{Version: incident.Version, Key: c.Key, Kind: c.Kind, Subject: c.Subject, Node: l.a.opts.NodeName, Began: c.Began.UTC(),
-		Counts: counts, Triggers: slices.Clone(c.Triggers)}
+	i := &incident.Incident{Version: incident.Version, Key: c.Key, Kind: c.Kind, Subject: c.Subject,
+		Node: l.a.opts.NodeName, Began: c.Began.UTC(), Counts: counts, Triggers: slices.Clone(c.Triggers)}
 	for _, t := range c.Kills {
 		kill := *t.Kill
 		kill.Others = kill.Others[:min(mostOthers, len(kill.Others))] // the kill's own record has all
@@ -198,15 +199,16 @@ func (l *loop) actions(from time.Time) []incident.Action {
 	if m := l.a.evicts; m != nil {
 		for _, o := range m.Outcomes() {
 			if !o.AskedAt.Before(from) {
-				out = append(out, incident.Action{At: o.AskedAt, By: incident.Spillway, What: "eviction", Pod: o.Victim.Pod.Key(), Text: incident.Cut(outcomeText(o))})
+				out = append(out, incident.Action{At: o.AskedAt, By: incident.Spillway, What: "eviction", Pod: o.Victim.Pod.Key(),
+					Text: incident.Cut(outcomeText(o))})
 			}
 		}
 	}
 	if m := l.a.reclaims; m != nil {
 		for _, r := range l.reclaimStatus().Attempts {
 			if !r.At.Before(from) {
-				out = append(out, incident.Action{At: r.At, By: incident.Spillway, What: "reclaim", Pod: r.Pod,
-					Text: incident.Cut(r.Words() + fmt.Sprintf(", %s of %s back", status.Size(float64(r.BackBytes)), status.Size(float64(r.WantBytes))))})
+				text := fmt.Sprintf("%s, %s of %s back", r.Words(), status.Size(float64(r.BackBytes)), status.Size(float64(r.WantBytes)))
+				out = append(out, incident.Action{At: r.At, By: incident.Spillway, What: "reclaim", Pod: r.Pod, Text: incident.Cut(text)})
 			}
 		}
 	}
@@ -218,7 +220,8 @@ func (l *loop) actions(from time.Time) []incident.Action {
 	if l.a.cluster != nil {
 		for _, e := range l.a.cluster.client.Pods().Evicted {
 			if !e.At.IsZero() && !e.At.Before(from.Truncate(time.Second)) {
-				out = append(out, incident.Action{At: e.At, By: incident.Kubelet, What: "eviction", Pod: e.Namespace + "/" + e.Name, Text: incident.Cut(e.Message)})
+				out = append(out, incident.Action{At: e.At, By: incident.Kubelet, What: "eviction", Pod: e.Namespace + "/" + e.Name,
+					Text: incident.Cut(e.Message)})
 			}
 		}
 	}
@@ -322,7 +325,9 @@ func (l *loop) busy(c *incident.Case) bool {
 	if l.a.evicts == nil {
 		return false
 	}
-	return slices.ContainsFunc(l.a.evicts.Outcomes(), func(o *evict.Outcome) bool { return o.Open() && !o.DryRun && c.About(o.Victim.Pod.UID) })
+	return slices.ContainsFunc(l.a.evicts.Outcomes(), func(o *evict.Outcome) bool {
+		return o.Open() && !o.DryRun && c.About(o.Victim.Pod.UID)
+	})
 }
 
 // keepGone keeps the series of pods that are no longer followed for a while.
@@ -363,8 +368,8 @@ func (l *loop) noteKubelet(now time.Time) {
 		if at.After(now) || now.Sub(at) > incident.Longest {
 			at = now
 		}
-		l.note(now, incident.Trigger{Kind: incident.KubeletEviction, At: at, Subject: incident.Subject{Namespace: e.Namespace, Pod: e.Name, UID: e.UID},
-			Text: "the kubelet evicted the pod: " + e.Message})
+		l.note(now, incident.Trigger{Kind: incident.KubeletEviction, At: at,
+			Subject: incident.Subject{Namespace: e.Namespace, Pod: e.Name, UID: e.UID}, Text: "the kubelet evicted the pod: " + e.Message})
 	}
 }
 
@@ -392,7 +397,7 @@ func (l *loop) noteEviction(now time.Time, o *evict.Outcome) {
 		text += ": " + d.Why
 	}
 	s := incident.Subject{Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID}
-	l.a.incidents.put(incidentJob{eviction: &status.Event{At: o.AskedAt.UTC(), Type: status.EventEviction, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID,
-		Subject: s.String(), Text: incident.Cut(text)}})
+	l.a.incidents.put(incidentJob{eviction: &status.Event{At: o.AskedAt.UTC(), Type: status.EventEviction,
+		Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Subject: s.String(), Text: incident.Cut(text)}})
 	l.note(now, incident.Trigger{Kind: incident.Eviction, At: o.AskedAt, Subject: s, Text: text})
 }

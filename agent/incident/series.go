@@ -185,7 +185,8 @@ func NodeSeries(samples []pressure.Sample, thresholds []pressure.Threshold, bega
 		some = append(some, share(last.StallSome, x.StallSome, x.At-last.At))
 		full = append(full, share(last.StallFull, x.StallFull, x.At-last.At))
 	}
-	s.Columns = []Column{{"margin", KiB, margin}, {"rootWorkingSet", KiB, ws}, {"rootActiveFile", KiB, cache}, {"podsWorkingSet", KiB, pods},
+	s.Columns = []Column{{"margin", KiB, margin}, {"rootWorkingSet", KiB, ws}, {"rootActiveFile", KiB, cache},
+		{"podsWorkingSet", KiB, pods},
 		{"podsActiveFile", KiB, podsCache}, {"memAvailable", KiB, available}, {"stallSome", PerMille, some}, {"stallFull", PerMille, full}}
 	return s
 }
