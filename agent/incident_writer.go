@@ -87,7 +87,7 @@ func (w *incidents) run() error {
 }
 
 func (w *incidents) write(job *incidentJob) {
-	r, at := incident.Record{Eviction: job.eviction}, time.Now()
+	r, at := incident.Record{Eviction: job.eviction}, time.Time{}
 	if job.eviction != nil {
 		at = job.eviction.At
 	} else {

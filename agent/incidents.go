@@ -263,8 +263,13 @@ func (l *loop) job(i *incident.Incident, k *flightCase, w incident.Window) incid
 				p.pod.Subject.Namespace, p.pod.Subject.Pod, p.pod.QoS, p.pod.Request = x.Namespace, x.Name, string(x.QoS), &request
 				if x.LimitSet {
 					limit := x.Limit
-					p.pod.Limit = &limit
+					p.pod.Limit, p.pod.LimitOf = &limit, "pod"
 				}
+			}
+		}
+		for _, kill := range i.Kills {
+			if kill.PodUID == uid && kill.LimitBytes != nil && p.pod.Limit == nil { // a container's: others of the pod may have none
+				p.pod.Limit, p.pod.LimitOf = kill.LimitBytes, kill.LimitOf
 			}
 		}
 		for _, t := range i.Triggers {

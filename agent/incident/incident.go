@@ -122,7 +122,8 @@ type Pod struct {
 	QoS     string  `json:"qos,omitempty"`
 	Request *uint64 `json:"requestBytes"` // null: not known
 	Limit   *uint64 `json:"limitBytes"`   // null: none, or not known
-	Slopes  []Slope `json:"slopes"`       // of its working set without page cache, up to the first trigger
+	LimitOf string  `json:"limitOf,omitempty"`
+	Slopes  []Slope `json:"slopes"` // of its working set without page cache, up to the first trigger
 	Series  Series  `json:"series"`
 }
 

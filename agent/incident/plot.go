@@ -27,7 +27,11 @@ func (s *story) plots() {
 		if mark >= 0 && mark < plotWidth {
 			fmt.Fprintf(s, "%s^ %s\n", strings.Repeat(" ", mark), s.clock(s.i.Began))
 		}
-		fmt.Fprintf(s, "from %.0f s before it to %.0f s after it\n", -left.Seconds(), right.Seconds())
+		if until := right.Seconds(); until < 0.5 {
+			fmt.Fprintf(s, "from %.0f s before it until it\n", -left.Seconds())
+		} else {
+			fmt.Fprintf(s, "from %.0f s before it to %.0f s after it\n", -left.Seconds(), until)
+		}
 	}
 	drawn := false
 	draw := func(title string, series *Series, column string) {

@@ -163,6 +163,9 @@ func (s *story) memory() string {
 		limit := "had no limit that is known"
 		if p.Limit != nil {
 			limit = "had a limit of " + bytesOf(*p.Limit)
+			if p.LimitOf != "" && p.LimitOf != "pod" {
+				limit += " (" + status.Clean(p.LimitOf) + ")"
+			}
 		}
 		if p.Request != nil {
 			limit += " and a request of " + bytesOf(*p.Request)
