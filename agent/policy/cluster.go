@@ -112,10 +112,14 @@ func (c *Candidate) budget(in *Input) string {
 	return ""
 }
 
+// leads reports whether c is the leader of a growth that the node feels. On a node that does not grow, a few KiB a second
+// make a leader.
+func (r *round) leads(c *Candidate) bool { return c.Leader && r.in.NodeGrowth > 0 }
+
 // heldByScaler holds for one of the three ways in which an autoscaler stands against an eviction. It never holds the leader
 // of the growth: most autoscalers are at their minimum when a pod leaks, and the kubelet would take it, and not alone.
 func heldByScaler(r *round, c *Candidate, holds func(*Scaler) string) string {
-	if !r.in.Config.Cluster.RespectScalers || c.Leader {
+	if !r.in.Config.Cluster.RespectScalers || r.leads(c) {
 		return ""
 	}
 	return holds(&c.cluster().Scaler)
@@ -144,7 +148,7 @@ func noRoom(r *round, c *Candidate) string {
 	cfg := &r.in.Config.Cluster
 	m := &c.cluster().Room
 	switch {
-	case c.Leader, r.in.Critical && cfg.NoRoom == Evict:
+	case r.leads(c), r.in.Critical && cfg.NoRoom == Evict:
 		return ""
 	case !m.Known && cfg.UnknownRoom == Hold:
 		return "it is not known whether it fits on another node: " + m.Why
