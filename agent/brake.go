@@ -86,8 +86,8 @@ func (a *Agent) observeBrakes() {
 	}
 }
 
-// brake slows the victim of an eviction that was accepted a moment ago, if it still grows and the node is short of memory:
-// the victims of a maintenance run are not.
+// brake slows the victim of an eviction that was accepted, if it still grows and the node is short of memory: those of a
+// maintenance run are not. A victim has one brake at most, however often it is asked for.
 func (l *loop) brake(now time.Time, o *evict.Outcome) {
 	m := l.a.brakes
 	if m == nil || m.Off() != "" || m.Never() != "" || o.DryRun || l.verdict.Now < pressure.Evict || l.a.cluster.client.Pause().Paused {
@@ -98,18 +98,22 @@ func (l *loop) brake(now time.Time, o *evict.Outcome) {
 	if p == nil {
 		return
 	}
-	r := l.readings[p.UID]
-	if !r.Fresh || r.Growth <= 0 {
-		l.a.log.Debug("no brake: the victim does not grow", "namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID, "fresh", r.Fresh, "growth_bytes_per_second", r.Growth)
+	if r := l.readings[p.UID]; !r.Fresh || r.Growth <= 0 {
 		return
 	}
 	m.Start(now, brake.Request{UID: pod.UID, Pod: pod.Key(), Path: p.Path, ID: p.CgroupID})
 }
 
-// followBrakes releases the brakes whose time is over.
+// followBrakes sets the brake of a victim that was not seen to grow when its eviction was accepted, and releases those whose
+// time is over.
 func (l *loop) followBrakes(now time.Time) {
 	if l.a.brakes == nil {
 		return
+	}
+	for _, o := range l.a.evicts.Outcomes() {
+		if o.State == evict.InFlight {
+			l.brake(now, o)
+		}
 	}
 	paused := ""
 	if pause := l.a.cluster.client.Pause(); pause.Paused {

@@ -101,7 +101,7 @@ func (a *Agent) observeLedger() {
 	fault, aside := a.ledger.Fault(), a.ledger.SetAside()
 	if a.evicts != nil {
 		if f := a.evicts.Fault(); f != "" {
-			fault = f + "; no eviction is asked for that could not be remembered"
+			fault = f
 		}
 		if aside == "" {
 			aside = a.evicts.SetAside()

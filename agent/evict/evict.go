@@ -195,7 +195,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	if err := m.load(opts.Now); err != nil {
 		// No state can be kept there: every call will be refused for that, and the rest of the agent is of use.
-		text := err.Error()
+		text := err.Error() + "; no eviction is asked for that could not be remembered"
 		m.fault.Store(&text)
 		m.coolUntil = opts.Now.Add(opts.Cooldown)
 	}
@@ -295,7 +295,7 @@ func (m *Manager) write(s state) error {
 	}
 	err := s.keep(m.opts.Store)
 	if err != nil {
-		text := err.Error()
+		text := err.Error() + "; no eviction is asked for that could not be remembered"
 		m.fault.Store(&text)
 		return err
 	}
