@@ -309,6 +309,9 @@ func (l *loop) followIncidents(now time.Time) {
 
 func (l *loop) endIncident(now time.Time, c *incident.Case, note string) {
 	if k := l.flight.cases[c.Key]; k != nil {
+		for _, t := range c.Triggers { // a pod that had just begun was in no series then
+			l.follow(k, t.Subject.UID)
+		}
 		l.a.incidents.put(l.lastPart(now, c, k, note))
 		delete(l.flight.cases, c.Key)
 	}
