@@ -299,7 +299,7 @@ spec:
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !regexp.MustCompile(`"msg":"oom kill",[^\n]*"namespace":"default","pod":"` + pod + `"[^\n]*"limit_bytes":67108864[^\n]*"domain":"container"`).MatchString(logs) {
+			if !regexp.MustCompile(`"msg":"oom kill",[^\n]*"namespace":"default","pod":"` + pod + `"[^\n]*"limit_bytes":67108864`).MatchString(logs) {
 				t.Errorf("log does not name the kill:\n%s", logs)
 			}
 			checkIncident(t, incident.OOMKill, pod)
