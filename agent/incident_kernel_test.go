@@ -63,7 +63,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 			t.Fatalf("no incident: %v; kills %+v, sources %+v", err, a.snapshot.Load().OOMKills, a.sources.list())
 		}
 		for i, e := range l.Events {
-			if e.Type == status.EventIncident {
+			if e.Type == status.EventIncident && e.Pod == p.name { // other tests may kill on this machine meanwhile
 				found = &l.Events[i]
 			}
 		}
