@@ -141,8 +141,8 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		return answers // what can be had is on its way, or not worth it yet
 	}
 	l.recordPlan(&pods, &plan)
-	if l.cacheVictim != nil {
-		return answers // its exit is waited for
+	if plan.State == policy.CacheHeld && l.cacheVictim != nil {
+		return answers // its exit is waited for; others give back what they can meanwhile
 	}
 	if pods.CacheOwner = l.cacheOwner(&plan); pods.CacheOwner != "" {
 		l.near.decided = true
@@ -174,14 +174,40 @@ type cacheVictim struct {
 	uid  string // of the API server's object
 	path string
 	id   uint64
+	apps []string         // paths of the containers that have a name: the sandbox has none
 	last *reclaim.Attempt // nil: it was not reclaimed yet
 }
 
 // noteCacheVictim remembers a victim that goes for its page cache.
 func (l *loop) noteCacheVictim(pods *judge.Pods, p *policy.Pod) {
-	if m := l.mapped(p); pods.CacheOwner == p.UID && m != nil {
-		l.cacheVictim = &cacheVictim{uid: p.UID, path: m.Path, id: m.CgroupID}
+	m := l.mapped(p)
+	if pods.CacheOwner != p.UID || m == nil {
+		return
 	}
+	v := &cacheVictim{uid: p.UID, path: m.Path, id: m.CgroupID}
+	for i := range m.Containers {
+		if c := &m.Containers[i]; c.Name != "" {
+			v.apps = append(v.apps, c.Path)
+		}
+	}
+	l.cacheVictim = v
+}
+
+// ended reports whether the processes of the pod have ended, but for one that may be left when all named containers are
+// known to be empty: the sandbox's, which ends together with the cgroup. Some runtimes have none.
+func (v *cacheVictim) ended(processes func(path string) (int, error)) bool {
+	n, err := processes(v.path)
+	if err != nil || n > 1 {
+		return false // one that is gone ends the eviction, which is seen elsewhere
+	}
+	if n == 1 {
+		for _, path := range v.apps {
+			if left, err := processes(path); err != nil && !errors.Is(err, cgroup.ErrGone) || err == nil && left > 0 {
+				return false
+			}
+		}
+	}
+	return n == 0 || len(v.apps) > 0
 }
 
 // leavingForCache returns the UID of the pod that is on its way out for its page cache, "" when none is.
@@ -192,8 +218,7 @@ func (l *loop) leavingForCache() string {
 	return l.cacheVictim.uid
 }
 
-// emptyCgroup reclaims what the cache victim left, as soon as no process but one is in its cgroup: the last is the sandbox's,
-// which ends together with the cgroup.
+// emptyCgroup reclaims what the cache victim left, as soon as its processes have ended.
 func (l *loop) emptyCgroup(now time.Time) {
 	v := l.cacheVictim
 	if v == nil {
@@ -215,8 +240,8 @@ func (l *loop) emptyCgroup(now time.Time) {
 	if a := v.last; a != nil && (a.EndedAt.IsZero() || !a.GaveBack()) {
 		return
 	}
-	if n, err := l.a.tree.Processes(v.path); err != nil || n > 1 {
-		return // one that is gone ends the eviction, which is seen elsewhere
+	if !v.ended(l.a.tree.Processes) {
+		return
 	}
 	if a, ok := l.a.reclaims.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
 		v.last = a

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"testing"
 
 	"spillway/cgroup"
@@ -41,6 +42,44 @@ func TestWorkingSetFell(t *testing.T) {
 		r := cgroup.ReclaimResult{Before: cgroup.Memory{WorkingSet: tc.before}, After: cgroup.Memory{WorkingSet: tc.after}}
 		if got := workingSetFell(&r); got != tc.want {
 			t.Errorf("from %v to %v: %d, want %d", tc.before, tc.after, got, tc.want)
+		}
+	}
+}
+
+// What a pod leaves is reclaimed when nobody is left who reads it again: at most the sandbox, when the rest is known to be
+// gone.
+func TestCacheVictimEnded(t *testing.T) {
+	unreadable := errors.New("unreadable")
+	for _, tc := range []struct {
+		name  string
+		apps  []string
+		procs map[string]int // by path; one that is absent is gone, -1 cannot be read
+		want  bool
+	}{
+		{"all have ended", []string{"/pod/app"}, map[string]int{"/pod": 0, "/pod/app": 0}, true},
+		{"sandbox left", []string{"/pod/app", "/pod/side"}, map[string]int{"/pod": 1, "/pod/app": 0}, true},
+		{"container left, no sandbox", []string{"/pod/app"}, map[string]int{"/pod": 1, "/pod/app": 1}, false},
+		{"sandbox and container left", []string{"/pod/app"}, map[string]int{"/pod": 2, "/pod/app": 1}, false},
+		{"one of two containers left, no sandbox", []string{"/pod/app", "/pod/side"}, map[string]int{"/pod": 1, "/pod/app": 0, "/pod/side": 1}, false},
+		{"one left, containers have no names", nil, map[string]int{"/pod": 1}, false},
+		{"all have ended, containers have no names", nil, map[string]int{"/pod": 0}, true},
+		{"one left, container cannot be read", []string{"/pod/app"}, map[string]int{"/pod": 1, "/pod/app": -1}, false},
+		{"pod cannot be read", []string{"/pod/app"}, map[string]int{"/pod": -1, "/pod/app": 0}, false},
+		{"pod is gone", []string{"/pod/app"}, nil, false},
+	} {
+		v := cacheVictim{path: "/pod", apps: tc.apps}
+		got := v.ended(func(path string) (int, error) {
+			switch n, ok := tc.procs[path]; {
+			case !ok:
+				return 0, cgroup.ErrGone
+			case n < 0:
+				return 0, unreadable
+			default:
+				return n, nil
+			}
+		})
+		if got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
 }

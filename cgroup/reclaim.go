@@ -168,15 +168,14 @@ func (t *Tree) reclaim(ctx context.Context, path string, id, want uint64, how in
 		}
 		return ""
 	}}
-	write := func(stopped func() bool) error { return reclaimV2(fd, want, swap == 0, stopped) }
-	switch {
-	case t.at.version == 1:
-		if err := guardV1(path, &res.Before, swap, want); err != nil && how == asked {
+	if t.at.version == 1 && how == asked {
+		if err := guardV1(path, &res.Before, swap, want); err != nil {
 			return res, err
 		}
-		fallthrough
-	case file == v2High:
-		write = func(stopped func() bool) error { return writeUntil(fd, []byte("0"), stopped) }
+	}
+	write := func(stopped func() bool) error { return writeUntil(fd, []byte("0"), stopped) }
+	if file == v2Reclaim { // what ended tasks left is no memory that could be swapped out, but for shared memory
+		write = func(stopped func() bool) error { return reclaimV2(fd, want, swap == 0 || how != asked, stopped) }
 	}
 	began := time.Now()
 	ended, cause := b.run(ctx, write)
