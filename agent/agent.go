@@ -34,18 +34,20 @@ const DefaultStateDir = "/var/lib/spillway"
 // Options are what the command line and the environment say; Config is what the file says.
 type Options struct {
 	Config        Config
-	NodeName      string // name of the Node object; required unless Config.Mode is Standalone
-	SelfUID       string // UID of the agent's own pod, never evicted; empty outside a pod
-	Kubeconfig    string // empty: the pod's service account
-	EvictAs       string // kubeconfig file for Eviction calls only; empty: the agent's own credentials
-	PauseSwitch   string // "namespace/name" of the ConfigMap with the pause switch; empty: none
-	CgroupRoot    string // default /sys/fs/cgroup
-	ProcRoot      string // default /proc
-	Socket        string // default status.DefaultSocket
-	StateDir      string // default DefaultStateDir
-	MetricsListen string // address for metrics and liveness; empty: none
-	Kmsg          string // the kernel's log; default kmsg.DefaultPath
-	BTF           string // external BTF file for the tracer; empty: the kernel's own
+	ConfigFile    string         // where Config was read from, to follow its changes; empty: it does not change
+	Level         *slog.LevelVar // of Logger, set when Config changes; nil: it stays
+	NodeName      string         // name of the Node object; required unless Config.Mode is Standalone
+	SelfUID       string         // UID of the agent's own pod, never evicted; empty outside a pod
+	Kubeconfig    string         // empty: the pod's service account
+	EvictAs       string         // kubeconfig file for Eviction calls only; empty: the agent's own credentials
+	PauseSwitch   string         // "namespace/name" of the ConfigMap with the pause switch; empty: none
+	CgroupRoot    string         // default /sys/fs/cgroup
+	ProcRoot      string         // default /proc
+	Socket        string         // default status.DefaultSocket
+	StateDir      string         // default DefaultStateDir
+	MetricsListen string         // address for metrics and liveness where Config names none; empty: none
+	Kmsg          string         // the kernel's log; default kmsg.DefaultPath
+	BTF           string         // external BTF file for the tracer; empty: the kernel's own
 	Version       string
 	Logger        *slog.Logger // default: discard
 }
@@ -53,10 +55,12 @@ type Options struct {
 // Agent is one running agent. New makes it, Run runs it once.
 type Agent struct {
 	opts  Options
-	cfg   Config
+	cfg   Config        // the loop's, once that runs
 	rules policy.Config // of cfg
 	log   *slog.Logger
 	begin time.Time
+
+	standalone bool
 
 	tree     *cgroup.Tree
 	samples  *sampler.Sampler
@@ -82,6 +86,8 @@ type Agent struct {
 	kills       chan status.OOMKill
 	questions   chan question
 	onces       chan onceStart // capacity 1
+	configs     chan Config    // that the file has now
+	lookEvery   time.Duration  // at the file
 	killsLost   atomic.Uint64
 	keptKills   *ledger.Log // nil: standalone
 	incidents   *incidents  // nil: standalone
@@ -99,8 +105,9 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1)}
-	if a.cfg.Mode != Standalone {
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1), configs: make(chan Config), lookEvery: configEvery}
+	a.standalone = a.cfg.Mode == Standalone
+	if !a.standalone {
 		for _, f := range a.cfg.check() {
 			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
 		}
@@ -127,7 +134,7 @@ func New(opts Options) (*Agent, error) {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
 	}
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
-	if a.cfg.Mode != Standalone {
+	if !a.standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
 	}
@@ -177,7 +184,7 @@ func (a *Agent) openTracer() {
 
 func (a *Agent) openRuntime() {
 	a.runtimeView.Store(&cri.View{})
-	if a.cfg.Mode == Standalone || a.cfg.CRI.Endpoint == "none" {
+	if a.standalone || a.cfg.CRI.Endpoint == "none" {
 		a.sources.set("cri", status.Off, "not used")
 		return
 	}
@@ -191,7 +198,7 @@ func (a *Agent) openRuntime() {
 }
 
 func (a *Agent) openCluster() error {
-	if a.cfg.Mode == Standalone {
+	if a.standalone {
 		a.sources.set("api-server", status.Off, "standalone")
 		a.sources.set("kubelet-config", status.Off, "standalone")
 		return nil
@@ -201,12 +208,11 @@ func (a *Agent) openCluster() error {
 	if err != nil {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
-	a.cluster = newCluster(client, a.cfg.Kubelet, a.tree.MemoryVersion() == 2, &a.sources, a.log)
-	a.cluster.excluded = a.cfg.ExcludedNodes
+	a.cluster = newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet, excluded: a.cfg.ExcludedNodes}, a.tree.MemoryVersion() == 2, &a.sources, a.log)
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.evicts, err = evict.New(evict.Options{
-		DryRun: a.cfg.Mode != Enforce, Cooldown: time.Duration(a.cfg.Cooldown), RoundLimit: a.cfg.RoundLimit, KeepGrace: !a.cfg.ShortenGrace, HourlyCap: a.cfg.HourlyCap, Store: a.ledger.Document(evictionsDocument),
+		Limits: a.cfg.limits(), Store: a.ledger.Document(evictionsDocument),
 		Look: client.Replacement, Node: a.opts.NodeName,
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}
@@ -257,7 +263,7 @@ func (a *Agent) track(m *podmap.Map) {
 		}
 		targets = append(targets, t)
 	}
-	if a.cfg.Mode == Standalone && len(targets) == 0 {
+	if a.standalone && len(targets) == 0 {
 		targets = a.topGroups()
 	}
 	a.samples.Track(targets)
@@ -329,9 +335,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.recorder != nil {
 		start("recording", a.recorder.Run)
 	}
-	if a.opts.MetricsListen != "" {
+	if address := a.metricsAddress(); address != "" {
 		// A taken port degrades the agent, it does not stop it; it is tried again.
-		start("metrics", a.serveMetrics)
+		start("metrics", func(ctx context.Context) error { return a.serveMetrics(ctx, address) })
 	} else {
 		a.sources.set("metrics", status.Off, "no address given")
 	}
@@ -339,6 +345,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("incidents", func(context.Context) error { return a.incidents.run() }) // ends with the loop
 	}
 	start("loop", a.loop.run)
+	if a.opts.ConfigFile != "" {
+		start("config", a.watchConfig)
+	} else {
+		a.sources.set("config", status.Off, "no file given: all settings have their defaults")
+	}
 
 	var err error
 	select {
@@ -354,10 +365,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-func (a *Agent) serveMetrics(ctx context.Context) error {
+// metricsAddress is where metrics are served, "" where they are not.
+func (a *Agent) metricsAddress() string {
+	switch listen := a.cfg.Metrics.Listen; listen {
+	case "":
+		return a.opts.MetricsListen
+	case "none":
+		return ""
+	default:
+		return listen
+	}
+}
+
+func (a *Agent) serveMetrics(ctx context.Context, address string) error {
 	for {
-		a.sources.set("metrics", status.OK, a.opts.MetricsListen)
-		err := a.metrics.Serve(ctx, a.opts.MetricsListen, a.Alive)
+		a.sources.set("metrics", status.OK, address)
+		err := a.metrics.Serve(ctx, address, a.Alive)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -47,16 +47,7 @@ func (b braker) Look(path string, id uint64) (brake.Figures, error) {
 
 // openBrake makes the rung that slows a victim down. Also where none is set, those that a crash left are undone.
 func (a *Agent) openBrake() (err error) {
-	off := ""
-	switch {
-	case !a.cfg.Brake:
-		off = "switched off: brake is false"
-	case a.cfg.Mode != Enforce:
-		off = "observe mode brakes nobody"
-	case a.tree.MemoryVersion() != 2:
-		off = "needs cgroup v2: the memory controller of this node is v1"
-	}
-	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: off, Store: a.ledger.Document(brakesDocument), Logger: a.log})
+	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: a.brakeOff(), Store: a.ledger.Document(brakesDocument), Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -64,6 +55,19 @@ func (a *Agent) openBrake() (err error) {
 		a.log.Error("brake state could not be used: a pod that it named may still have memory.high set", "set_aside", name)
 	}
 	return nil
+}
+
+// brakeOff is why no brake is set, "" when one may be.
+func (a *Agent) brakeOff() string {
+	switch {
+	case !a.cfg.Brake:
+		return "switched off: brake is false"
+	case a.cfg.Mode != Enforce:
+		return "observe mode brakes nobody"
+	case a.tree.MemoryVersion() != 2:
+		return "needs cgroup v2: the memory controller of this node is v1"
+	}
+	return ""
 }
 
 // observeBrakes names the state of the brakes.

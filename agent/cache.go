@@ -19,13 +19,26 @@ import (
 
 // openReclaim makes the rung that gives page cache back.
 func (a *Agent) openReclaim() (err error) {
-	if !a.cfg.ReclaimCache {
+	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != Enforce})
+	a.nameReclaim()
+	return err
+}
+
+// nameReclaim says whether page cache is reclaimed.
+func (a *Agent) nameReclaim() {
+	if a.cfg.ReclaimCache {
+		a.sources.set("reclaim", status.OK, "not needed yet")
+	} else {
 		a.sources.set("reclaim", status.Off, "switched off: reclaimCache is false")
+	}
+}
+
+// reclaims is nil where page cache is not reclaimed.
+func (l *loop) reclaims() *reclaim.Manager {
+	if !l.a.cfg.ReclaimCache {
 		return nil
 	}
-	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != Enforce})
-	a.sources.set("reclaim", status.OK, "not needed yet")
-	return err
+	return l.a.reclaims
 }
 
 // goneBefore is no fault: pods come and go.
@@ -121,7 +134,7 @@ func counter(a cgroup.Amount) int64 {
 // reclaimCache gives page cache back when that is what the node is short of. It returns whether page cache is the answer
 // to this moment: then nobody is looked at for an eviction.
 func (l *loop) reclaimCache(now time.Time) bool {
-	m := l.a.reclaims
+	m := l.reclaims()
 	if m == nil {
 		return false
 	}
@@ -240,10 +253,11 @@ func (l *loop) emptyCgroup(now time.Time) {
 	if a := v.last; a != nil && (a.EndedAt.IsZero() || !a.GaveBack()) {
 		return
 	}
-	if !v.ended(l.a.tree.Processes) {
+	m := l.reclaims()
+	if m == nil || !v.ended(l.a.tree.Processes) {
 		return
 	}
-	if a, ok := l.a.reclaims.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
+	if a, ok := m.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
 		v.last = a
 	}
 }
@@ -350,7 +364,7 @@ func (l *loop) apiPod(uid string) *policy.Pod {
 }
 
 func (l *loop) reclaimStatus() status.Reclaims {
-	m := l.a.reclaims
+	m := l.reclaims()
 	if m == nil {
 		return status.Reclaims{Forbidden: "switched off"}
 	}

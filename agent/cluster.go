@@ -51,7 +51,6 @@ type asked struct {
 // cluster asks the API server and the kubelet what the loop needs and publishes the answers. The loop only reads.
 type cluster struct {
 	client  *kube.Client
-	cfg     KubeletConfig
 	sources *sources
 	log     *slog.Logger
 
@@ -61,14 +60,21 @@ type cluster struct {
 	facts     atomic.Pointer[facts]                      // by pod UID
 	want      chan []asked                               // from the loop, from alert on; capacity 1
 
-	excluded []string // nodes that do not count as room
+	settings atomic.Pointer[clusterSettings]
 
 	v2     bool // root memory cgroup: kubelets read it by one of two formulas
 	paused bool // as last logged; belongs to the goroutine of run
 }
 
-func newCluster(client *kube.Client, cfg KubeletConfig, v2 bool, src *sources, log *slog.Logger) *cluster {
-	c := &cluster{client: client, cfg: cfg, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
+// clusterSettings are those that a change of the config file may replace.
+type clusterSettings struct {
+	kubelet  KubeletConfig
+	excluded []string // nodes that do not count as room
+}
+
+func newCluster(client *kube.Client, settings clusterSettings, v2 bool, src *sources, log *slog.Logger) *cluster {
+	c := &cluster{client: client, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
+	c.settings.Store(&settings)
 	c.node.Store(&nodeView{})
 	c.lease.Store(&leaseView{})
 	c.workloads.Store(&map[string]policy.Workload{})
@@ -94,6 +100,7 @@ func (c *cluster) run(ctx context.Context) error {
 	defer timer.Stop()
 	var nextKubelet, nextUrgent, lastUrgent time.Time
 	var file os.FileInfo
+	settings := c.settings.Load()
 	for {
 		select {
 		case <-ctx.Done():
@@ -108,6 +115,9 @@ func (c *cluster) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		changed := c.fileChanged(&file)
+		if s := c.settings.Load(); s != settings {
+			settings, changed = s, true
+		}
 		if now := time.Now(); !now.Before(nextKubelet) || changed {
 			nextKubelet = now.Add(kubeletRetry)
 			if c.refresh(ctx) {
@@ -121,10 +131,11 @@ func (c *cluster) run(ctx context.Context) error {
 
 // fileChanged reports whether the kubelet's config file is another one than at the last look: it was restarted.
 func (c *cluster) fileChanged(last *os.FileInfo) bool {
-	if c.cfg.ConfigFile == "" {
+	path := c.settings.Load().kubelet.ConfigFile
+	if path == "" {
 		return false
 	}
-	fi, err := os.Stat(c.cfg.ConfigFile)
+	fi, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
@@ -192,6 +203,7 @@ func (c *cluster) refresh(ctx context.Context) bool {
 // kubelet finds the kubelet's memory thresholds: from /configz, its config file, our config, in this order.
 func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Threshold, string, error) {
 	var errs []error
+	ours := c.settings.Load().kubelet
 	var cfg kube.KubeletConfig
 	found := false
 	if view.known {
@@ -202,17 +214,17 @@ func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Thresh
 			errs = append(errs, err)
 		}
 	}
-	if !found && c.cfg.ConfigFile != "" {
-		got, err := kube.ReadKubeletConfigFile(c.cfg.ConfigFile, c.cfg.DropInDir)
+	if !found && ours.ConfigFile != "" {
+		got, err := kube.ReadKubeletConfigFile(ours.ConfigFile, ours.DropInDir)
 		if err == nil {
 			cfg, found = got, true
 		} else {
 			errs = append(errs, err)
 		}
 	}
-	if !found && c.cfg.MemoryAvailable != "" {
+	if !found && ours.MemoryAvailable != "" {
 		cfg = kube.KubeletConfig{Source: "config key kubelet.memoryAvailable",
-			EvictionHard: map[string]string{string(pressure.MemoryAvailable): c.cfg.MemoryAvailable}, EnforceNodeAllocatable: []string{"pods"}}
+			EvictionHard: map[string]string{string(pressure.MemoryAvailable): ours.MemoryAvailable}, EnforceNodeAllocatable: []string{"pods"}}
 		found = true
 	}
 	if !found {

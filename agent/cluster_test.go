@@ -45,7 +45,7 @@ func TestKubeletThresholds(t *testing.T) {
 		{"broken file", KubeletConfig{ConfigFile: broken}, "", nil, "lots"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster(nil, tc.cfg, false, new(sources), slog.New(slog.DiscardHandler))
+			c := newCluster(nil, clusterSettings{kubelet: tc.cfg}, false, new(sources), slog.New(slog.DiscardHandler))
 			got, source, err := c.kubelet(t.Context(), nodeView{})
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
@@ -100,7 +100,7 @@ func TestRootFormulaFollowsTheKubelet(t *testing.T) {
 			view := nodeView{known: true}
 			view.node.KubeletVersion = tc.version
 			cfg := kube.KubeletConfig{Source: "here", EvictionHard: map[string]string{"memory.available": "100Mi"}, EnforceNodeAllocatable: []string{"pods"}}
-			c := newCluster(nil, KubeletConfig{}, tc.v2, new(sources), slog.New(slog.DiscardHandler))
+			c := newCluster(nil, clusterSettings{}, tc.v2, new(sources), slog.New(slog.DiscardHandler))
 			got, source, err := c.thresholdsOf(cfg, view)
 			if err != nil || len(got) != 2 || strings.Contains(source, tc.version) != tc.says {
 				t.Fatalf("%+v from %q, error %v", got, source, err)

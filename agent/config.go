@@ -205,6 +205,13 @@ func (l *LogLevel) UnmarshalYAML(n *yaml.Node) error {
 // MarshalYAML writes what UnmarshalYAML reads.
 func (l LogLevel) MarshalYAML() (any, error) { return strings.ToLower(slog.Level(l).String()), nil }
 
+func (l LogLevel) level() slog.Level { return slog.Level(l) }
+
+// limits are those of evictions.
+func (c *Config) limits() evict.Limits {
+	return evict.Limits{DryRun: c.Mode != Enforce, Cooldown: time.Duration(c.Cooldown), RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap}
+}
+
 // DefaultConfig returns the configuration of an empty file.
 func DefaultConfig() Config {
 	h := policy.DefaultHistory()
@@ -230,19 +237,28 @@ func DefaultConfig() Config {
 	}
 }
 
-// ReadConfig reads and checks a config file. Its errors name the file, the line and the key, and what would be right.
-func ReadConfig(path string) (Config, error) {
+// readConfigText reads a config file.
+func readConfigText(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Config{}, fmt.Errorf("read config: %w", err)
+		return nil, fmt.Errorf("read config: %w", err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
 	if err != nil {
-		return Config{}, fmt.Errorf("read config: %w", err)
+		return nil, fmt.Errorf("read config: %w", err)
 	}
 	if len(data) > maxConfigBytes {
-		return Config{}, fmt.Errorf("read config %s: larger than %d bytes", path, maxConfigBytes)
+		return nil, fmt.Errorf("read config %s: larger than %d bytes", path, maxConfigBytes)
+	}
+	return data, nil
+}
+
+// ReadConfig reads and checks a config file. Its errors name the file, the line and the key, and what would be right.
+func ReadConfig(path string) (Config, error) {
+	data, err := readConfigText(path)
+	if err != nil {
+		return Config{}, err
 	}
 	c, err := ParseConfig(data)
 	if err != nil {

@@ -57,7 +57,7 @@ func (l *loop) answer(now time.Time, q question) {
 		q.err <- fmt.Errorf("no pod %s that the API server lists has a cgroup on this node", q.pod)
 		return
 	}
-	if l.a.reclaims != nil && l.verdict.Cause == pressure.CauseCache {
+	if l.reclaims() != nil && l.verdict.Cause == pressure.CauseCache {
 		plan := l.judge.Reclaim(pods.Pods)
 		pods.CacheOwner = l.cacheOwner(&plan)
 	}

@@ -48,7 +48,7 @@ func (c *cluster) learn(ctx context.Context, want []asked) {
 		if got.Scaler, err = c.client.Scaler(ctx, w.pod); err != nil {
 			scalers = err
 		}
-		if got.Room, err = c.client.Room(ctx, w.pod, w.use, c.excluded); err != nil {
+		if got.Room, err = c.client.Room(ctx, w.pod, w.use, c.settings.Load().excluded); err != nil {
 			room = err
 		}
 		next[w.pod.UID] = fact{time.Now(), &got}

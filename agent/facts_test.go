@@ -177,8 +177,8 @@ func TestTheClusterIsAsked(t *testing.T) {
 	var logged bytes.Buffer
 	var src sources
 	src.init(slog.New(slog.NewTextHandler(&logged, nil)))
-	c := newCluster(client, KubeletConfig{}, true, &src, slog.New(slog.NewTextHandler(&logged, nil)))
-	c.excluded = []string{"spare"}
+	c := newCluster(client, clusterSettings{}, true, &src, slog.New(slog.NewTextHandler(&logged, nil)))
+	c.settings.Store(&clusterSettings{excluded: []string{"spare"}})
 	stopped := make(chan error)
 	ctx := t.Context()
 	go func() { stopped <- client.Run(ctx) }()

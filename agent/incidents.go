@@ -204,7 +204,7 @@ func (l *loop) actions(from time.Time) []incident.Action {
 			}
 		}
 	}
-	if m := l.a.reclaims; m != nil {
+	if l.reclaims() != nil {
 		for _, r := range l.reclaimStatus().Attempts {
 			if !r.At.Before(from) {
 				text := fmt.Sprintf("%s, %s of %s back", r.Words(), status.Size(float64(r.BackBytes)), status.Size(float64(r.WantBytes)))

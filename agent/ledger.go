@@ -30,7 +30,7 @@ var incidentsBounds = ledger.Bounds{Records: 4096, Bytes: 8 << 20, Age: 30 * 24 
 
 // openLedger opens what survives a restart. Standalone, nothing does.
 func (a *Agent) openLedger() (err error) {
-	if a.cfg.Mode == Standalone {
+	if a.standalone {
 		a.sources.set("ledger", status.Off, "standalone")
 		return nil
 	}

@@ -190,8 +190,8 @@ func TestNothingCanBeKept(t *testing.T) {
 	}
 	lives(t, dir, func(t *testing.T, a *Agent) {
 		called := false
-		m, err := evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { called = true; return policy.Answer{} },
-			Store: a.ledger.Document(evictionsDocument), Cooldown: time.Nanosecond})
+		m, err := evict.New(evict.Options{Limits: evict.Limits{Cooldown: time.Nanosecond}, Call: func(context.Context, evict.Request) policy.Answer { called = true; return policy.Answer{} },
+			Store: a.ledger.Document(evictionsDocument)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestOpenLedger(t *testing.T) {
 			t.Errorf("%v, want ErrLocked with the file", err)
 		}
 		alone := keeper(t, dir, &bytes.Buffer{})
-		alone.cfg.Mode = Standalone
+		alone.standalone = true
 		if err := alone.openLedger(); err != nil || alone.ledger != nil || alone.ledgerStatus() != nil || alone.killsBefore() != nil {
 			t.Errorf("standalone: %v, %v", err, alone.ledger)
 		}

@@ -64,6 +64,7 @@ type loop struct {
 	said        map[string]time.Time // when a repeating state was last logged
 	once        *onceRun             // nil: no maintenance run goes on
 	flight      flight
+	pending     *ConfigChanged // nil: none waits
 }
 
 func (l *loop) init(a *Agent) {
@@ -133,6 +134,9 @@ func (l *loop) run(ctx context.Context) error {
 		case q := <-l.a.questions:
 			l.answer(time.Now(), q)
 			continue
+		case c := <-l.a.configs:
+			l.configure(time.Now(), c)
+			continue
 		case s := <-l.a.onces:
 			l.startOnce(time.Now(), s)
 			continue
@@ -147,6 +151,10 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		}
 		l.pass(time.Now())
+		if err := l.reconfigured(); err != nil {
+			l.endIncidents(time.Now())
+			return err
+		}
 	}
 }
 

@@ -192,8 +192,8 @@ func (l *loop) pods(now time.Time) judge.Pods {
 		for i := range out.Pods {
 			c := &out.Pods[i]
 			c.Refused = m.RefusedBefore(now, c.Pod.UID)
-			if l.a.reclaims != nil {
-				s := l.a.reclaims.Standing(now, c.Pod.UID)
+			if reclaims := l.reclaims(); reclaims != nil {
+				s := reclaims.Standing(now, c.Pod.UID)
 				c.Unreclaimable, c.Reclaiming, c.Reclaimed = s.Blocked, s.Busy, s.Recent
 			}
 			if lead, ok := m.Lead(c.Pod); ok {

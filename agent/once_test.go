@@ -141,7 +141,7 @@ func playOnce(t *testing.T, n *onceRig, req status.OnceRequest, observe bool, mo
 			answers["uid-"+p.name] = p
 		}
 		var err error
-		n.m, err = evict.New(evict.Options{DryRun: observe, HourlyCap: n.cap, Call: func(_ context.Context, r evict.Request) policy.Answer {
+		n.m, err = evict.New(evict.Options{Limits: evict.Limits{DryRun: observe, HourlyCap: n.cap}, Call: func(_ context.Context, r evict.Request) policy.Answer {
 			n.calls = append(n.calls, r.Name)
 			if a := answers[r.UID].answer; a != (policy.Answer{}) {
 				return a

@@ -39,20 +39,38 @@ func (c *Config) judge(rules policy.Config) judge.Config {
 
 // openRecorder makes the writer of what the core sees and says. An agent that cannot record still works.
 func (a *Agent) openRecorder() {
-	if a.cfg.Mode == Standalone || a.cfg.Recording.MaxMiB == 0 {
+	if a.standalone || a.cfg.Recording.MaxMiB == 0 {
 		a.sources.set("recording", status.Off, "not used")
 		return
 	}
-	text, err := yaml.Marshal(a.cfg)
+	header, err := a.recordingHeader()
 	if err == nil {
 		a.recorder, err = recording.NewWriter(recording.Options{
-			Path: filepath.Join(a.opts.StateDir, recordingFile), MaxBytes: int64(a.cfg.Recording.MaxMiB) << 20,
-			Header: recording.Header{Agent: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), SelfUID: a.opts.SelfUID, Config: string(text)},
+			Path: filepath.Join(a.opts.StateDir, recordingFile), MaxBytes: int64(a.cfg.Recording.MaxMiB) << 20, Header: header,
 		})
 	}
 	if err != nil {
 		a.sources.set("recording", status.Degraded, err.Error())
 	}
+}
+
+func (a *Agent) recordingHeader() (recording.Header, error) {
+	text, err := yaml.Marshal(a.cfg)
+	return recording.Header{Agent: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), SelfUID: a.opts.SelfUID, Config: string(text)}, err
+}
+
+// renewRecording ends an episode that was recorded with other settings: the next look begins one that names those in force.
+func (a *Agent) renewRecording() {
+	if a.recorder == nil {
+		return
+	}
+	a.recorder.End("the configuration changed")
+	header, err := a.recordingHeader()
+	if err != nil { // cannot happen: what was read as YAML can be written as YAML
+		a.log.Error("recording keeps the configuration from before", "error", err)
+		return
+	}
+	a.recorder.SetHeader(header)
 }
 
 // observeRecorder names the state of the recording.

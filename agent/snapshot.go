@@ -47,7 +47,7 @@ func (l *loop) publish(now time.Time) {
 	if a.exits != nil {
 		s.Exits, s.ExitsLost = a.exits.list(), a.exits.dropped()
 	}
-	if a.cfg.Mode == Standalone {
+	if a.standalone {
 		s.Groups = l.groupsStatus()
 	}
 	a.snapshot.Store(s)
@@ -60,7 +60,7 @@ func (a *Agent) observeSources() {
 	} else {
 		m := a.mapper.Map()
 		switch {
-		case a.cfg.Mode == Standalone:
+		case a.standalone:
 			a.sources.set("pod-map", status.Off, "standalone")
 		case m.Kubepods == "":
 			a.sources.set("pod-map", status.Degraded, "no kubepods cgroup: is the kubelet running, and is the host's cgroup tree mounted here?")

@@ -160,8 +160,11 @@ func (m *Manager) Fault() string {
 	return ""
 }
 
-// Off returns Options.Off.
+// Off returns why no brake is set, "" when one may be.
 func (m *Manager) Off() string { return m.opts.Off }
+
+// SetOff replaces Options.Off: with a reason, Observe releases what is set.
+func (m *Manager) SetOff(why string) { m.opts.Off = why }
 
 // Never returns what was learned of why no pod of this node can be braked, "" when nothing is known against it.
 func (m *Manager) Never() string { return m.never }
@@ -243,6 +246,8 @@ func (m *Manager) Observe(now time.Time, under bool, paused string, ended func(u
 		case why != "":
 		case paused != "":
 			why = "paused: " + paused
+		case m.opts.Off != "":
+			why = m.opts.Off
 		case calm:
 			why = "memory came back: the level has been under evict for 5 s"
 		case now.Sub(a.At) >= longest:

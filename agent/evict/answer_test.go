@@ -41,7 +41,7 @@ func TestAnswers(t *testing.T) {
 		{name: "dry run, no answer", answer: policy.Answer{Verb: policy.Unknown}, dryRun: true, state: NotHappened, forbid: "dry-run call had no answer", next: 10 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			play(t, Options{DryRun: tc.dryRun}, func(r *rig) {
+			play(t, Options{Limits: Limits{DryRun: tc.dryRun}}, func(r *rig) {
 				r.answer = say(tc.answer)
 				o := r.evict("a")
 				if o.State != tc.state || o.Open() != tc.open || o.Answer != tc.answer || o.DryRun != tc.dryRun || o.AnswerAt.IsZero() {

@@ -21,10 +21,10 @@ func TestNew(t *testing.T) {
 	}{
 		{"defaults", Options{Call: call}, ""},
 		{"no caller", Options{}, "no caller"},
-		{"negative cooldown", Options{Call: call, Cooldown: -1}, "must not be negative"},
-		{"negative cap", Options{Call: call, HourlyCap: -1}, "must not be negative"},
-		{"negative round limit", Options{Call: call, RoundLimit: -1}, "round limit -1, want 1 to 5"},
-		{"larger round than a set can be", Options{Call: call, RoundLimit: 6}, "round limit 6, want 1 to 5"},
+		{"negative cooldown", Options{Limits: Limits{Cooldown: -1}, Call: call}, "must not be negative"},
+		{"negative cap", Options{Limits: Limits{HourlyCap: -1}, Call: call}, "must not be negative"},
+		{"negative round limit", Options{Limits: Limits{RoundLimit: -1}, Call: call}, "round limit -1, want 1 to 5"},
+		{"larger round than a set can be", Options{Limits: Limits{RoundLimit: 6}, Call: call}, "round limit 6, want 1 to 5"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m, err := New(tc.opts)
@@ -121,7 +121,7 @@ func TestCooldown(t *testing.T) {
 		})
 	}
 	t.Run("own length", func(t *testing.T) {
-		play(t, Options{Cooldown: 20 * time.Second}, func(r *rig) {
+		play(t, Options{Limits: Limits{Cooldown: 20 * time.Second}}, func(r *rig) {
 			r.evict("a")
 			begin := time.Now()
 			r.facts["uid-a"] = gone
@@ -130,7 +130,7 @@ func TestCooldown(t *testing.T) {
 		})
 	})
 	t.Run("observe mode has no release to measure", func(t *testing.T) {
-		play(t, Options{DryRun: true}, func(r *rig) {
+		play(t, Options{Limits: Limits{DryRun: true}}, func(r *rig) {
 			r.evict("a")
 			r.facts["uid-a"] = gone
 			r.about("the next may start", r.free(true), 90*time.Second)
@@ -139,7 +139,7 @@ func TestCooldown(t *testing.T) {
 }
 
 func TestHourlyCap(t *testing.T) {
-	play(t, Options{HourlyCap: 3, Cooldown: time.Second}, func(r *rig) {
+	play(t, Options{Limits: Limits{HourlyCap: 3, Cooldown: time.Second}}, func(r *rig) {
 		begin := time.Now()
 		for i := range 3 {
 			name := fmt.Sprintf("p%d", i)
@@ -164,7 +164,7 @@ func TestHourlyCap(t *testing.T) {
 
 // Refusals cost nothing of the cap and start no cooldown.
 func TestRefusalsDoNotCount(t *testing.T) {
-	play(t, Options{HourlyCap: 1}, func(r *rig) {
+	play(t, Options{Limits: Limits{HourlyCap: 1}}, func(r *rig) {
 		r.answer = say(policy.Answer{Verb: policy.Budget, Code: 429})
 		for i := range 5 {
 			r.evict(fmt.Sprintf("p%d", i))
@@ -279,7 +279,7 @@ func TestCredit(t *testing.T) {
 		{"observe mode", true, say(policy.Answer{Verb: policy.Accepted}), running, time.Second, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			play(t, Options{DryRun: tc.dryRun}, func(r *rig) {
+			play(t, Options{Limits: Limits{DryRun: tc.dryRun}}, func(r *rig) {
 				r.answer = tc.answer
 				r.start("a")
 				if release, growth := r.m.Credit(look); (release == 7 && growth == 3) == tc.dryRun {

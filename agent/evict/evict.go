@@ -46,18 +46,42 @@ type Request struct {
 // Caller makes one Eviction call. It must return when ctx ends.
 type Caller func(ctx context.Context, r Request) policy.Answer
 
-// Options configure a Manager. Call is required.
-type Options struct {
-	Call       Caller
+// Limits say how far evictions may go. They may change while a Manager runs: see Configure.
+type Limits struct {
 	DryRun     bool          // observe mode: the same call with dryRun=All, and nothing after it
 	Cooldown   time.Duration // default 90 s
 	HourlyCap  int           // accepted evictions per hour; default 10
 	KeepGrace  bool          // never shorten the grace period of a victim
 	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
-	Look       Looker        // asks for replacements; nil: nobody does
-	Node       string        // name of this node, to tell replacements that came back to it
-	Store      Store         // where cooldown, cap, victims, history and lead times survive a restart; nil: nowhere
-	Now        time.Time     // of the start, for what the store holds; default time.Now()
+}
+
+// Options configure a Manager. Call is required.
+type Options struct {
+	Limits
+	Call  Caller
+	Look  Looker    // asks for replacements; nil: nobody does
+	Node  string    // name of this node, to tell replacements that came back to it
+	Store Store     // where cooldown, cap, victims, history and lead times survive a restart; nil: nowhere
+	Now   time.Time // of the start, for what the store holds; default time.Now()
+}
+
+func (l *Limits) check() error {
+	if l.Cooldown == 0 {
+		l.Cooldown = DefaultCooldown
+	}
+	if l.HourlyCap == 0 {
+		l.HourlyCap = DefaultHourlyCap
+	}
+	if l.RoundLimit == 0 {
+		l.RoundLimit = policy.DefaultRoundLimit
+	}
+	if l.Cooldown < 0 || l.HourlyCap < 0 {
+		return fmt.Errorf("evict: cooldown %s and hourly cap %d must not be negative", l.Cooldown, l.HourlyCap)
+	}
+	if l.RoundLimit < 0 || l.RoundLimit > policy.MaxRound {
+		return fmt.Errorf("evict: round limit %d, want 1 to %d", l.RoundLimit, policy.MaxRound)
+	}
+	return nil
 }
 
 // State is how far an eviction has come.
@@ -174,20 +198,8 @@ func New(opts Options) (*Manager, error) {
 	if opts.Now.IsZero() {
 		opts.Now = time.Now()
 	}
-	if opts.Cooldown == 0 {
-		opts.Cooldown = DefaultCooldown
-	}
-	if opts.HourlyCap == 0 {
-		opts.HourlyCap = DefaultHourlyCap
-	}
-	if opts.RoundLimit == 0 {
-		opts.RoundLimit = policy.DefaultRoundLimit
-	}
-	if opts.Cooldown < 0 || opts.HourlyCap < 0 {
-		return nil, fmt.Errorf("evict: cooldown %s and hourly cap %d must not be negative", opts.Cooldown, opts.HourlyCap)
-	}
-	if opts.RoundLimit < 0 || opts.RoundLimit > policy.MaxRound {
-		return nil, fmt.Errorf("evict: round limit %d, want 1 to %d", opts.RoundLimit, policy.MaxRound)
+	if err := opts.Limits.check(); err != nil {
+		return nil, err
 	}
 	m := &Manager{
 		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1), firsts: make(chan first, 1),
@@ -200,6 +212,19 @@ func New(opts Options) (*Manager, error) {
 		m.coolUntil = opts.Now.Add(opts.Cooldown)
 	}
 	return m, nil
+}
+
+// Configure replaces the limits from now on; with an error they stay. What is on its way was asked for under those before,
+// and a cooldown lasts no longer than a new one would.
+func (m *Manager) Configure(now time.Time, l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	m.opts.Limits = l
+	if longest := now.Add(l.Cooldown); m.coolUntil.After(longest) {
+		m.coolUntil = longest
+	}
+	return nil
 }
 
 // SetAside names the file that has what could not be used of the state, "" when there was none.

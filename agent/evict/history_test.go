@@ -84,7 +84,7 @@ func TestHistory(t *testing.T) {
 		}
 	})
 	t.Run("a dry run is none", func(t *testing.T) {
-		play(t, Options{DryRun: true}, func(r *rig) {
+		play(t, Options{Limits: Limits{DryRun: true}}, func(r *rig) {
 			r.evictOwned("a")
 			if h := r.m.History(time.Now()); len(h) != 0 {
 				t.Errorf("history %+v", h)

@@ -57,7 +57,7 @@ func TestLead(t *testing.T) {
 		{"the longest of five", []time.Duration{20 * s, 2 * s, 8 * s, 2 * s, 2 * s, 2 * s}, 30 * s, 13 * s},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			play(t, Options{HourlyCap: 100}, func(r *rig) {
+			play(t, Options{Limits: Limits{HourlyCap: 100}}, func(r *rig) {
 				for _, d := range tc.took {
 					r.took("a", d, true)
 				}

@@ -311,7 +311,7 @@ func TestFollowNobody(t *testing.T) {
 	}
 	t.Run("observe mode", func(t *testing.T) {
 		s := newShop()
-		play(t, Options{Look: s.look, DryRun: true}, func(r *rig) {
+		play(t, Options{Limits: Limits{DryRun: true}, Look: s.look}, func(r *rig) {
 			r.evictWeb("a")
 			if r.follow(20 * time.Minute); len(s.asked) != 0 {
 				t.Errorf("asked %+v", s.asked)

@@ -119,14 +119,14 @@ func TestRound(t *testing.T) {
 		})
 	})
 	t.Run("a round of three, and of one", func(t *testing.T) {
-		play(t, Options{RoundLimit: 3}, func(r *rig) {
+		play(t, Options{Limits: Limits{RoundLimit: 3}}, func(r *rig) {
 			r.evict("a")
 			if r.join("b") == nil || r.join("c") == nil || r.m.InFlight() != 3 {
 				t.Errorf("%d in flight", r.m.InFlight())
 			}
 			r.refuses("three", "round limit: 3")
 		})
-		play(t, Options{RoundLimit: 1}, func(r *rig) {
+		play(t, Options{Limits: Limits{RoundLimit: 1}}, func(r *rig) {
 			r.evict("a")
 			r.refuses("one", "round limit: 1")
 		})
@@ -183,9 +183,9 @@ func TestWhatForbidsJoining(t *testing.T) {
 		{"a victim that is overdue", Options{}, func(r *rig) { r.pass(36*time.Second, false) }, "does not seem to act"},
 		{"a server that is busy", Options{}, func(r *rig) { r.answer = say(policy.Answer{Verb: policy.Backoff, Code: 503}); r.join("b") }, "(503)"},
 		{"credentials", Options{}, func(r *rig) { r.answer = say(policy.Answer{Verb: policy.Unauthorized, Code: 401}); r.join("b") }, "401"},
-		{"the hourly cap", Options{HourlyCap: 2, RoundLimit: 5}, func(r *rig) { r.join("b") }, "hourly cap: 2"},
+		{"the hourly cap", Options{Limits: Limits{HourlyCap: 2, RoundLimit: 5}}, func(r *rig) { r.join("b") }, "hourly cap: 2"},
 		{"a full round", Options{}, func(r *rig) { r.join("b") }, "round limit: 2"},
-		{"an unanswered call is a place too", Options{RoundLimit: 3}, func(r *rig) {
+		{"an unanswered call is a place too", Options{Limits: Limits{RoundLimit: 3}}, func(r *rig) {
 			r.join("b")
 			r.answer = silence
 			if o := r.join("c"); o.State != Uncertain || r.m.InFlight() != 3 {
@@ -245,7 +245,7 @@ func TestWhatUsesNoPlace(t *testing.T) {
 
 // In observe mode nothing is in flight: a round has one, and the cooldown holds.
 func TestRoundInObserveMode(t *testing.T) {
-	play(t, Options{DryRun: true, RoundLimit: 5}, func(r *rig) {
+	play(t, Options{Limits: Limits{DryRun: true, RoundLimit: 5}}, func(r *rig) {
 		v := owned("a")
 		v.Joins = true
 		if _, ok := r.m.Start(time.Now(), v); !ok {
@@ -267,7 +267,7 @@ func TestRoundInObserveMode(t *testing.T) {
 	t.Run("with a victim of the agent before it, which was in enforce mode", func(t *testing.T) {
 		file := &shelf{}
 		play(t, Options{Store: file}, func(r *rig) { r.evict("a"); synctest.Wait() })
-		play(t, Options{Store: file, DryRun: true}, func(r *rig) { r.refuses("one on its way out", "on its way out") })
+		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) { r.refuses("one on its way out", "on its way out") })
 	})
 }
 
@@ -313,14 +313,14 @@ func TestRoundAfterARestart(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			file := &shelf{}
-			play(t, Options{Store: file, RoundLimit: tc.limit}, func(r *rig) {
+			play(t, Options{Limits: Limits{RoundLimit: tc.limit}, Store: file}, func(r *rig) {
 				r.evict("a")
 				r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
 				r.pass(time.Second, false)
 				tc.live(r)
 				synctest.Wait()
 			})
-			play(t, Options{Store: file, RoundLimit: tc.limit}, func(r *rig) {
+			play(t, Options{Limits: Limits{RoundLimit: tc.limit}, Store: file}, func(r *rig) {
 				r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
 				if r.m.used() != tc.used {
 					t.Errorf("%d places used, want %d", r.m.used(), tc.used)
@@ -374,7 +374,7 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 	full, joined, restarts, rounds := 0, 0, 0, 0
 	for seed := range uint64(120) {
 		rng := rand.New(rand.NewPCG(seed, 11))
-		opts := Options{Call: say(policy.Answer{}), RoundLimit: 1 + rng.IntN(policy.MaxRound), HourlyCap: 1 + rng.IntN(40), Cooldown: time.Duration(1 + rng.IntN(int(90*time.Second))),
+		opts := Options{Limits: Limits{RoundLimit: 1 + rng.IntN(policy.MaxRound), HourlyCap: 1 + rng.IntN(40), Cooldown: time.Duration(1 + rng.IntN(int(90*time.Second)))}, Call: say(policy.Answer{}),
 			Store: &shelf{}, Now: time.Unix(1_800_000_000, 0)}
 		m, err := New(opts)
 		if err != nil {

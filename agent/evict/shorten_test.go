@@ -22,7 +22,7 @@ func (r *rig) shorten(left time.Duration) *Outcome {
 }
 
 func TestShorten(t *testing.T) {
-	play(t, Options{HourlyCap: 1}, func(r *rig) {
+	play(t, Options{Limits: Limits{HourlyCap: 1}}, func(r *rig) {
 		v := victim("deaf")
 		v.Pod.Owner = policy.Owner{Kind: "ReplicaSet", Name: "deaf", UID: "rs"}
 		o, _ := r.m.Start(time.Now(), v)
@@ -71,8 +71,8 @@ func TestShortenIsNotFor(t *testing.T) {
 		play func(r *rig)
 	}{
 		{"nobody on the way", Options{}, func(*rig) {}},
-		{"a config that keeps graces", Options{KeepGrace: true}, func(r *rig) { r.evict("a"); r.pass(5*time.Second, false) }},
-		{"observe mode", Options{DryRun: true}, func(r *rig) { r.evict("a"); r.pass(5*time.Second, false) }},
+		{"a config that keeps graces", Options{Limits: Limits{KeepGrace: true}}, func(r *rig) { r.evict("a"); r.pass(5*time.Second, false) }},
+		{"observe mode", Options{Limits: Limits{DryRun: true}}, func(r *rig) { r.evict("a"); r.pass(5*time.Second, false) }},
 		{"a victim that is nearly there", Options{}, func(r *rig) {
 			r.evict("a")
 			r.facts["uid-a"] = leaving

@@ -15,12 +15,12 @@ import (
 func TestRestart(t *testing.T) {
 	t.Run("a victim on its way out, the cooldown and the cap", func(t *testing.T) {
 		file := &shelf{}
-		play(t, Options{Store: file, HourlyCap: 2}, func(r *rig) {
+		play(t, Options{Limits: Limits{HourlyCap: 2}, Store: file}, func(r *rig) {
 			r.evict("a")
 			r.facts["uid-a"] = leaving
 			r.pass(5*time.Second, true)
 		})
-		play(t, Options{Store: file, HourlyCap: 2}, func(r *rig) {
+		play(t, Options{Limits: Limits{HourlyCap: 2}, Store: file}, func(r *rig) {
 			if n, _ := r.m.LastHour(time.Now()); n != 1 {
 				t.Errorf("counted %d", n)
 			}
@@ -93,7 +93,7 @@ func TestRestart(t *testing.T) {
 	})
 	t.Run("a dry run whose answer was lost is nothing", func(t *testing.T) {
 		file := &shelf{}
-		play(t, Options{Store: file, DryRun: true}, func(r *rig) {
+		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
 				close(entered)
@@ -106,8 +106,8 @@ func TestRestart(t *testing.T) {
 	})
 	t.Run("observe mode leaves no victim", func(t *testing.T) {
 		file := &shelf{}
-		play(t, Options{Store: file, DryRun: true}, func(r *rig) { r.evict("a") })
-		play(t, Options{Store: file, DryRun: true}, func(r *rig) {
+		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) { r.evict("a") })
+		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) {
 			if len(r.m.Outcomes()) != 0 || !strings.Contains(r.m.Forbid(time.Now()), "cooldown") {
 				t.Errorf("outcomes %d, %q", len(r.m.Outcomes()), r.m.Forbid(time.Now()))
 			}

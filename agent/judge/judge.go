@@ -41,6 +41,9 @@ type Judge struct {
 // New returns a judge that has seen nothing yet.
 func New(cfg Config) *Judge { return &Judge{cfg: cfg, lead: pressure.MaxLead} }
 
+// Configure replaces what New was given: what was seen and remembered stays.
+func (j *Judge) Configure(cfg Config) { j.cfg = cfg }
+
 // Look is one look at the node.
 type Look struct {
 	Samples     []pressure.Sample // newer than those of the looks before, oldest first; others are passed over

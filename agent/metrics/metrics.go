@@ -41,6 +41,8 @@ type Metrics struct {
 	latency   prometheus.Histogram
 	oomEvents *prometheus.CounterVec
 	oomMissed prometheus.Counter
+	configs   *prometheus.CounterVec
+	configOK  prometheus.Gauge
 	mu        sync.Mutex // guards killed
 	killed    map[[3]string]bool
 }
@@ -71,6 +73,10 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Incidents that began, by what they began with."}, []string{"kind"}),
 		unkept: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_incidents_dropped_total",
 			Help: "Triggers and parts of incidents that were not kept: too many at a time, or the ledger did not keep up."}),
+		configs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_config_reloads_total",
+			Help: "Changes of the config file by what came of them: applied or refused."}, []string{"result"}),
+		configOK: prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_config_last_reload_successful",
+			Help: "1: the newest change of the config file is in force, or there was none; 0: it was refused and the settings from before stay."}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
 			Help:    "From the sample that decided to the Eviction request on the wire.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .15, .25, .5, 1, 3}}),
@@ -86,8 +92,9 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.configOK.Set(1)
 	return m
 }
 
@@ -144,6 +151,26 @@ func (m *Metrics) Incident(kind string) { m.incidents.WithLabelValues(kind).Inc(
 
 // IncidentDropped counts a trigger, or a part of an incident, that was not kept.
 func (m *Metrics) IncidentDropped() { m.unkept.Inc() }
+
+// What came of a change of the config file: see Config.
+const (
+	ConfigApplied = "applied"
+	ConfigRefused = "refused"
+)
+
+// Config counts a change of the config file.
+func (m *Metrics) Config(result string) {
+	m.configs.WithLabelValues(result).Inc()
+	m.ConfigInForce(result == ConfigApplied)
+}
+
+// ConfigInForce says whether what the config file says is in force.
+func (m *Metrics) ConfigInForce(yes bool) {
+	m.configOK.Set(0)
+	if yes {
+		m.configOK.Set(1)
+	}
+}
 
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }

@@ -130,6 +130,9 @@ func New(opts Options) (*Manager, error) {
 	return &Manager{opts: opts, send: make(chan sent, queue), results: make(chan Result, queue), pods: map[string]*pod{}}, nil
 }
 
+// SetDryRun says whether what is started from now on only reads what there is to give back.
+func (m *Manager) SetDryRun(dry bool) { m.opts.DryRun = dry }
+
 // Run makes the calls that Start queues until ctx ends, one after the other, and returns nil then.
 func (m *Manager) Run(ctx context.Context) error {
 	for {

@@ -66,6 +66,9 @@ func NewWriter(o Options) (*Writer, error) {
 	return &Writer{opts: o, queue: make(chan chunk, queueLength)}, nil
 }
 
+// SetHeader says what the episodes that begin from now on are recorded with.
+func (w *Writer) SetHeader(h Header) { w.opts.Header = h }
+
 // Open reports whether an episode is being recorded that goes on: when not, and there is something to record, Begin.
 func (w *Writer) Open() bool { return w.open && !w.full.Load() }
 

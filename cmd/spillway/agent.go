@@ -17,7 +17,7 @@ import (
 
 func agentCommand(stderr io.Writer) *cobra.Command {
 	var opts agent.Options
-	var configFile, journalSocket string
+	var journalSocket string
 	var standalone bool
 	c := &cobra.Command{
 		Use:   "agent",
@@ -33,32 +33,27 @@ Settings that change how it decides are in the config file; the flags say where 
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opts.Config = agent.DefaultConfig()
-			if configFile != "" {
+			if opts.ConfigFile != "" {
 				var err error
-				if opts.Config, err = agent.ReadConfig(configFile); err != nil {
+				if opts.Config, err = agent.ReadConfig(opts.ConfigFile); err != nil {
 					return err
 				}
 			}
 			if standalone {
 				opts.Config.Mode = agent.Standalone
 			}
-			switch listen := opts.Config.Metrics.Listen; listen {
-			case "":
-			case "none":
-				opts.MetricsListen = ""
-			default:
-				opts.MetricsListen = listen
-			}
 			opts.Version = version
 			opts.SelfUID = os.Getenv("POD_UID")
-			log, closeLog := newLogger(stderr, journalSocket, slog.Level(opts.Config.Log.Level))
+			opts.Level = new(slog.LevelVar)
+			opts.Level.Set(slog.Level(opts.Config.Log.Level))
+			log, closeLog := newLogger(stderr, journalSocket, opts.Level)
 			defer closeLog()
 			opts.Logger = log
 			return runAgent(cmd.Context(), opts)
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&configFile, "config", "", "config file; without it every setting has its default")
+	f.StringVar(&opts.ConfigFile, "config", "", "config file, whose changes apply while the agent runs; without it every setting has its default")
 	f.BoolVar(&standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
 	f.StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node's Node object (default: $NODE_NAME)")
 	f.StringVar(&opts.Kubeconfig, "kubeconfig", "", "kubeconfig file; without it the pod's service account is used")
@@ -75,16 +70,26 @@ Settings that change how it decides are in the config file; the flags say where 
 	return c
 }
 
+// runAgent makes the agent anew when changed settings ask for it.
 func runAgent(ctx context.Context, opts agent.Options) error {
-	a, err := agent.New(opts)
-	if err != nil {
-		return err
+	for {
+		a, err := agent.New(opts)
+		if err != nil {
+			return err
+		}
+		err = a.Run(ctx)
+		var changed *agent.ConfigChanged
+		if !errors.As(err, &changed) {
+			return err
+		}
+		opts.Logger.Info("the agent is made anew", "keys", changed.Keys)
+		opts.Config = changed.Config
+		opts.Level.Set(slog.Level(opts.Config.Log.Level))
 	}
-	return a.Run(ctx)
 }
 
 // newLogger logs JSON to stderr, and to journald as well when it listens; not twice when stderr is its stream anyway.
-func newLogger(stderr io.Writer, socket string, level slog.Level) (*slog.Logger, func()) {
+func newLogger(stderr io.Writer, socket string, level slog.Leveler) (*slog.Logger, func()) {
 	text := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})
 	native, err := journal.Open(socket)
 	if err != nil {
