@@ -46,6 +46,7 @@ type Options struct {
 	Socket        string         // default status.DefaultSocket
 	StateDir      string         // default DefaultStateDir
 	MetricsListen string         // address for metrics and liveness where Config names none; empty: none
+	LockMemory    bool           // keep the process's memory from being reclaimed, and its heap under its cgroup's limit: for a process of its own
 	Kmsg          string         // the kernel's log; default kmsg.DefaultPath
 	BTF           string         // external BTF file for the tracer; empty: the kernel's own
 	Version       string
@@ -144,6 +145,7 @@ func New(opts Options) (*Agent, error) {
 	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Fastest), Slowest: time.Duration(a.cfg.Sampling.Slowest), Logger: a.log}); err != nil {
 		return nil, err
 	}
+	a.holdMemory()
 	a.openWaker()
 	a.openRecorder()
 	a.openTracer()

@@ -64,6 +64,7 @@ type loop struct {
 	said        map[string]time.Time // when a repeating state was last logged
 	once        *onceRun             // nil: no maintenance run goes on
 	flight      flight
+	dog         watchdog
 	pending     *ConfigChanged // nil: none waits
 }
 
@@ -105,6 +106,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.endIncidents(time.Now())
 			return nil
 		case <-l.a.samples.Ticks():
+			l.watchSelf(time.Now())
 		case r := <-results:
 			if o := l.a.evicts.Take(time.Now(), r); r.Shortens() {
 				l.noteCredentials(time.Now(), o.Shortening)

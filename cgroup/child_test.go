@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // serveChild obeys one order a line and answers "ok": anon MIB, shmem MIB, file PATH MIB (write and sync), reread PATH
-// TIMES, spin MILLISECONDS. What it allocates stays.
+// TIMES, spin MILLISECONDS, own-limit MIB. What it allocates stays.
 func serveChild(in io.Reader, out io.Writer) error {
 	// A huge page for a small allocation of the runtime would be charged as 2 MiB.
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
@@ -55,6 +55,8 @@ func serveChild(in io.Reader, out io.Writer) error {
 			err = writeFile(f[1], n<<20)
 		case "reread":
 			err = rereadFile(f[1], n)
+		case "own-limit":
+			err = checkOwnLimit(Amount(n) << 20)
 		case "spin":
 			for end := time.Now().Add(time.Duration(n) * time.Millisecond); time.Now().Before(end); {
 			}
@@ -67,6 +69,22 @@ func serveChild(in io.Reader, out io.Writer) error {
 		fmt.Fprintln(out, "ok")
 	}
 	return sc.Err()
+}
+
+// checkOwnLimit compares; 0 stands for no limit.
+func checkOwnLimit(want Amount) error {
+	tree, err := Open(Options{})
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if want == 0 {
+		want = Unlimited
+	}
+	if got, err := tree.OwnLimit(); err != nil || got != want {
+		return fmt.Errorf("own limit %v, %v; want %v", got, err, want)
+	}
+	return nil
 }
 
 // growAnon touches every page.

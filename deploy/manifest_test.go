@@ -144,7 +144,7 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 	}
 	wantSecurity := map[string]any{
 		"privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-		"capabilities": map[string]any{"drop": []any{"ALL"}, "add": []any{"BPF", "PERFMON"}},
+		"capabilities": map[string]any{"drop": []any{"ALL"}, "add": []any{"BPF", "IPC_LOCK", "PERFMON"}},
 	}
 	if diff := cmp.Diff(wantSecurity, agent["securityContext"]); diff != "" {
 		t.Errorf("security context of the container (-want +got):\n%s", diff)

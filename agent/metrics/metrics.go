@@ -38,6 +38,7 @@ type Metrics struct {
 	incidents *prometheus.CounterVec
 	unkept    prometheus.Counter
 	sent      prometheus.Histogram
+	late      prometheus.Histogram
 	latency   prometheus.Histogram
 	oomEvents *prometheus.CounterVec
 	oomMissed prometheus.Counter
@@ -77,6 +78,9 @@ func New(version string, get func() *status.Status) *Metrics {
 			Help: "Changes of the config file by what came of them: applied or refused."}, []string{"result"}),
 		configOK: prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_config_last_reload_successful",
 			Help: "1: the newest change of the config file is in force, or there was none; 0: it was refused and the settings from before stay."}),
+		late: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_loop_lateness_seconds",
+			Help:    "How long after its planned time a sample of the node was looked at.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "spillway_eviction_request_latency_seconds",
 			Help:    "From the sample that decided to the Eviction request on the wire.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .15, .25, .5, 1, 3}}),
@@ -92,7 +96,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.configOK.Set(1)
 	return m
@@ -142,6 +146,9 @@ func (m *Metrics) Brake(state string) { m.brakes.WithLabelValues(state).Inc() }
 
 // Replacement counts one replacement of an evicted pod that reached a state.
 func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).Inc() }
+
+// Late observes how late the loop looked at a sample.
+func (m *Metrics) Late(d time.Duration) { m.late.Observe(d.Seconds()) }
 
 // Exit counts one ended container by its cause.
 func (m *Metrics) Exit(cause string) { m.exits.WithLabelValues(cause).Inc() }

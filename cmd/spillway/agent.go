@@ -65,6 +65,7 @@ Settings that change how it decides are in the config file; the flags say where 
 	f.StringVar(&opts.StateDir, "state-dir", agent.DefaultStateDir, "folder for what must survive a restart (ledger.db) and for the recording")
 	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
 	f.StringVar(&opts.BTF, "btf", "", "BTF file for the OOM tracer on kernels without /sys/kernel/btf/vmlinux")
+	f.BoolVar(&opts.LockMemory, "lock-memory", true, "keep the agent's own memory from being reclaimed (CAP_IPC_LOCK), and its heap under the limit of its cgroup")
 	f.StringVar(&opts.Kmsg, "kmsg", kmsg.DefaultPath, "the kernel's log, which tells of OOM kills where BPF cannot be used")
 	f.StringVar(&journalSocket, "journal-socket", "/run/systemd/journal/socket", "journald's native socket; not used when it is not there")
 	return c
