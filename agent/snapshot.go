@@ -45,6 +45,10 @@ func (l *loop) publish(now time.Time) {
 		s.Reclaims = l.reclaimStatus()
 		s.Brakes = l.brakeStatus()
 	}
+	if a.runtime != nil {
+		v := a.runtimeView.Load()
+		s.Runtime = &status.Runtime{LatencySeconds: v.Latency.Seconds(), Hung: v.Hung, Hangs: v.Hangs, LastContact: v.LastContact, Containers: len(v.Containers)}
+	}
 	if a.exits != nil {
 		s.Exits, s.ExitsLost = a.exits.list(), a.exits.dropped()
 	}

@@ -75,6 +75,7 @@ func full() *status.Status {
 		Loop:    status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
 		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Returned: 2,
 			Replacements: []status.Replacement{{State: "unscheduled", Waits: true}, {State: "running"}, {State: "starting"}, {State: "image", Waits: true}}},
+		Runtime: &status.Runtime{LatencySeconds: 2, Hung: true, Hangs: 3, LastContact: time.Unix(900, 0)},
 		Pods: []status.Pod{
 			{Namespace: "shop", Name: "cart-0", UID: "1", WorkingSetBytes: ptr(uint64(700)), GrowthBytes: ptr(3.0), Score: ptr(42.0), Rank: 1,
 				Containers: []status.Container{{Name: "cart"}, {Name: "(sandbox)"}, {Name: "proxy", LimitBytes: ptr(uint64(5))}}},
@@ -128,6 +129,10 @@ spillway_pod_score{namespace="shop",pod="cart-0"} 42
 spillway_pod_working_set_bytes{namespace="shop",pod="cart-0"} 700
 spillway_replacements_not_running 2
 spillway_replacements_returned_total 2
+spillway_runtime_hangs_total 3
+spillway_runtime_hung 1
+spillway_runtime_last_contact_timestamp_seconds 900
+spillway_runtime_latency_seconds 2
 spillway_source_up{source="cri"} 1
 spillway_source_up{source="kubelet-config"} 0
 `

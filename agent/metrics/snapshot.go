@@ -60,6 +60,10 @@ var (
 	descLedger     = desc("ledger_size_bytes", "Size of the file that holds what survives a restart.")
 	descUnwritten  = desc("ledger_write_errors_total", "Writes to the ledger that failed.")
 	descDropped    = desc("ledger_records_dropped_total", "Records that the ledger did not keep, as the disk did not keep up.")
+	descRuntime    = desc("runtime_latency_seconds", "How long the container runtime took for its newest list; after a hang the time-out.")
+	descHung       = desc("runtime_hung", "1 while the container runtime does not answer in time: nobody is evicted.")
+	descHangs      = desc("runtime_hangs_total", "Calls to the container runtime that reached their time-out.")
+	descContact    = desc("runtime_last_contact_timestamp_seconds", "When the container runtime last answered a list.")
 	descNoLimit    = desc("containers_without_limit", "Containers on this node without a memory limit.")
 )
 
@@ -75,7 +79,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
-		descLedger, descUnwritten, descDropped,
+		descLedger, descUnwritten, descDropped, descRuntime, descHung, descHangs, descContact,
 	} {
 		ch <- d
 	}
@@ -173,6 +177,16 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		gauge(descLedger, float64(l.SizeBytes))
 		count(descUnwritten, float64(l.WriteErrors))
 		count(descDropped, float64(l.Dropped))
+	}
+	if r := s.Runtime; r != nil {
+		gauge(descHung, truth(r.Hung))
+		count(descHangs, float64(r.Hangs))
+		if r.LatencySeconds > 0 {
+			gauge(descRuntime, r.LatencySeconds)
+		}
+		if !r.LastContact.IsZero() {
+			gauge(descContact, float64(r.LastContact.UnixNano())/1e9)
+		}
 	}
 	gauge(descMode, 1, s.Mode)
 	gauge(descPaused, truth(s.Evictions.Paused))

@@ -22,6 +22,7 @@ type Status struct {
 	Pods      []Pod      `json:"pods"`
 	Groups    []Group    `json:"cgroups,omitempty"` // standalone: the cgroups below the root
 	Ledger    *Ledger    `json:"ledger"`            // null: standalone
+	Runtime   *Runtime   `json:"runtime"`           // null: not used
 	OOMKills  []OOMKill  `json:"oomKills"`          // newest first, those of before a restart too
 	OOMWatch  OOMWatch   `json:"oomWatch"`
 	Exits     []Exit     `json:"exits"`     // containers that ended with a code other than 0, newest first
@@ -342,6 +343,15 @@ type Group struct {
 	Path            string  `json:"path"`
 	UsageBytes      *uint64 `json:"usageBytes"`
 	WorkingSetBytes *uint64 `json:"workingSetBytes"`
+}
+
+// Runtime is how the container runtime answers.
+type Runtime struct {
+	LatencySeconds float64   `json:"latencySeconds"` // of the newest list of all containers; 0 before the first, after a hang the time-out
+	Hung           bool      `json:"hung"`           // the newest call reached its time-out: nobody is evicted
+	Hangs          uint64    `json:"hangsTotal"`
+	LastContact    time.Time `json:"lastContact"` // when it last answered a list; zero: never
+	Containers     int       `json:"containers"`  // the last that it told of
 }
 
 // Ledger is the store of what survives a restart.
