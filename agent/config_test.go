@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +90,35 @@ func TestParseConfig(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "agent.") {
 				t.Errorf("error %q shows a Go type", err)
+			}
+		})
+	}
+}
+
+// TestReadConfigOfAnySize: what is too large is refused for that, before it is parsed; what would unfold into much too.
+func TestReadConfigOfAnySize(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+	for i := range 9 {
+		bomb += fmt.Sprintf("a%d: &a%d [%s*a%d]\n", i+1, i+1, strings.Repeat(fmt.Sprintf("*a%d, ", i), 8), i)
+	}
+	for _, tc := range []struct{ name, text, want string }{
+		{"10 MB", "mode: observe\n" + strings.Repeat("# nothing\n", 1<<20), "larger than 1048576 bytes"},
+		{"aliases of aliases", bomb, "unknown key \"a9\""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := os.WriteFile(file, []byte(tc.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := ReadConfig(file)
+			runtime.ReadMemStats(&after)
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), file) {
+				t.Errorf("%v, want %q", err, tc.want)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+				t.Errorf("%d MiB were allocated for it", n>>20)
 			}
 		})
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // DefaultSocket is where the agent listens and the client asks.
@@ -94,7 +96,7 @@ func Listen(path string, views Views) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &Server{path: path, file: file, listener: l, http: serverOf(views)}, nil
+	return &Server{path: path, file: file, listener: netutil.LimitListener(l, maxClients), http: serverOf(views)}, nil
 }
 
 // serverOf answers by the views.
@@ -151,6 +153,10 @@ func serverOf(views Views) *http.Server {
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}
 }
+
+// maxClients bounds the connections at a time, and with them the memory of answers; further ones wait. One whose other side
+// does not read ends with its answer's time.
+const maxClients = 16
 
 // lastWords is how long answers under way may go on when the server ends: a maintenance run still says why it ends.
 const lastWords = 2 * time.Second

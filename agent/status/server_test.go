@@ -282,3 +282,42 @@ func TestListenInAFolderThatCannotBe(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestClientsThatNeverRead: three times as many as may be connected at a time hold up others for the time of an answer or two,
+// and leave nothing behind.
+func TestClientsThatNeverRead(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	path := socketPath(t)
+	big := &Status{Version: "1", Decisions: make([]Decision, 80)} // more than a socket's buffers take
+	for i := range big.Decisions {
+		big.Decisions[i].Reason = strings.Repeat("x", 4096)
+	}
+	s, err := Listen(path, Views{Status: func() *Status { return big }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.http.WriteTimeout = 1000 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for range 3 * maxClients {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("GET /v1/status HTTP/1.1\r\nHost: s\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := Get(ctx, path); err != nil {
+		t.Error(err)
+	} else if len(got.Decisions) != len(big.Decisions) {
+		t.Errorf("%d decisions, want %d", len(got.Decisions), len(big.Decisions))
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
