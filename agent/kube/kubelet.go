@@ -25,21 +25,37 @@ const maxConfigz = 1 << 20
 // ends the connection before any request is written otherwise. There is no way to skip that; kubelets with a
 // self-signed certificate (the default without serverTLSBootstrap) are told by their files instead.
 func (c *Client) KubeletConfigz(ctx context.Context, n Node) (KubeletConfig, error) {
+	return fromKubelet(ctx, c, n, question[KubeletConfig]{
+		name: "configz", path: "/configz", right: "nodes/configz (kubelets before 1.33: nodes/proxy)", read: readConfigz,
+	})
+}
+
+// question is a GET that the kubelet answers over HTTPS.
+type question[T any] struct {
+	name  string // in errors
+	path  string
+	right string // that a refusal asks for
+	read  func(io.Reader) (T, error)
+}
+
+// fromKubelet asks the kubelet of a node at one of its InternalIPs after the other, for 3 s in all.
+func fromKubelet[T any](ctx context.Context, c *Client, n Node, q question[T]) (T, error) {
+	var none T
 	if len(n.InternalIPs) == 0 || n.KubeletPort == 0 {
-		return KubeletConfig{}, fmt.Errorf("get configz of node %s: the Node object has no InternalIP or no kubelet port", n.Name)
+		return none, fmt.Errorf("get %s of node %s: the Node object has no InternalIP or no kubelet port", q.name, n.Name)
 	}
 	client, err := c.kubeletClient()
 	if err != nil {
-		return KubeletConfig{}, fmt.Errorf("get configz of node %s: %w", n.Name, err)
+		return none, fmt.Errorf("get %s of node %s: %w", q.name, n.Name, err)
 	}
 	defer utilnet.CloseIdleConnectionsFor(client.Transport)
 	ctx, cancel := context.WithTimeout(quiet(ctx), evictTimeout)
 	defer cancel()
 	var failed []error
 	for _, ip := range n.InternalIPs {
-		k, err := getConfigz(ctx, client, "https://"+net.JoinHostPort(ip, strconv.Itoa(n.KubeletPort))+"/configz")
+		out, err := q.get(ctx, client, "https://"+net.JoinHostPort(ip, strconv.Itoa(n.KubeletPort))+q.path)
 		if err == nil {
-			return k, nil
+			return out, nil
 		}
 		failed = append(failed, err)
 		var status *kubeletStatusError
@@ -47,7 +63,28 @@ func (c *Client) KubeletConfigz(ctx context.Context, n Node) (KubeletConfig, err
 			break // it answered: another address of the same kubelet will say the same
 		}
 	}
-	return KubeletConfig{}, fmt.Errorf("get configz of node %s: %w", n.Name, errors.Join(failed...))
+	return none, fmt.Errorf("get %s of node %s: %w", q.name, n.Name, errors.Join(failed...))
+}
+
+func (q question[T]) get(ctx context.Context, client *http.Client, u string) (T, error) {
+	var none T
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return none, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return none, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return none, &kubeletStatusError{u, resp.StatusCode, q.right}
+	}
+	out, err := q.read(resp.Body)
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", u, err)
+	}
+	return out, nil
 }
 
 // kubeletClient has our token and the cluster CA, and neither proxy nor redirects.
@@ -93,28 +130,12 @@ func (e *kubeletStatusError) Error() string {
 	}
 }
 
-func getConfigz(ctx context.Context, client *http.Client, u string) (KubeletConfig, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+func readConfigz(r io.Reader) (KubeletConfig, error) {
+	body, err := io.ReadAll(io.LimitReader(r, maxConfigz+1))
 	if err != nil {
 		return KubeletConfig{}, err
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return KubeletConfig{}, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return KubeletConfig{}, &kubeletStatusError{u, resp.StatusCode, "nodes/configz (kubelets before 1.33: nodes/proxy)"}
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxConfigz+1))
-	if err != nil {
-		return KubeletConfig{}, fmt.Errorf("%s: %w", u, err)
-	}
-	k, err := parseConfigz(body)
-	if err != nil {
-		return KubeletConfig{}, fmt.Errorf("%s: %w", u, err)
-	}
-	return k, nil
+	return parseConfigz(body)
 }
 
 // parseConfigz reads {"kubeletconfig": {...}}. The kubelet has already applied every default and drop-in, so an

@@ -3,15 +3,9 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"strconv"
 	"time"
-
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
 // maxSummary bounds what is read of /stats/summary: a real one of 110 pods is about 1 MiB.
@@ -36,49 +30,10 @@ type VolumeUses struct {
 // KubeletVolumes gets the use of all volumes from this node's kubelet, https://<InternalIP>:<port>/stats/summary. It needs
 // the right get on nodes/stats and takes 3 s at most. What holds for the token of KubeletConfigz holds here.
 func (c *Client) KubeletVolumes(ctx context.Context, n Node) (VolumeUses, error) {
-	if len(n.InternalIPs) == 0 || n.KubeletPort == 0 {
-		return VolumeUses{}, fmt.Errorf("get stats of node %s: the Node object has no InternalIP or no kubelet port", n.Name)
-	}
-	client, err := c.kubeletClient()
-	if err != nil {
-		return VolumeUses{}, fmt.Errorf("get stats of node %s: %w", n.Name, err)
-	}
-	defer utilnet.CloseIdleConnectionsFor(client.Transport)
-	ctx, cancel := context.WithTimeout(quiet(ctx), evictTimeout)
-	defer cancel()
-	var failed []error
-	for _, ip := range n.InternalIPs {
-		u, err := getSummary(ctx, client, "https://"+net.JoinHostPort(ip, strconv.Itoa(n.KubeletPort))+"/stats/summary")
-		if err == nil {
-			return u, nil
-		}
-		failed = append(failed, err)
-		var status *kubeletStatusError
-		if errors.As(err, &status) {
-			break // it answered: another address of the same kubelet will say the same
-		}
-	}
-	return VolumeUses{}, fmt.Errorf("get stats of node %s: %w", n.Name, errors.Join(failed...))
-}
-
-func getSummary(ctx context.Context, client *http.Client, u string) (VolumeUses, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		return VolumeUses{}, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return VolumeUses{}, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return VolumeUses{}, &kubeletStatusError{u, resp.StatusCode, "nodes/stats"}
-	}
-	out, err := parseSummary(io.LimitReader(resp.Body, maxSummary))
-	if err != nil {
-		return VolumeUses{}, fmt.Errorf("%s: %w", u, err)
-	}
-	return out, nil
+	return fromKubelet(ctx, c, n, question[VolumeUses]{
+		name: "stats", path: "/stats/summary", right: "nodes/stats",
+		read: func(r io.Reader) (VolumeUses, error) { return parseSummary(io.LimitReader(r, maxSummary)) },
+	})
 }
 
 // fsStats is FsStats of the kubelet's stats/v1alpha1, of a file system or a volume.
