@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,8 +77,39 @@ type archive struct {
 	release, dir string // empty for this machine's
 }
 
+// publicMirror is the address that Debian gives everybody, for machines whose sources name no mirror.
+const publicMirror = "http://deb.debian.org/debian"
+
+// mirror returns the mirror of Debian that this machine's sources name, and publicMirror where they name none. Who made an
+// archive is known from its index only: a machine that never asked for the index asks now.
+func mirror(ctx context.Context) (string, error) {
+	find := func() (string, error) {
+		out, err := debian(ctx, "/", "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian")
+		return firstMirror(out), err
+	}
+	if found, err := find(); err != nil || found != "" {
+		return found, err
+	}
+	if _, err := debian(ctx, "/", "apt-get", "update", "-q"); err != nil {
+		return "", err
+	}
+	found, err := find()
+	return cmp.Or(found, publicMirror), err
+}
+
+// firstMirror picks the first address of a network: a CD has one release alone.
+func firstMirror(addresses string) string {
+	for line := range strings.Lines(addresses) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "http") || strings.HasPrefix(line, "mirror") {
+			return strings.TrimSuffix(line, "/")
+		}
+	}
+	return ""
+}
+
 // options let apt look at the release alone and leave this machine's state as it is.
-func (a archive) options() ([]string, error) {
+func (a archive) options(ctx context.Context) ([]string, error) {
 	if a.release == "" {
 		return nil, nil
 	}
@@ -86,8 +118,12 @@ func (a archive) options() ([]string, error) {
 			return nil, fmt.Errorf("make index of %s: %w", a.release, err)
 		}
 	}
+	from, err := mirror(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("make index of %s: %w", a.release, err)
+	}
 	list := filepath.Join(a.dir, "sources.list")
-	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian %s main\n", a.release)
+	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", from, a.release)
 	if err := os.WriteFile(list, []byte(line), 0o644); err != nil {
 		return nil, fmt.Errorf("make index of %s: %w", a.release, err)
 	}
@@ -97,7 +133,7 @@ func (a archive) options() ([]string, error) {
 
 // apt runs one of apt's tools.
 func (a archive) apt(ctx context.Context, dir, tool string, args ...string) (string, error) {
-	options, err := a.options()
+	options, err := a.options(ctx)
 	if err != nil {
 		return "", err
 	}
