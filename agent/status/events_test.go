@@ -65,14 +65,10 @@ func TestEventsTravel(t *testing.T) {
 		},
 	}
 	path := socketPath(t)
-	s, err := Listen(path, Views{Status: func() *Status { return nil }, Samples: someSamples, Events: views})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, stop := serveViews(t, path, Views{Events: views})
+	defer stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer cancel()
 
 	q := EventQuery{Since: "3.11", Limit: 7, Wait: 1500 * time.Millisecond}
 	l, err := GetEvents(ctx, path, q)
@@ -104,13 +100,8 @@ func TestEventsTravel(t *testing.T) {
 		}
 	}
 	alone := socketPath(t)
-	s2, err := Listen(alone, Views{Status: func() *Status { return nil }, Samples: someSamples})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done2 := make(chan error, 1)
-	go func() { done2 <- s2.Run(ctx) }()
-	defer func() { cancel(); <-done2 }()
+	_, stopAlone := serveViews(t, alone, Views{})
+	defer stopAlone()
 	if _, err := GetEvents(ctx, alone, EventQuery{}); err == nil || !strings.Contains(err.Error(), "keeps no events") {
 		t.Errorf("standalone: %v", err)
 	}

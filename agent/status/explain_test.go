@@ -59,14 +59,10 @@ func TestExplanationTravelsWhole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := socketPath(t)
-			s, err := Listen(path, Views{Status: func() *Status { return nil }, Samples: someSamples, Explain: tc.explain})
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, stop := serveViews(t, path, Views{Explain: tc.explain})
+			defer stop()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			done := make(chan error, 1)
-			go func() { done <- s.Run(ctx) }()
-			defer func() { cancel(); <-done }()
+			defer cancel()
 			got, err := GetExplanation(ctx, path, "a/b&c=d")
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {

@@ -255,7 +255,7 @@ func TestOnceTravelsWhole(t *testing.T) {
 	}
 	whole := true
 	path := socketPath(t)
-	s, err := Listen(path, Views{Status: func() *Status { return nil }, Samples: someSamples, Once: func(_ context.Context, r OnceRequest) (<-chan OnceEvent, error) {
+	_, stopServer := serveViews(t, path, Views{Once: func(_ context.Context, r OnceRequest) (<-chan OnceEvent, error) {
 		if r != (OnceRequest{TargetUsagePercent: 80, DryRun: true}) {
 			t.Errorf("request %+v", r)
 		}
@@ -268,13 +268,7 @@ func TestOnceTravelsWhole(t *testing.T) {
 		close(ch)
 		return ch, nil
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() { ran <- s.Run(ctx) }()
-	defer func() { cancel(); <-ran }()
+	defer stopServer()
 
 	for _, whole = range []bool{true, false} {
 		var got []OnceEvent

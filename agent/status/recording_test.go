@@ -2,7 +2,6 @@ package status
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -27,24 +26,15 @@ func TestRecordingTravelsWhole(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := socketPath(t)
-			s, err := Listen(path, Views{Status: func() *Status { return nil }, Samples: someSamples, Recording: tc.view})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error)
-			go func() { done <- s.Run(ctx) }()
+			_, stop := serveViews(t, path, Views{Recording: tc.view})
+			defer stop()
 			var got bytes.Buffer
-			err = GetRecording(t.Context(), path, &got)
+			err := GetRecording(t.Context(), path, &got)
 			if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
 			if tc.err == "" && !bytes.Equal(got.Bytes(), tc.want) {
 				t.Errorf("%d bytes, want %d", got.Len(), len(tc.want))
-			}
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
 			}
 		})
 	}

@@ -43,7 +43,17 @@ func someSamples(q SampleQuery) (Samples, error) {
 // serve listens and runs; stop ends it and checks that nothing is left.
 func serve(t *testing.T, path string, get func() *Status) (s *Server, stop func()) {
 	t.Helper()
-	s, err := Listen(path, Views{Status: get, Samples: someSamples})
+	return serveViews(t, path, Views{Status: get})
+}
+
+// serveViews is serve with other views too. That of the samples is always there; a status that nobody asks for may be left out.
+func serveViews(t *testing.T, path string, v Views) (s *Server, stop func()) {
+	t.Helper()
+	v.Samples = someSamples
+	if v.Status == nil {
+		v.Status = func() *Status { return nil }
+	}
+	s, err := Listen(path, v)
 	if err != nil {
 		t.Fatal(err)
 	}
