@@ -296,9 +296,7 @@ func TestBrakeFaults(t *testing.T) {
 			if err := a.openBrake(); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			go func() { done <- a.brakes.Run(ctx) }()
+			defer running(t, a.brakes.Run)()
 			if strings.Contains(tc.file, "leak") { // a plain file keeps the rest of the longer number
 				if got := a.brakes.Take(<-a.brakes.Results()); got.State != brake.Releasing || got.Err == nil {
 					t.Errorf("attempt %+v", got)
@@ -311,10 +309,6 @@ func TestBrakeFaults(t *testing.T) {
 			a.observeBrakes()
 			if s := a.sources.list(); len(s) != 1 || s[0].State != status.Degraded || !strings.Contains(s[0].Detail, tc.want) {
 				t.Errorf("sources %+v, want %q", s, tc.want)
-			}
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
 			}
 		})
 	}

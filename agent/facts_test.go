@@ -179,13 +179,8 @@ func TestTheClusterIsAsked(t *testing.T) {
 	src.init(slog.New(slog.NewTextHandler(&logged, nil)))
 	c := newCluster(client, clusterSettings{}, true, &src, slog.New(slog.NewTextHandler(&logged, nil)))
 	c.settings.Store(&clusterSettings{excluded: []string{"spare"}})
-	stopped := make(chan error)
-	ctx := t.Context()
-	go func() { stopped <- client.Run(ctx) }()
-	t.Cleanup(func() {
-		<-stopped // t's context has ended
-		client.Close()
-	})
+	t.Cleanup(func() { client.Close() })
+	running(t, client.Run)
 	for deadline := time.After(20 * time.Second); !client.Pods().Synced; {
 		select {
 		case <-client.Changed():
@@ -199,7 +194,7 @@ func TestTheClusterIsAsked(t *testing.T) {
 	if !c.misses(want) {
 		t.Error("a new pod is not asked for at once")
 	}
-	c.urgent(ctx, want)
+	c.urgent(t.Context(), want)
 	if c.misses(want) {
 		t.Error("it is asked for again at once")
 	}
@@ -235,7 +230,7 @@ func TestTheClusterIsAsked(t *testing.T) {
 	other.Namespace, other.UID = "bank", "v"
 	before := logged.Len()
 	for range 5 {
-		c.urgent(ctx, []asked{{&other, 0}})
+		c.urgent(t.Context(), []asked{{&other, 0}})
 	}
 	denied := c.facts.Load().of("v", time.Now())
 	if denied == nil || denied.Budget.Known || denied.Scaler.Known || denied.Room.Known || denied.Budget.Why == "" || denied.Scaler.Why == "" {

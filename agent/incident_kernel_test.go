@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -22,20 +21,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 	n := newLatencyNode(t, 2)
 	dir := t.TempDir()
 	a := latencyAgent(t, n, dir)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
-	stopped := false
-	stop := func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
+	stop := running(t, a.Run)
 	defer stop()
 	socket := filepath.Join(dir, "socket")
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -58,7 +44,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 	var found *status.Event
 	q := status.EventQuery{Since: "0.0", Wait: 20 * time.Second}
 	for limit := time.Now().Add(40 * time.Second); found == nil; {
-		l, err := status.GetEvents(ctx, socket, q)
+		l, err := status.GetEvents(t.Context(), socket, q)
 		if err != nil || time.Now().After(limit) {
 			t.Fatalf("no incident: %v; kills %+v, sources %+v", err, a.snapshot.Load().OOMKills, a.sources.list())
 		}

@@ -52,16 +52,15 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 	if err := errors.Join(a.openLedger(), a.openIncidents()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	kept, written := make(chan error, 1), make(chan error, 1)
-	go func() { kept <- a.ledger.Run(ctx) }()
+	stop := running(t, a.ledger.Run)
+	written := make(chan error, 1)
 	go func() { written <- a.incidents.run() }()
 	l = &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}}
 	return l, func() {
 		l.endIncidents(time.Now())
 		werr := <-written
-		cancel()
-		if err := errors.Join(werr, <-kept, a.ledger.Close(), tree.Close()); err != nil {
+		stop()
+		if err := errors.Join(werr, a.ledger.Close(), tree.Close()); err != nil {
 			t.Error(err)
 		}
 	}
@@ -291,9 +290,7 @@ func TestADayOfIncidents(t *testing.T) {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
+	stop := running(t, l.Run)
 	confirmed := make(chan error, 800)
 	pending := 0
 	put := func(g *ledger.Log, at time.Time, data []byte) {
@@ -337,10 +334,7 @@ func TestADayOfIncidents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	stop()
 	all, err := log.Newest(10_000)
 	if err != nil || len(all) != 2*incidents {
 		t.Errorf("%d of %d records, %v", len(all), 2*incidents, err)

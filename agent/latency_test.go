@@ -175,17 +175,11 @@ func TestLatencyWorker(t *testing.T) {
 		t.Fatalf("%d decisions, want at most 100: no pod leaks twice, and more is beyond the hourly cap", decisions)
 	}
 	ctx, cancel := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM) // its cgroups are to go as well
+	defer cancel()
 	n := newLatencyNode(t, latencyPods)
 	dir := t.TempDir()
 	a := latencyAgent(t, n, dir)
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	defer running(t, a.Run)()
 	await := func(what string, ok func(*status.Status) bool) *status.Status {
 		t.Helper()
 		for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {

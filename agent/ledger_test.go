@@ -28,15 +28,12 @@ func keep(t *testing.T, a *Agent) {
 	if err := a.openLedger(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.ledger.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-done, a.ledger.Close()); err != nil {
+		if err := a.ledger.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	running(t, a.ledger.Run)
 }
 
 // keeper is an agent with as much as its ledger needs.
@@ -113,15 +110,7 @@ func enforcer(t *testing.T, a *Agent, call evict.Caller) *evict.Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	running(t, m.Run)
 	return m
 }
 
@@ -196,9 +185,7 @@ func TestNothingCanBeKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.evicts = m
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go m.Run(ctx)
+		defer running(t, m.Run)()
 		if _, ok := m.Start(time.Now().Add(time.Second), evict.Victim{Pod: brakedPod(), DecisionID: "d"}); !ok {
 			t.Fatal(m.Forbid(time.Now()))
 		}

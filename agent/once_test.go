@@ -151,15 +151,7 @@ func playOnce(t *testing.T, n *onceRig, req status.OnceRequest, observe bool, mo
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ran := make(chan error, 1)
-		go func() { ran <- n.m.Run(ctx) }()
-		defer func() {
-			cancel()
-			if err := <-ran; err != nil {
-				t.Error(err)
-			}
-		}()
+		defer running(t, n.m.Run)()
 		asker, stop := context.WithCancel(t.Context())
 		defer stop()
 		events := make(chan status.OnceEvent, 1<<12)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -33,15 +32,7 @@ func TestUnauthorizedIsTold(t *testing.T) {
 	l := followLoop(t, `{"version":1}`, server.URL, &log)
 	l.a.cluster.node.Store(&nodeView{})
 	l.a.opts.NodeName = "node-a"
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- l.a.cluster.client.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	defer running(t, l.a.cluster.client.Run)()
 	state := func() status.Source {
 		for _, s := range l.a.sources.list() {
 			if s.Name == "eviction-credentials" {
