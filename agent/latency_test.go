@@ -36,7 +36,8 @@ const latencyWorker = "SPILLWAY_LATENCY_WORKER"
 
 // TestDecisionLatency prints how long it takes from the kernel read of the first sample with all gates true until the Eviction
 // arrives at the API server, over as many decisions as SPILLWAY_LATENCY says, at rest and beside two busy processes.
-// The design wants 150 ms at the 99th percentile. That a pod can be named who ends the shortage is a gate, too. make bench runs it.
+// The design wants 150 ms at the 99th percentile. That a pod can be named who ends the shortage is a gate, too.
+// make bench runs it.
 //
 // Everything on the way is real but the API server: real cgroups that a real process fills, sampler, judge, evictions and the
 // client over TLS. The agents and their leaking pods run side by side, which costs them time.

@@ -111,8 +111,8 @@ func (w *killWatch) second(ctx context.Context) {
 	}
 }
 
-// find looks where kills were that nobody told of. Below BPF it is a rung's own work to find them in the counters of pods; what no
-// counter of a pod has, and what BPF should have told, is reported as missed.
+// find looks where kills were that nobody told of. Below BPF it is a rung's own work to find them in the counters of pods; what
+// no counter of a pod has, and what BPF should have told, is reported as missed.
 func (w *killWatch) find(ctx context.Context, n uint64) {
 	rest := n
 	for _, p := range w.a.mapper.Map().Pods {

@@ -138,7 +138,8 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
 	switch d.State {
-	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss: // something is done, or nothing has to be
+	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss:
+		// something is done, or nothing has to be
 	default:
 		if key == stateHeld+"brake" {
 			break

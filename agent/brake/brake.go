@@ -128,7 +128,8 @@ type order struct {
 	release bool
 }
 
-// New checks the options and takes over what an agent before this one left in the store: Run undoes it. It starts nothing and writes to no cgroup.
+// New checks the options and takes over what an agent before this one left in the store: Run undoes it. It starts nothing and
+// writes to no cgroup.
 func New(opts Options) (*Manager, error) {
 	if opts.Kernel == nil {
 		return nil, errors.New("brake: no kernel")

@@ -32,7 +32,8 @@ type leadTimes struct {
 func (m *Manager) learn(o *Outcome) {
 	p, took := o.Victim.Pod, o.EndedAt.Sub(o.AskedAt)
 	w, owned := workloadOf(p)
-	if !owned || !o.MeasuredKnown || took <= 0 || !o.ShortenedAt.IsZero() || o.shortenTry > 0 { // the clock may have been set back since a restart
+	// It took nothing or less: the clock may have been set back since a restart.
+	if !owned || !o.MeasuredKnown || took <= 0 || !o.ShortenedAt.IsZero() || o.shortenTry > 0 {
 		return
 	}
 	l := m.leads[w]

@@ -53,7 +53,7 @@ type Followed struct {
 	Message string                  // the cluster's own words
 	SeenAt  time.Time               // of the newest answer
 	EndedAt time.Time               // zero while it is asked for
-	Took    time.Duration           // running: from the eviction until it was ready, in whole seconds of its node's clock where that has it
+	Took    time.Duration           // running: from the eviction until ready, in whole seconds of its node's clock where that has it
 	Late    bool                    // it did not run within 15 min
 	Waits   bool                    // it is known not to run now: see policy.PastEviction
 	Moot    bool                    // too late, and its state is not known: it is not asked for any more

@@ -205,8 +205,8 @@ func (j *Judge) Explain(p Pods, uid string) policy.Explanation {
 }
 
 // Hold returns why the verdict itself forbids to evict for p, "" when it does not: nobody is evicted for growth that an
-// eviction does not answer, and for page cache only its owner. At critical somebody may go for what pods did not cause, as the kubelet is about to act; not
-// while that goes on, which would fill the memory again.
+// eviction does not answer, and for page cache only its owner. At critical somebody may go for what pods did not cause, as the
+// kubelet is about to act; not while that goes on, which would fill the memory again.
 func (j *Judge) Hold(p *Pods) (name, why string) {
 	v := &j.verdict
 	switch v.Cause {

@@ -185,8 +185,8 @@ func graceOf(seconds *int64) time.Duration {
 	}
 }
 
-// trim drops from a pod, in place, what convertPod, placementOf and endsOf do not read. The reflector keeps whole pods while it collects
-// the first set, and managedFields, env and volumes are most of a pod's bytes.
+// trim drops from a pod, in place, what convertPod, placementOf and endsOf do not read. The reflector keeps whole pods while it
+// collects the first set, and managedFields, env and volumes are most of a pod's bytes.
 func trim(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {

@@ -23,8 +23,9 @@ type VolumeUse struct {
 
 // VolumeUses is what the kubelet says of the volumes of its pods.
 type VolumeUses struct {
-	Node []VolumeUse            // the node's own file system and the images'
-	Pods map[string][]VolumeUse // by pod UID; missing: volumes not measured yet, kinds that never are, pods without a running container (seen with 1.36.3)
+	Node []VolumeUse // the node's own file system and the images'
+	// by pod UID; missing: volumes not measured yet, kinds that never are, pods without a running container (seen with 1.36.3)
+	Pods map[string][]VolumeUse
 }
 
 // KubeletVolumes gets the use of all volumes from this node's kubelet, https://<InternalIP>:<port>/stats/summary. It needs

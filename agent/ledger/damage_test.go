@@ -82,7 +82,8 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		}),
 	}
 	for size := 512; size < len(good); size += 4096 {
-		if _, err := checkPages(bytes.NewReader(good[:size]), int64(size)); err != nil { // behind the last page that is in use nothing is missing
+		// behind the last page that is in use nothing is missing
+		if _, err := checkPages(bytes.NewReader(good[:size]), int64(size)); err != nil {
 			cases[fmt.Sprintf("cut to %d", size)] = good[:size]
 		}
 	}

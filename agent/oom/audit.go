@@ -31,9 +31,9 @@ func (a *Audit) Seen(at time.Duration) {
 }
 
 // Tick takes the kernel's count, read just after at, and returns how many kills are missed for good: an event has a whole tick's
-// time to arrive, and one that was counted before the reading and marked after it is looked for in the next window. A process that
-// is marked without a kill, as one that was exiting by itself, counts as reported in its own window only. Without a count the
-// audit starts anew.
+// time to arrive, and one that was counted before the reading and marked after it is looked for in the next window. A process
+// that is marked without a kill, as one that was exiting by itself, counts as reported in its own window only. Without a count
+// the audit starts anew.
 func (a *Audit) Tick(at time.Duration, kills cgroup.Amount) (missed uint64) {
 	n, ok := kills.Bytes()
 	if !ok {
@@ -79,8 +79,9 @@ func (t *Table) Reported(levels []Level, n uint64) {
 	}
 }
 
-// Missing returns how many kills in a cgroup were not reported, by its own counter: on v2 those of its descendants too. Of a cgroup
-// and one below it the upper one must be read first, and asked last: then a kill between the two readings is not counted twice.
+// Missing returns how many kills in a cgroup were not reported, by its own counter: on v2 those of its descendants too. Of a
+// cgroup and one below it the upper one must be read first, and asked last: then a kill between the two readings is not counted
+// twice.
 func (t *Table) Missing(path string, c *cgroup.OOMCounts) uint64 {
 	s := t.of(c.ID, path)
 	if s == nil {

@@ -174,9 +174,9 @@ const (
 	yes
 )
 
-// Judge says whose memory had run out at a kill that was marked at a time since boot, by readings that were taken at another, just
-// after it. trigger is the path of the cgroup whose allocation failed, "" when it is not known: a limit that is not above it was not the reason. It takes
-// the readings over as the newest.
+// Judge says whose memory had run out at a kill that was marked at a time since boot, by readings that were taken at another,
+// just after it. trigger is the path of the cgroup whose allocation failed, "" when it is not known: a limit that is not above it
+// was not the reason. It takes the readings over as the newest.
 func (t *Table) Judge(marked, at time.Duration, levels []Level, trigger string) Domain {
 	states := make([]*state, len(levels))
 	for i := range levels {
@@ -273,8 +273,8 @@ func gone(marked time.Duration, levels []Level, states []*state, i int) verdict 
 	return open
 }
 
-// told returns the highest level whose listener was told and whose limit it can have been, −1 when there is none: the kernel tells
-// the descendants too (mem_cgroup_oom_notify in mm/memcontrol-v1.c).
+// told returns the highest level whose listener was told and whose limit it can have been, −1 when there is none: the kernel
+// tells the descendants too (mem_cgroup_oom_notify in mm/memcontrol-v1.c).
 func told(marked time.Duration, states []*state, verdicts []verdict, hows []How) int {
 	top := -1
 	for i, s := range states {

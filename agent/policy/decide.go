@@ -29,7 +29,7 @@ type Candidate struct {
 	Workload Workload
 	Reading  Reading
 	Cluster  *Cluster      // nil: the API server was not asked
-	Refused  string        // why its eviction is not asked for, such as that the API server refused it a short time ago; empty: it may be
+	Refused  string        // why its eviction is not asked for, such as that the API server refused it lately; empty: it may be
 	Learned  time.Duration // how long its workload was seen to take until its memory is back; 0: not learned
 
 	// Unreclaimable says why its page cache is not to be reclaimed, such as that this gave nothing back before; empty: it may be.
@@ -140,7 +140,7 @@ type Decision struct {
 	Victims []int         // indexes into Pods that may be tried, best first; empty: nobody
 	Set     []int         // indexes into Pods that this decision evicts, one after the other; some of Victims
 	Covered bool          // the set meets the need
-	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or when there is no set, unless the round is full
+	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or without a set, unless the round is full
 	Lead    time.Duration // of the slowest pod of the set
 	Late    bool          // the set's memory is expected back (after Lead) only when the threshold was reached
 	State   string
@@ -155,7 +155,7 @@ const (
 	StateProtected = "all-protected"      // every pod is protected
 	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
 	StateHistory   = "held-by-history"    // every candidate that would help is left alone because of past evictions
-	StateCluster   = "held-by-cluster"    // every candidate that would help is held by its autoscaler, or finds no room on another node
+	StateCluster   = "held-by-cluster"    // every candidate that would help is held by its autoscaler, or finds no room elsewhere
 	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage
 )
 

@@ -58,7 +58,8 @@ type Past struct {
 	Evictions int       // within the repeat window
 	Last      time.Time // the newest eviction that is known; zero: none
 	Returned  bool      // within the boomerang window a replacement came to this node
-	Waiting   string    `json:",omitempty"` // why the replacement of the newest eviction that still lacks one does not run; empty: see PastEviction
+	// why the replacement of the newest eviction that still lacks one does not run; empty: see PastEviction
+	Waiting string `json:",omitempty"`
 }
 
 // owner identifies a controller over renames of its pods; a controller that was made anew is another one.

@@ -25,8 +25,9 @@ func TestReach(t *testing.T) {
 		{"limit far away", 1000, 100, []Grower{{100, 5000}}, 10 * time.Second},
 		{"limit stops the growth in time", 1000, 100, []Grower{{100, 999}}, Forever},
 		{"limit reached exactly at the threshold", 1000, 100, []Grower{{100, 1000}}, 10 * time.Second},
-		{"one of two stops", 1000, 100, []Grower{{60, 300}}, 17500 * time.Millisecond},                // 5 s × 100 = 500, then 500 / 40
-		{"two stop one after the other", 1000, 100, []Grower{{50, 200}, {30, 300}}, 25 * time.Second}, // 4 s × 100, 6 s × 50, then 300 / 20
+		{"one of two stops", 1000, 100, []Grower{{60, 300}}, 17500 * time.Millisecond}, // 5 s × 100 = 500, then 500 / 40
+		// 4 s × 100, 6 s × 50, then 300 / 20
+		{"two stop one after the other", 1000, 100, []Grower{{50, 200}, {30, 300}}, 25 * time.Second},
 		{"order of the growers does not matter", 1000, 100, []Grower{{30, 300}, {50, 200}}, 25 * time.Second},
 		{"all stop", 1000, 100, []Grower{{50, 200}, {50, 300}}, Forever},
 		{"already at its limit", 1000, 100, []Grower{{60, 0}}, 25 * time.Second},

@@ -29,7 +29,8 @@ func TestFit(t *testing.T) {
 		{"a line", series(0, 10, 20, 30, 40), time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 400 * time.Millisecond}},
 		{"a falling line", series(40, 30, 20, 10, 0), time.Second, Trend{Known: true, Slope: -100, N: 5, Span: 400 * time.Millisecond}},
 		{"flat", series(7, 7, 7, 7, 7), time.Second, Trend{Known: true, N: 5, Span: 400 * time.Millisecond}},
-		// t = 0 .1 .2 .3 .4, v = 0 20 10 40 30: Sxx 0.1, Sxy 8, slope 80; residuals −4 8 −10 12 −6 (sum of squares 360), error √(360/3/0.1) = 34.64.
+		// t = 0 .1 .2 .3 .4, v = 0 20 10 40 30: Sxx 0.1, Sxy 8, slope 80; residuals −4 8 −10 12 −6 (sum of squares 360), error
+		// √(360/3/0.1) = 34.64.
 		{"by hand, with error", series(0, 20, 10, 40, 30), time.Second, Trend{Known: true, Slope: 80, Error: math.Sqrt(1200), N: 5, Span: 400 * time.Millisecond}},
 		// Without the second and third point t = 0 .1 .4 .5 .6 (mean .32), v = 0 10 40 50 60.
 		{"a gap", []Point{at(0, 0), at(100, 10), at(400, 40), at(500, 50), at(600, 60)}, time.Second, Trend{Known: true, Slope: 100, N: 5, Span: 600 * time.Millisecond}},

@@ -172,7 +172,8 @@ func TestGrowthWakes(t *testing.T) {
 	sweep := func() time.Duration {
 		now += time.Second
 		s.SetHeadroom(4 << 30)
-		s.rate = fillRate{top: 1, available: reading{value: cgroup.Absent}, workingSet: reading{value: cgroup.Absent}} // calm by its headroom
+		// calm by its headroom
+		s.rate = fillRate{top: 1, available: reading{value: cgroup.Absent}, workingSet: reading{value: cgroup.Absent}}
 		swept(s)
 		return s.plan(now)
 	}

@@ -69,13 +69,14 @@ type Health struct {
 	LastError  string
 	LastSample time.Duration // time since boot of the newest sample; 0 before the first
 
-	Pace        time.Duration // present sleep between two samples
-	Wakes       uint64        // how often Wake, or growth that was seen, began to hold the fastest pace; those that kept it up are not counted
-	WorstRate   float64       // fastest filling of the node's memory that is reckoned with, bytes per second
-	PodSweeps   uint64        // how often pods were read
-	ChildSweeps uint64        // how often containers were read
-	SlowSweeps  uint64        // how often slow samples were read
-	RingBytes   int64         // memory of all rings
+	Pace time.Duration // present sleep between two samples
+	// how often Wake, or growth that was seen, began to hold the fastest pace; those that kept it up are not counted
+	Wakes       uint64
+	WorstRate   float64 // fastest filling of the node's memory that is reckoned with, bytes per second
+	PodSweeps   uint64  // how often pods were read
+	ChildSweeps uint64  // how often containers were read
+	SlowSweeps  uint64  // how often slow samples were read
+	RingBytes   int64   // memory of all rings
 }
 
 // Sampler reads the node and its targets at a pace that follows the headroom.

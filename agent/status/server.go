@@ -68,7 +68,8 @@ func Listen(path string, views Views) (*Server, error) {
 	case err == nil:
 		conn.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, ErrInUse)
-	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED): // such as a full backlog: nobody is known to be dead
+	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
+		// such as a full backlog: nobody is known to be dead
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -45,7 +45,7 @@ type Pressure struct {
 	LeadSeconds   float64     `json:"leadTimeSeconds"`
 	Cause         string      `json:"cause"`
 	Stalls        []Stall     `json:"memoryStalls"`        // windows that are covered
-	Explained     *float64    `json:"stallExplainedRatio"` // part of the node's full stall that containers at their own limits explain
+	Explained     *float64    `json:"stallExplainedRatio"` // part of the full stall that containers at their own limits explain
 	Growth        []Growth    `json:"growth"`              // over 10 s, by where it is
 	Risk          *Risk       `json:"risk"`                // null: less than 30 min of history
 	CapacityBytes *int64      `json:"capacityBytes"`
@@ -248,19 +248,20 @@ type Reclaims struct {
 
 // Reclaim is one of them.
 type Reclaim struct {
-	Pod          string     `json:"pod"` // namespace/name
-	UID          string     `json:"uid"`
-	At           time.Time  `json:"at"`
-	EndedAt      *time.Time `json:"endedAt"`
-	State        string     `json:"state"` // reclaiming, reclaimed, would-reclaim, refused, failed
-	Why          string     `json:"why,omitempty"`
-	DryRun       bool       `json:"dryRun"`
-	WantBytes    uint64     `json:"wantBytes"`
-	BackBytes    uint64     `json:"backBytes"`
-	Seconds      float64    `json:"seconds"`      // of the write
-	LastingBytes *int64     `json:"lastingBytes"` // less active page cache 10 s later than before; null: not measured, or another reclaim followed
-	RefaultPages *int64     `json:"refaultPages"` // read again within these 10 s
-	MajorFaults  *int64     `json:"majorFaults"`  // likewise
+	Pod       string     `json:"pod"` // namespace/name
+	UID       string     `json:"uid"`
+	At        time.Time  `json:"at"`
+	EndedAt   *time.Time `json:"endedAt"`
+	State     string     `json:"state"` // reclaiming, reclaimed, would-reclaim, refused, failed
+	Why       string     `json:"why,omitempty"`
+	DryRun    bool       `json:"dryRun"`
+	WantBytes uint64     `json:"wantBytes"`
+	BackBytes uint64     `json:"backBytes"`
+	Seconds   float64    `json:"seconds"` // of the write
+	// less active page cache 10 s later than before; null: not measured, or another reclaim followed
+	LastingBytes *int64 `json:"lastingBytes"`
+	RefaultPages *int64 `json:"refaultPages"` // read again within these 10 s
+	MajorFaults  *int64 `json:"majorFaults"`  // likewise
 }
 
 // Brake is memory.high of a victim's cgroup, set while its eviction runs.
@@ -405,7 +406,7 @@ type OOMKill struct {
 	LimitOf        string    `json:"limitOf"`    // container, pod, none, unknown
 	TriggerProcess string    `json:"triggerProcess"`
 	TriggerPID     uint32    `json:"triggerPid"`
-	LatencySeconds *float64  `json:"latencySeconds"` // from the kernel's mark to this record; null: the time of the mark is not known
+	LatencySeconds *float64  `json:"latencySeconds"` // from the kernel's mark to this record; null: the time of the mark is unknown
 
 	Thread         string     `json:"thread,omitempty"` // the thread that the kernel named, where it is not the process's first
 	StartedAt      *time.Time `json:"startedAt"`        // the process
@@ -445,13 +446,15 @@ type Decision struct {
 	SlopeBytes  float64   `json:"slopeBytesPerSecond"`
 	LeadSeconds float64   `json:"leadTimeSeconds"`
 	Cause       string    `json:"cause"`
-	Why         string    `json:"why"`    // the condition that made the level
-	State       string    `json:"state"`  // held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps, held-by-history, held-by-cluster
-	Reason      string    `json:"reason"` // in words
-	Victim      string    `json:"victim,omitempty"`
-	VictimUID   string    `json:"victimUid,omitempty"`
-	Score       *float64  `json:"score"`
-	DryRun      bool      `json:"dryRun"`
-	Repeats     int       `json:"repeats"` // further passes that came to the same result
-	Ranking     []Pod     `json:"ranking,omitempty"`
+	Why         string    `json:"why"` // the condition that made the level
+	// held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps,
+	// held-by-history, held-by-cluster
+	State     string   `json:"state"`
+	Reason    string   `json:"reason"` // in words
+	Victim    string   `json:"victim,omitempty"`
+	VictimUID string   `json:"victimUid,omitempty"`
+	Score     *float64 `json:"score"`
+	DryRun    bool     `json:"dryRun"`
+	Repeats   int      `json:"repeats"` // further passes that came to the same result
+	Ranking   []Pod    `json:"ranking,omitempty"`
 }

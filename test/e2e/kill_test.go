@@ -23,8 +23,8 @@ import (
 	"spillway/test/scenario"
 )
 
-// TestKilled kills the agent with SIGKILL at the steps of an eviction that TestRestart leaves out, and starts another one. Between
-// it and the API server is a proxy that holds the call at that step, and counts what gets through.
+// TestKilled kills the agent with SIGKILL at the steps of an eviction that TestRestart leaves out, and starts another one.
+// Between it and the API server is a proxy that holds the call at that step, and counts what gets through.
 func TestKilled(t *testing.T) {
 	long(t)
 	t.Run("before the call got through", killedBefore)
@@ -121,8 +121,8 @@ func killedAfter(t *testing.T) {
 	k.throughOnce(t, o.UID)
 }
 
-// killedInCooldown: the victim goes while no agent runs, so that nobody measures what came back. The next agent keeps the cooldown
-// to its end: a second leak, which it would evict otherwise, stays.
+// killedInCooldown: the victim goes while no agent runs, so that nobody measures what came back. The next agent keeps the
+// cooldown to its end: a second leak, which it would evict otherwise, stays.
 func killedInCooldown(t *testing.T) {
 	k := newKilled(t)
 	c := scenario.Leak(100, false)
