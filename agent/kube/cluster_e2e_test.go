@@ -175,7 +175,7 @@ func TestRealCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		thresholds, err := got.Thresholds(uint64(facts.Capacity), uint64(facts.Capacity)-gib)
+		thresholds, err := got.MemoryThresholds()
 		if err != nil || len(thresholds) != 2 || thresholds[0].Bytes != uint64(facts.HardThreshold) || thresholds[1].Signal != SignalAllocatableMemory {
 			t.Errorf("thresholds %+v, %v; the harness set %d", thresholds, err, facts.HardThreshold)
 		}

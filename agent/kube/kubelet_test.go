@@ -264,7 +264,7 @@ func FuzzParseConfigz(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := k.Thresholds(1<<40, 1<<39); err != nil {
+		if _, err := k.MemoryThresholds(); err != nil {
 			t.Fatalf("parsed, but %v", err)
 		}
 	})

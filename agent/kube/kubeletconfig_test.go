@@ -294,7 +294,7 @@ func FuzzReadKubeletConfigFile(f *testing.F) {
 				}
 				continue
 			}
-			if _, err := k.Thresholds(1<<40, 1<<39); err != nil {
+			if _, err := k.MemoryThresholds(); err != nil {
 				t.Fatalf("read, but %v", err)
 			}
 			if k.CgroupDriver == "" {

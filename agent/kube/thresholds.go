@@ -26,15 +26,6 @@ type MemoryThreshold struct {
 	Grace   time.Duration // soft thresholds only: how long it must be met
 }
 
-// Resolve returns the threshold in bytes. capacity is that of its signal: the node's memory for memory.available, the
-// memory limit of kubepods for allocatableMemory.available. It rounds as the kubelet does (float32, towards zero).
-func (t MemoryThreshold) Resolve(capacity uint64) uint64 {
-	if t.Percent == 0 {
-		return t.Bytes
-	}
-	return uint64(float64(capacity) * float64(float32(t.Percent)/100))
-}
-
 // MemoryThresholds returns the thresholds in force on memory, hard before soft, as the kubelet derives them
 // (pkg/kubelet/eviction/helpers.go, ParseThresholdConfig): "0%" and "100%" mean none; a soft one needs a grace period;
 // when "pods" is in enforceNodeAllocatable, each hard memory.available is copied, and no soft one, to
@@ -85,27 +76,6 @@ func (k KubeletConfig) MemoryThresholds() ([]MemoryThreshold, error) {
 			return 1
 		}
 	})
-	return out, nil
-}
-
-// Thresholds returns MemoryThresholds with Bytes filled in everywhere: percentages of capacity (the node's memory in
-// bytes) for memory.available, of podsLimit (the memory limit of kubepods in bytes) for allocatableMemory.available.
-// A percentage of a capacity of 0, which means unknown, is an error.
-func (k KubeletConfig) Thresholds(capacity, podsLimit uint64) ([]MemoryThreshold, error) {
-	out, err := k.MemoryThresholds()
-	if err != nil {
-		return nil, err
-	}
-	for i := range out {
-		of := capacity
-		if out[i].Signal == SignalAllocatableMemory {
-			of = podsLimit
-		}
-		if out[i].Percent != 0 && of == 0 {
-			return nil, fmt.Errorf("threshold %s of %g %%: the capacity of the signal is not known", out[i].Signal, out[i].Percent)
-		}
-		out[i].Bytes = out[i].Resolve(of)
-	}
 	return out, nil
 }
 

@@ -71,14 +71,14 @@ type ClusterConfig struct {
 	UnknownBudget, UnknownScaler, UnknownRoom Stance
 }
 
-func (c *ClusterConfig) problems() []FieldError {
-	var out []FieldError
+func (c *ClusterConfig) problems() []FieldProblem {
+	var out []FieldProblem
 	for _, s := range []struct {
 		field string
 		v     Stance
 	}{{"noRoom", c.NoRoom}, {"unknown.budget", c.UnknownBudget}, {"unknown.scaler", c.UnknownScaler}, {"unknown.room", c.UnknownRoom}} {
 		if s.v != "" && s.v != Evict && s.v != Hold {
-			out = append(out, FieldError{s.field, fmt.Sprintf("%q, want %s or %s", string(s.v), Evict, Hold)})
+			out = append(out, FieldProblem{s.field, fmt.Sprintf("%q, want %s or %s", string(s.v), Evict, Hold)})
 		}
 	}
 	return out

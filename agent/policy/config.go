@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -34,14 +33,11 @@ type Selector struct {
 	Match func(labels map[string]string) bool // nil matches every pod: in doubt nobody is evicted
 }
 
-// FieldError says what is wrong with one field of a Config.
-type FieldError struct {
+// FieldProblem says what is wrong with one field of a Config.
+type FieldProblem struct {
 	Field   string // dotted, such as weights.age
 	Problem string // the value and the accepted range
 }
-
-// Error returns "field: problem".
-func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 
 // The highest priority that a PriorityClass of a user may have (k8s.io/api/scheduling/v1, HighestUserDefinablePriority).
 const highestUserPriority = 1_000_000_000
@@ -54,10 +50,10 @@ const (
 )
 
 // Problems returns every field that is out of range, in the order of the fields.
-func (c *Config) Problems() []FieldError {
-	var out []FieldError
+func (c *Config) Problems() []FieldProblem {
+	var out []FieldProblem
 	bad := func(field, format string, args ...any) {
-		out = append(out, FieldError{field, fmt.Sprintf(format, args...)})
+		out = append(out, FieldProblem{field, fmt.Sprintf(format, args...)})
 	}
 	if c.Profile != "" && c.Profile != LeakAware && c.Profile != Classic {
 		bad("profile", "%q, want %s or %s", string(c.Profile), LeakAware, Classic)
@@ -94,15 +90,4 @@ func (c *Config) Problems() []FieldError {
 		bad("history.repeatCount", "%d, want 0 to %d", h.RepeatCount, maxRepeats)
 	}
 	return append(out, c.Cluster.problems()...)
-}
-
-// Check returns all that Problems finds as one error of *FieldError, nil when there is nothing.
-func (c *Config) Check() error { return joined(c.Problems()) }
-
-func joined(problems []FieldError) error {
-	var errs []error
-	for i := range problems {
-		errs = append(errs, &problems[i])
-	}
-	return errors.Join(errs...)
 }

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -73,6 +72,18 @@ func TestProtectionsByConfig(t *testing.T) {
 	}
 }
 
+// told is a line for each problem.
+func told(problems []FieldProblem) string {
+	var out []string
+	for _, p := range problems {
+		out = append(out, p.Field+": "+p.Problem)
+	}
+	return strings.Join(out, "\n")
+}
+
+// leakAware spells the weights of that profile out.
+var leakAware = Weights{TermQoS: 0.12, TermMemoryShare: 0.09, TermAge: 0.06, TermReplicas: 0.03, TermGrowthShare: 0.5, TermExcess: 0.2}
+
 func TestConfigProblems(t *testing.T) {
 	ceiling := int32(1_000_000_001)
 	bad := Config{
@@ -91,31 +102,27 @@ func TestConfigProblems(t *testing.T) {
 		"history.workloadCooldown: 25h0m0s, want 0s to 24h0m0s", "history.repeatWindow: -1s, want 0s to 168h0m0s", "history.boomerangWindow: 169h0m0s, want 0s to 168h0m0s",
 		"history.repeatCount: 101, want 0 to 100",
 	}
-	err := bad.Check()
-	if err == nil || err.Error() != strings.Join(want, "\n") {
-		t.Errorf("got\n%v\nwant\n%s", err, strings.Join(want, "\n"))
-	}
-	if fe := (*FieldError)(nil); !errors.As(err, &fe) || fe.Field != "profile" {
-		t.Errorf("no *FieldError in %v", err)
+	if got := told(bad.Problems()); got != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", got, strings.Join(want, "\n"))
 	}
 	for name, good := range map[string]Config{
 		"zero": {}, "defaults": {Profile: LeakAware, History: DefaultHistory(), ProtectedNamespaces: []string{"kube-system"}},
 		"own weights": {Weights: Weights{"repeat": 1}, ProtectedLabels: []Selector{hasLabel("a", "b")}, PriorityCeiling: new(int32)},
 	} {
-		if err := good.Check(); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if got := good.Problems(); len(got) != 0 {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
 
-func TestWeightsCheck(t *testing.T) {
+func TestWeightsProblems(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		w    Weights
 		want string
 	}{
 		{"nil", nil, ""},
-		{"of a profile", LeakAware.Weights(), ""},
+		{"of a profile", leakAware, ""},
 		{"percent", Weights{TermQoS: 40, TermAge: 60}, ""},
 		{"empty", Weights{}, "weights: they add up to 0"},
 		{"all zero", Weights{TermQoS: 0, TermAge: 0}, "weights: they add up to 0"},
@@ -124,9 +131,8 @@ func TestWeightsCheck(t *testing.T) {
 		{"the wrong ones alone are named", Weights{TermQoS: 0, TermAge: -1}, "weights.age: -1, want 0 to 100"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := tc.w.Check()
-			if (err == nil) != (tc.want == "") || err != nil && !strings.HasPrefix(err.Error(), tc.want) {
-				t.Errorf("got %v, want %q", err, tc.want)
+			if got := told(tc.w.problems()); (got == "") != (tc.want == "") || !strings.HasPrefix(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
 	}
@@ -148,11 +154,11 @@ func TestScoreWithOwnWeights(t *testing.T) {
 		{"classic", Classic, nil, 51.5},
 		// 0.5×50 + 0.2×75 + 0.3×51.5
 		{"leak-aware", LeakAware, nil, 55.45},
-		{"the profile's own, spelled out", Classic, LeakAware.Weights(), 55.45},
+		{"the profile's own, spelled out", Classic, leakAware, 55.45},
 		{"one term", LeakAware, Weights{TermMemoryShare: 1}, 25},
 		{"scaled", LeakAware, Weights{TermQoS: 30, TermExcess: 10}, 63.75}, // (30×60 + 10×75) / 40
 		{"small numbers", LeakAware, Weights{TermQoS: 3e-9, TermExcess: 1e-9}, 63.75},
-		{"what Check refuses is passed over", LeakAware, Weights{TermQoS: -1, TermExcess: 2}, 55.45},
+		{"what has a problem is passed over", LeakAware, Weights{TermQoS: -1, TermExcess: 2}, 55.45},
 		{"a repeat offender that is none", LeakAware, Weights{TermRepeat: 1}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -183,8 +189,8 @@ func TestNamesAreComplete(t *testing.T) {
 	for _, name := range termNames {
 		all[name] = 1
 	}
-	if len(all) != len(termNames) || all.Check() != nil {
-		t.Errorf("terms %v: %v", termNames, all.Check())
+	if len(all) != len(termNames) || len(all.problems()) != 0 {
+		t.Errorf("terms %v: %v", termNames, all.problems())
 	}
 	for _, p := range []Profile{Classic, LeakAware, ""} {
 		list, sum := p.list(), 0.0

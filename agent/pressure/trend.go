@@ -52,9 +52,6 @@ func (t Trend) Clear() bool {
 	return t.Known && t.Slope > 0 && t.Slope > (3+6/float64(t.N-2))*t.Error
 }
 
-// Upper is the upper bound of the slope: one standard error above it.
-func (t Trend) Upper() float64 { return t.Slope + t.Error }
-
 // Fit lays a least-squares line through the points that are at most window older than the last one, however unevenly
 // they are spaced. Points whose value is Unknown are left out. Times must not decrease; a window with a step back in
 // time has no trend.

@@ -64,13 +64,6 @@ func (r *Report) Identical() bool {
 	return !slices.ContainsFunc(r.Episodes, func(e Episode) bool { return e.Different > 0 })
 }
 
-// Changed reports whether another configuration came to another level or decision anywhere.
-func (r *Report) Changed() bool {
-	return slices.ContainsFunc(r.Episodes, func(e Episode) bool {
-		return slices.ContainsFunc(e.Steps, func(s Step) bool { return s.Other != nil && s.Recorded.differs(s.Other) })
-	})
-}
-
 // decideEvery is how often the other configuration decides where the recorded one did not: as often as the agent does.
 const decideEvery = 90 * time.Millisecond
 
