@@ -99,7 +99,7 @@ func (w *incidents) write(job *incidentJob) {
 		w.drop(err.Error())
 		return
 	}
-	if !w.log.AppendConfirmed(at, data, func(id uint64, err error) { w.recorded(id, &r, err) }) {
+	if !w.log.Append(at, data, func(id uint64, err error) { w.recorded(id, &r, err) }) {
 		w.drop("the ledger does not keep up")
 	}
 }

@@ -295,7 +295,7 @@ func TestADayOfIncidents(t *testing.T) {
 	pending := 0
 	put := func(g *ledger.Log, at time.Time, data []byte) {
 		t.Helper()
-		if !g.AppendConfirmed(at, data, func(_ uint64, err error) { confirmed <- err }) {
+		if !g.Append(at, data, func(_ uint64, err error) { confirmed <- err }) {
 			t.Fatal("dropped")
 		}
 		if pending++; pending == cap(confirmed) {

@@ -65,7 +65,7 @@ func (a *Agent) keepKill(k *status.OOMKill) {
 		return
 	}
 	who := k.Who()
-	a.keptKills.AppendConfirmed(k.At, data, func(id uint64, err error) { // what is dropped is counted
+	a.keptKills.Append(k.At, data, func(id uint64, err error) { // what is dropped is counted
 		if a.incidents != nil {
 			a.incidents.confirmed(eventID(status.EventKill, id), status.EventKill, who, err)
 		}

@@ -57,10 +57,10 @@ func writeForever(dir string) error {
 	}
 	first, _ := strconv.Atoi(string(data)) // 0 at first
 	for n := first + 1; ; n++ {
-		if !g.Append(time.Now(), []byte(fmt.Sprintf("%d %s", n, strings.Repeat("r", n%700)))) {
+		if !g.Append(time.Now(), []byte(fmt.Sprintf("%d %s", n, strings.Repeat("r", n%700))), nil) {
 			return errors.New("dropped")
 		}
-		if !events.AppendConfirmed(time.Now(), []byte(strconv.Itoa(n)), func(id uint64, err error) {
+		if !events.Append(time.Now(), []byte(strconv.Itoa(n)), func(id uint64, err error) {
 			if err == nil {
 				fmt.Printf("event %d %d\n", id, n)
 			}

@@ -233,7 +233,7 @@ func TestDamageWhileOpen(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i := range 500 {
-					g.Append(time.Now(), []byte(fmt.Sprintf("%0200d", i)))
+					g.Append(time.Now(), []byte(fmt.Sprintf("%0200d", i)), nil)
 				}
 				save(t, l, "a", "1")
 				if err := hurt(l.Path()); err != nil {
@@ -243,7 +243,7 @@ func TestDamageWhileOpen(t *testing.T) {
 					t.Errorf("read %d records: %v", len(got), err)
 				}
 				save(t, l, "b", "2")
-				g.Append(time.Now(), []byte("after"))
+				g.Append(time.Now(), []byte("after"), nil)
 				save(t, l, "b", "3")
 				if got, err := g.Newest(9); err != nil || len(got) != 1 || got[0].ID <= 500 {
 					t.Errorf("%+v, %v", got, err)

@@ -80,12 +80,11 @@ func (l *Ledger) Log(name string, b Bounds) (*Log, error) {
 
 // Append queues a record and returns at once. Run writes it, within a second when the disk takes it, and before any document
 // that is saved after it. False: the queue is full or data has more than 64 KiB, and the record is dropped and counted.
-func (g *Log) Append(at time.Time, data []byte) bool { return g.AppendConfirmed(at, data, nil) }
-
-// AppendConfirmed is Append, and calls done with the record's ID when it is there after a crash, or with the reason why it was
-// given up: the ledger ended before the disk took it. done is called at most once, by Run, which waits for it; it must not save
-// anything. It is not called when AppendConfirmed returns false.
-func (g *Log) AppendConfirmed(at time.Time, data []byte, done func(id uint64, err error)) bool {
+//
+// done, if not nil, is called with the record's ID when it is there after a crash, or with the reason why it was given up: the
+// ledger ended before the disk took it. It is called at most once, by Run, which waits for it; it must not save anything. It is
+// not called when Append returns false.
+func (g *Log) Append(at time.Time, data []byte, done func(id uint64, err error)) bool {
 	if len(data) <= maxRecord {
 		select {
 		case g.l.records <- queued{log: g.name, at: at, data: slices.Clone(data), done: done}:

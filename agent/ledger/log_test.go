@@ -36,11 +36,11 @@ func TestLog(t *testing.T) {
 			t.Errorf("an empty log has %v", got)
 		}
 		for i := range 10 {
-			if !g.Append(now.Add(time.Duration(i)), []byte(fmt.Sprint(i))) {
+			if !g.Append(now.Add(time.Duration(i)), []byte(fmt.Sprint(i)), nil) {
 				t.Fatal("not appended")
 			}
 		}
-		other.Append(now, nil)
+		other.Append(now, nil, nil)
 		save(t, l, "a", "after them") // and so they are there
 		got := newest(t, g, 3)
 		if len(got) != 3 || got[0].ID != 10 || string(got[0].Data) != "9" || !got[0].At.Equal(now.Add(9)) || got[2].ID != 8 {
@@ -55,13 +55,13 @@ func TestLog(t *testing.T) {
 		if got := newest(t, other, 9); len(got) != 1 || len(got[0].Data) != 0 || got[0].ID != 1 {
 			t.Errorf("the other log has %+v", got)
 		}
-		if g.Append(now, make([]byte, maxRecord+1)) || l.Stats().Dropped != 1 {
+		if g.Append(now, make([]byte, maxRecord+1), nil) || l.Stats().Dropped != 1 {
 			t.Errorf("a long record: %+v", l.Stats())
 		}
 	})
 	life(t, Options{Dir: dir}, func(l *Ledger) {
 		g := logOf(t, l, "kills", bounds)
-		g.Append(now, []byte("next"))
+		g.Append(now, []byte("next"), nil)
 		save(t, l, "a", "x")
 		if got := newest(t, g, 99); len(got) != 11 || got[0].ID != 11 {
 			t.Errorf("after a restart %+v", got)
@@ -74,7 +74,7 @@ func TestRecordsAreWrittenSoon(t *testing.T) {
 	life(t, Options{Dir: t.TempDir()}, func(l *Ledger) {
 		g := logOf(t, l, "kills", Bounds{10, 1 << 20, time.Hour})
 		began := time.Now()
-		g.Append(began, []byte("k"))
+		g.Append(began, []byte("k"), nil)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for len(newest(t, g, 1)) == 0 {
@@ -174,7 +174,7 @@ func TestQueueIsBounded(t *testing.T) {
 	g := logOf(t, l, "kills", Bounds{10_000, 1 << 20, time.Hour})
 	taken := 0
 	for range queueRecords + 10 { // Run does not run
-		if g.Append(time.Now(), nil) {
+		if g.Append(time.Now(), nil, nil) {
 			taken++
 		}
 	}
@@ -184,7 +184,7 @@ func TestQueueIsBounded(t *testing.T) {
 }
 
 // What was confirmed has its ID and is on disk; what was given up is said to be.
-func TestAppendConfirmed(t *testing.T) {
+func TestAppend(t *testing.T) {
 	dir := t.TempDir()
 	var told []uint64
 	life(t, Options{Dir: dir}, func(l *Ledger) {
@@ -192,7 +192,7 @@ func TestAppendConfirmed(t *testing.T) {
 		done := make(chan error, 1)
 		for i := range 5 {
 			var id uint64
-			if !g.AppendConfirmed(time.Unix(int64(i), 0), []byte{byte(i)}, func(n uint64, err error) { id = n; done <- err }) {
+			if !g.Append(time.Unix(int64(i), 0), []byte{byte(i)}, func(n uint64, err error) { id = n; done <- err }) {
 				t.Fatal("dropped")
 			}
 			if err := <-done; err != nil {
@@ -222,7 +222,7 @@ func TestAppendConfirmed(t *testing.T) {
 	l := begin(t, Options{Dir: dir})
 	g := logOf(t, l, "events", Bounds{100, 1 << 20, 100 * 365 * 24 * time.Hour})
 	var err error
-	if !g.AppendConfirmed(time.Now(), nil, func(_ uint64, e error) { err = e }) {
+	if !g.Append(time.Now(), nil, func(_ uint64, e error) { err = e }) {
 		t.Fatal("dropped")
 	}
 	l.Close()
@@ -231,7 +231,7 @@ func TestAppendConfirmed(t *testing.T) {
 	if rerr := l.Run(ctx); rerr != nil || err == nil || l.Stats().Dropped != 1 {
 		t.Errorf("run: %v; told %v; %+v", rerr, err, l.Stats())
 	}
-	if g.AppendConfirmed(time.Now(), make([]byte, maxRecord+1), func(uint64, error) { t.Error("told of what was refused") }) {
+	if g.Append(time.Now(), make([]byte, maxRecord+1), func(uint64, error) { t.Error("told of what was refused") }) {
 		t.Error("a record that is too large is taken")
 	}
 }
