@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +19,6 @@ type Waker struct {
 	tree  *Tree
 	opts  WakerOptions
 	wakes chan struct{}
-
-	fires, coalesced atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	running bool
@@ -79,13 +76,6 @@ type WakeSource struct {
 	Active  bool
 	Why     error  // why it is not active: an UnsupportedError with what is missing, ErrGone, or another fault
 	Fires   uint64 // how often it spoke
-}
-
-// WakerStats are counters since the waker was made, and how many sources there are now.
-type WakerStats struct {
-	Fires            uint64 // words of all sources, also of those that are gone
-	Coalesced        uint64 // of these, such that found an earlier wake not taken yet
-	Active, Inactive int
 }
 
 // NewWaker sets the trigger on the node. It fails only where the kernel has no room for the waker itself; nothing is
@@ -180,19 +170,6 @@ func (w *Waker) Sources() []WakeSource {
 		return strings.Compare(string(a.Kind), string(b.Kind))
 	})
 	return out
-}
-
-// Stats may be called at any time.
-func (w *Waker) Stats() WakerStats {
-	st := WakerStats{Fires: w.fires.Load(), Coalesced: w.coalesced.Load()}
-	for _, s := range w.Sources() {
-		if s.Active {
-			st.Active++
-		} else {
-			st.Inactive++
-		}
-	}
-	return st
 }
 
 // Close ends Run and takes all sources away. It may be called more than once.
@@ -297,11 +274,9 @@ func (w *Waker) handle(events []unix.EpollEvent) (closed bool, told []*source) {
 			continue
 		}
 		s.fires++
-		w.fires.Add(1)
 		select {
 		case w.wakes <- struct{}{}:
-		default:
-			w.coalesced.Add(1)
+		default: // the earlier one is not taken yet
 		}
 	}
 	return false, told
