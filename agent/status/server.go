@@ -97,7 +97,7 @@ func Listen(path string, views Views) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &Server{path: path, file: file, listener: netutil.LimitListener(l, maxClients), http: serverOf(views)}, nil
+	return &Server{path: path, file: file, listener: l, http: serverOf(views)}, nil
 }
 
 // serverOf answers by the views.
@@ -173,7 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.http.Shutdown(last) // its error is that of last: what is left is closed
 		s.http.Close()
 	})
-	err := s.http.Serve(s.listener)
+	err := s.http.Serve(netutil.LimitListener(s.listener, maxClients))
 	s.remove()
 	if !stop() {
 		<-closed
