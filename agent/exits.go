@@ -21,7 +21,7 @@ const (
 	// settle is how long an ended container waits for what is told of it late: the kubelet's Event, the OOM kill's name, the
 	// pod's status where the runtime spoke first.
 	settle      = 3 * time.Second
-	keepExits   = 32   // in status
+	keepExits   = 32   // in status, and to choose from for an incident
 	knownExits  = 1024 // ended containers that are remembered, so that none is reported twice
 	waitingMost = 256
 )
@@ -50,8 +50,10 @@ type exits struct {
 	ended chan cri.Container // that ran and do not any more; and those of missed pods that run again
 	lost  atomic.Uint64      // ended containers that nobody had room for
 
-	mu     sync.Mutex // guards done and missed
+	mu     sync.Mutex // guards what follows
 	done   []status.Exit
+	times  []time.Time     // when the newest ended, more of them than done has
+	open   map[string]int  // by pod UID: ended containers of which nobody has said why
 	missed map[string]bool // UIDs of pods whose volumes the kubelet did not show: they are looked at when they run again
 
 	// The rest belongs to the goroutine of run.
@@ -77,7 +79,7 @@ func (a *Agent) openExits() {
 	}
 	e := &exits{
 		kube: a.cluster.client, status: a.snapshot.Load, metrics: a.metrics, log: a.log, begin: a.begin, ended: make(chan cri.Container, waitingMost),
-		known: map[string]time.Time{}, missed: map[string]bool{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
+		known: map[string]time.Time{}, missed: map[string]bool{}, open: map[string]int{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
 		node: func() (kube.Node, bool) { v := a.cluster.node.Load(); return v.node, v.known },
 	}
 	if a.runtime != nil {
@@ -108,6 +110,7 @@ func (e *exits) run(ctx context.Context) error {
 			w := e.waiting[0]
 			e.waiting = slices.Delete(e.waiting, 0, 1)
 			e.settled(ctx, &w)
+			e.over(w.UID)
 		}
 		e.look(ctx)
 		if due := e.due(); !due.IsZero() {
@@ -145,6 +148,30 @@ func (e *exits) wait(w waitingExit) {
 		return
 	}
 	e.waiting = append(e.waiting, w)
+	e.mu.Lock()
+	e.open[w.UID]++
+	e.mu.Unlock()
+}
+
+// over notes that one of a pod's ended containers waits no longer.
+func (e *exits) over(uid string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.open[uid]--; e.open[uid] <= 0 {
+		delete(e.open, uid)
+	}
+}
+
+// judging reports whether nobody has said yet why a container of one of the pods ended.
+func (e *exits) judging(about func(uid string) bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for uid := range e.open {
+		if about(uid) {
+			return true
+		}
+	}
+	return false
 }
 
 // remember reports whether this run of a container was not there before.
@@ -290,6 +317,28 @@ func (e *exits) report(w *waitingExit, c *triage.Case, v *triage.Verdict) {
 	if len(e.done) > keepExits {
 		e.done = slices.Clone(e.done[len(e.done)-keepExits:])
 	}
+	e.times = append(e.times, x.At)
+	if len(e.times) > knownExits {
+		e.times = slices.Clone(e.times[len(e.times)-knownExits/2:])
+	}
+}
+
+// since returns the containers that ended at a moment or later, as far as they are kept, and how many there were: no more than
+// are counted, which is some knownExits. One of which nobody knows when it ended is in no moment.
+func (e *exits) since(from time.Time) (out []status.Exit, n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range e.done {
+		if !x.At.Before(from) {
+			out = append(out, x)
+		}
+	}
+	for _, at := range e.times {
+		if !at.Before(from) {
+			n++
+		}
+	}
+	return out, n
 }
 
 // list returns the newest ends first.

@@ -183,6 +183,11 @@ func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
 	}
 	i.Decisions = i.Decisions[max(0, len(i.Decisions)-mostDecisions):]
 	i.Actions = l.actions(from)
+	if l.a.exits != nil {
+		ended, n := l.a.exits.since(from.Truncate(time.Second)) // pod status has whole seconds
+		i.Exits = incident.Endings(ended, c.Began, c.About)
+		i.MoreExits = n - len(i.Exits)
+	}
 	return i
 }
 
@@ -328,8 +333,11 @@ func (l *loop) endIncidents(now time.Time) {
 	close(l.a.incidents.jobs)
 }
 
-// busy reports whether an eviction of one of the incident's pods goes on.
+// busy reports whether an eviction of one of the incident's pods goes on, or nobody has said yet why a container of one ended.
 func (l *loop) busy(c *incident.Case) bool {
+	if l.a.exits != nil && l.a.exits.judging(c.About) {
+		return true
+	}
 	if l.a.evicts == nil {
 		return false
 	}

@@ -21,6 +21,7 @@ import (
 
 	"spillway/agent/incident"
 	"spillway/agent/judge"
+	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/podmap"
@@ -28,6 +29,7 @@ import (
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
+	"spillway/agent/triage"
 	"spillway/cgroup"
 	"spillway/cri"
 )
@@ -214,6 +216,67 @@ func TestIncidentOfANode(t *testing.T) {
 	d, i := told(t, l.a, list.Events[len(list.Events)-1].ID)
 	if i.State != incident.Broken || d.Event.Subject != "shop/leak" || !strings.Contains(incident.Story(i, time.UTC), "the agent ended before the rest was written") {
 		t.Errorf("after a crash: %+v", i)
+	}
+}
+
+// What ended in the time of an incident is in its story, and what ended before is not; it goes on until somebody has said why a
+// container of its pod ended.
+func TestIncidentHasTheExits(t *testing.T) {
+	dir := t.TempDir()
+	l, end := recordedLife(t, dir, io.Discard)
+	now := time.Now()
+	e := testExits(nil, now.Add(-time.Hour))
+	l.a.exits = e
+	ended := func(uid string, at time.Time) {
+		w := waitingExit{Exit: kube.Exit{Namespace: "shop", Pod: strings.TrimPrefix(uid, "uid-"), UID: uid, Container: "c", ID: uid + at.String(), Code: 137, Reason: "Error", Finished: at}}
+		c := triage.Case{Container: "c", Code: 137, Finished: at}
+		v, _ := triage.Judge(&c)
+		e.report(&w, &c, &v)
+	}
+	ended("uid-old", now.Add(-incident.Before-5*time.Second))
+	ended("uid-early", now.Add(-incident.Before+5*time.Second))
+	l.noteKill(now, killAt(now, "leak"))
+	waitEvents(t, l.a, status.EventQuery{Since: "0.0"}, 1)
+	if _, i := told(t, l.a, "inc-1"); len(i.Exits) != 1 || i.Exits[0].Pod != "early" || i.MoreExits != 0 {
+		t.Errorf("when it begins: %+v and %d more", i.Exits, i.MoreExits)
+	}
+	ended("uid-leak", now.Truncate(time.Second))
+	for n := range keepExits + 8 {
+		ended(fmt.Sprint("uid-", n), now.Add(time.Duration(n)*time.Second/4))
+	}
+	ended("uid-leak", now.Add(20*time.Second))
+	ended("uid-nobody-knows-when", time.Time{})
+	e.wait(waitingExit{Exit: kube.Exit{UID: "uid-leak", ID: "x"}})
+	e.wait(waitingExit{Exit: kube.Exit{UID: "uid-other", ID: "y"}})
+	l.followIncidents(now.Add(40 * time.Second))
+	if _, i := told(t, l.a, "inc-1"); i.State != incident.Open {
+		t.Errorf("it is over while nobody has said why a container of its pod ended: %+v", i)
+	}
+	e.over("uid-leak")
+	l.followIncidents(now.Add(41 * time.Second))
+	end()
+	l, end = recordedLife(t, dir, io.Discard)
+	defer end()
+	d, i := told(t, l.a, "inc-1")
+	// All are counted, also those that the burst pushed out of what the agent keeps.
+	if n := len(i.Exits) + i.MoreExits; i.State != incident.Complete || n != 1+1+keepExits+8+1 || len(i.Exits) != 8 {
+		t.Errorf("%d exits and %d more", len(i.Exits), i.MoreExits)
+	}
+	own := 0
+	for _, x := range i.Exits {
+		if x.PodUID == "uid-leak" {
+			own++
+		}
+		if x.PodUID == "uid-old" || x.At.IsZero() {
+			t.Errorf("%+v is part of it", x)
+		}
+	}
+	story := incident.Story(i, time.UTC)
+	if own == 0 || !strings.Contains(story, "shop/leak/c") || !strings.Contains(story, fmt.Sprintf("and %d more\n", i.MoreExits)) {
+		t.Errorf("%d exits of its own pod\n%s", own, story)
+	}
+	if text := string(d.Incident); !strings.Contains(text, `"exits":[{`) || !strings.Contains(text, `"moreExits":`) {
+		t.Error(text)
 	}
 }
 

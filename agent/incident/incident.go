@@ -39,6 +39,8 @@ const (
 	maxKills   = 8
 	maxPods    = 3 // with a series
 	maxNearest = 5 // neighbours by each of the two orders
+	maxExits   = 8
+	maxProof   = 3 // lines of evidence of an exit
 )
 
 // Incident is one story. Its first part is written when it begins, the rest when it ends; see Join.
@@ -65,6 +67,9 @@ type Incident struct {
 	Kills      []status.OOMKill  `json:"oomKills"` // the first 8
 	Decisions  []status.Decision `json:"decisions"`
 	Actions    []Action          `json:"actions"` // of Spillway and the kubelet
+
+	Exits     []status.Exit `json:"exits,omitempty"`     // of containers, from Before until the end; see Endings
+	MoreExits int           `json:"moreExits,omitempty"` // that are left out
 }
 
 // State says how much of an incident is there.
@@ -209,6 +214,7 @@ func Join(first, rest *Incident) *Incident {
 	out.State, out.Ended, out.Note = rest.State, rest.Ended, rest.Note
 	out.Counts, out.Triggers, out.Afterwards = rest.Counts, rest.Triggers, rest.Afterwards
 	out.Kills, out.Decisions, out.Actions = rest.Kills, rest.Decisions, rest.Actions
+	out.Exits, out.MoreExits = rest.Exits, rest.MoreExits
 	out.Series = first.Series.append(rest.Series)
 	out.Pods = slices.Clone(first.Pods)
 	for _, p := range rest.Pods {

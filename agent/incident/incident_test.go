@@ -85,6 +85,10 @@ func someIncident(noise int64) (first, rest *Incident) {
 		Decisions: []status.Decision{{ID: "0301-110000-1", At: began.Add(8900 * time.Millisecond), State: "victim", Victim: "shop/batch\x1b[31m", Reason: "its memory ends the shortage, it grows most and the node has room for it elsewhere\nEVICTED"}},
 		Actions: []Action{{At: began.Add(9 * time.Second), By: Spillway, What: "eviction", Pod: "shop/batch\x1b[31m", Text: "released, answer 201, 1.00 GiB expected, 1.10 GiB measured 4.2 s after the call"},
 			{At: began.Add(10 * time.Second), By: Kubelet, What: "eviction", Pod: "shop/other", Text: "The node was low on resource: memory."}},
+		Exits: []status.Exit{{At: began, Namespace: "shop", Pod: who.Pod, PodUID: "u1", Container: "cart", ContainerID: "c1", Code: 137, Reason: "OOMKilled", Source: "pod status", Cause: "oom",
+			Certainty: "known", LimitOf: "container", LimitBytes: ptr(uint64(256 * mib)), How: "the kernel's OOM killer took process java (4242) of it at 12:00:00, and it ended with SIGKILL's code",
+			Evidence: []string{"code 137, reason OOMKilled, ran 3m0s, restarted 0 times before"}, Next: "what takes the memory"},
+			{At: began.Add(10 * time.Second), Namespace: "shop", Pod: "batch\x1b[31m", PodUID: "u4", Container: "main", Code: 143, Cause: "eviction", Certainty: "known", How: "its pod was evicted"}}, MoreExits: 3,
 		Series: NodeSeries(Choose(nodes, fastNodes, atNode, after, false), thresholds, boot),
 		Pods:   []Pod{{Subject: who, Series: PodSeries(Choose(pods, fastPods, atPod, Window{boot, boot - Before, after.To}, false), boot)}}}
 	return first, rest
@@ -186,6 +190,7 @@ func TestRecordThatIsTooLarge(t *testing.T) {
 				first.Decisions = append(first.Decisions, status.Decision{Reason: noise(maxTexts), Why: noise(maxTexts)})
 				first.Actions = append(first.Actions, Action{Text: noise(maxTexts)})
 				first.Kills = append(first.Kills, status.OOMKill{Cgroup: noise(4000)})
+				first.Exits = append(first.Exits, status.Exit{How: noise(maxTexts), Evidence: []string{noise(maxTexts), noise(maxTexts)}})
 			}
 		},
 		"gates": func() {
@@ -202,6 +207,9 @@ func TestRecordThatIsTooLarge(t *testing.T) {
 			got, err := Decode(data)
 			if err != nil || got.Incident.Key != first.Key || got.Incident.Subject != first.Subject || len(got.Incident.Triggers) == 0 || got.Incident.Note == "" && name != "series" {
 				t.Errorf("%+v, %v", got.Incident, err)
+			}
+			if n := len(got.Incident.Exits) + got.Incident.MoreExits; n != len(first.Exits) {
+				t.Errorf("%d exits are told of, want %d", n, len(first.Exits))
 			}
 		})
 	}

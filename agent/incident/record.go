@@ -80,11 +80,13 @@ func (i *Incident) smaller(try int) *Incident {
 		out.Series = Series{}
 	}
 	if try >= 2 {
+		out.shorter(2)
 		out.Neighbours, out.Decisions = first(out.Neighbours, 5), first(out.Decisions, 2)
 		out.Kills, out.Triggers, out.Actions = first(out.Kills, 1), first(out.Triggers, 4), first(out.Actions, 4)
 		out.Pressure.Gates = nil
 	}
 	if try >= 5 {
+		out.shorter(0)
 		out.Neighbours, out.Decisions, out.Kills, out.Actions, out.Pods = nil, nil, nil, nil, nil
 		out.Pressure.Thresholds, out.Pressure.Reason = nil, ""
 	}

@@ -25,6 +25,7 @@ func Story(i *Incident, zone *time.Location) string {
 	s.thresholds()
 	s.neighbours()
 	s.actions()
+	s.exits()
 	s.decisions()
 	return s.String()
 }

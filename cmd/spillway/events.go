@@ -94,8 +94,8 @@ func eventCommand(stdout io.Writer, socket *string) *cobra.Command {
 		Use:   "show ID",
 		Short: "Tell the story of one event",
 		Long: `Tell the story of one event. Of an incident it says what happened, limit, use and growth of the pod, how the node was and
-its neighbours, and what Spillway and the kubelet did. An OOM kill or an eviction is shown with the incident that it is part
-of.`,
+its neighbours, what Spillway and the kubelet did, and which containers ended and why. An OOM kill or an eviction is shown
+with the incident that it is part of.`,
 		Example: `  spillway events show inc-12
   spillway events show oom-40 -o json`,
 		Args: cobra.ExactArgs(1),
