@@ -14,7 +14,7 @@ import (
 // budget bounds what is asked on account of ended containers. It belongs to one goroutine.
 type budget struct {
 	pods   map[string][]time.Time // by UID: when it was asked for, at most askAtOnce newest
-	node   []time.Time            // of the last minute
+	node   []time.Time            // of the last hour, at most askPerHour
 	silent time.Time              // nothing is asked before
 }
 
@@ -35,8 +35,11 @@ func (b *budget) allow(now time.Time, uid string) (why string) {
 	if len(times) == askAtOnce && now.Sub(times[0]) < askAgain {
 		return fmt.Sprintf("they were asked for %d times within %s", askAtOnce, askAgain)
 	}
-	if b.node = last(b.node, time.Minute); len(b.node) >= askPerMinute {
+	if len(last(b.node, time.Minute)) >= askPerMinute {
 		return fmt.Sprintf("they were asked for %d times within a minute on this node", askPerMinute)
+	}
+	if b.node = last(b.node, time.Hour); len(b.node) >= askPerHour {
+		return fmt.Sprintf("they were asked for %d times within an hour on this node", askPerHour)
 	}
 	b.node = append(b.node, now)
 	if len(times) == askAtOnce {

@@ -47,6 +47,14 @@ func TestExitsAreTakenOnce(t *testing.T) {
 			e.waiting = e.waiting[:1]
 		}
 	}
+	// The kubelet's word of a container that it lost has no time, and stays: what this agent finds is from before.
+	found := kube.Exit{UID: "u", Container: "main", Code: 137, Restarts: 3, Reason: "ContainerStatusUnknown", Listed: true}
+	e.take(now, found)
+	found.Listed = false
+	e.take(now, found)
+	if len(e.waiting) != 1 {
+		t.Error("a container that was lost before this agent began is taken")
+	}
 	lost := kube.Exit{UID: "u", Container: "main", Code: 137, Reason: "ContainerStatusUnknown"}
 	e.take(now, lost)
 	e.take(now, lost)
@@ -204,6 +212,22 @@ func TestExitBudget(t *testing.T) {
 	if len(b.pods) > 1 {
 		t.Errorf("%d pods are remembered", len(b.pods))
 	}
+	// Of a node on which all crashes all the time, a minute has some, an hour no more than its own.
+	now = now.Add(2 * time.Hour)
+	asked, most := 0, 0
+	for minute := range 180 {
+		before := asked
+		for i := range 200 {
+			if b.allow(now.Add(time.Duration(minute)*time.Minute+time.Duration(i)*200*time.Millisecond), fmt.Sprint("crashing", i)) == "" {
+				asked++
+			}
+		}
+		most = max(most, asked-before)
+	}
+	if asked != 3*askPerHour || most != askPerMinute || len(b.node) > askPerHour {
+		t.Errorf("%d questions in three hours, %d in one minute, want %d and %d", asked, most, 3*askPerHour, askPerMinute)
+	}
+	now = now.Add(6 * time.Hour)
 	b.silent = now.Add(askAfterFail)
 	if b.allow(now, "new") == "" {
 		t.Error("asked right after no answer")

@@ -23,7 +23,8 @@ type Exit struct {
 	Reason    string // OOMKilled, Error, Completed, StartError, ContainerStatusUnknown
 	Message   string // termination message, at most 1024 bytes
 	Started   time.Time
-	Finished  time.Time // whole seconds
+	Finished  time.Time // whole seconds; zero where the kubelet lost the container
+	Listed    bool      // the first list has it: it ended at any time before
 	Around    Around
 }
 
@@ -113,7 +114,7 @@ func (s *podStore) ended(pod *corev1.Pod) {
 					continue
 				}
 				e := exitOf(pod, st.Name, r.id, max(t.restarts, 0), t.state)
-				e.Around = now.around
+				e.Listed, e.Around = !s.synced, now.around
 				e.Around.Liveness, e.Around.Startup = now.probes[st.Name].liveness, now.probes[st.Name].startup
 				select {
 				case s.exits.ch <- e:

@@ -77,6 +77,9 @@ func TestExits(t *testing.T) {
 		t.Fatalf("%+v, want one", got)
 	}
 	x := got[0]
+	if !x.Listed {
+		t.Error("the first list has it, and it does not say so")
+	}
 	if x.Namespace != "shop" || x.Pod != "cart" || x.UID != "c0ffee" || x.Container != "main" || x.ID != "one" || x.Restarts != 0 || x.Code != 137 || x.Reason != "OOMKilled" ||
 		x.Message != "last words" || x.Finished.Sub(x.Started) != 4*time.Second {
 		t.Errorf("exit %+v", x)
@@ -99,7 +102,7 @@ func TestExits(t *testing.T) {
 	pod.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 143, ContainerID: "containerd://two"}}
 	must(t, c.pods.Update(pod))
 	got = next(c)
-	if len(got) != 1 || got[0].ID != "two" || got[0].Restarts != 1 || got[0].Code != 143 || !got[0].Around.Deleted.Equal(deleted.Time) || got[0].Around.DeleteGrace != 7*time.Second || got[0].Around.Disruption != "EvictionByEvictionAPI" {
+	if len(got) != 1 || got[0].ID != "two" || got[0].Restarts != 1 || got[0].Listed || got[0].Code != 143 || !got[0].Around.Deleted.Equal(deleted.Time) || got[0].Around.DeleteGrace != 7*time.Second || got[0].Around.Disruption != "EvictionByEvictionAPI" {
 		t.Errorf("second run %+v", got)
 	}
 	if a, ok := c.Around("c0ffee", "main"); !ok || a.Liveness == nil || a.Deleted.IsZero() {
