@@ -82,7 +82,7 @@ func (a *Agent) events(ctx context.Context, q status.EventQuery) (status.EventLi
 // since turns what a query says into the place where it goes on.
 func (w *incidents) since(text string) (cursor, error) {
 	if c, ok := parseCursor(text); ok {
-		return c, nil
+		return w.there(c)
 	}
 	kind, id, ok := parseEventID(text)
 	if !ok {
@@ -116,6 +116,21 @@ func (w *incidents) since(text string) (cursor, error) {
 		return cursor{seen, id}, nil
 	}
 	return cursor{id, seen}, nil
+}
+
+// there returns the place as it is in this ledger. One that is ahead of all its records is from another ledger, which somebody
+// took away, or they are all too old and gone: either way nothing that is there was seen.
+func (w *incidents) there(c cursor) (cursor, error) {
+	for log, id := range map[*ledger.Log]*uint64{w.log: &c.incidents, w.a.keptKills: &c.kills} {
+		newest, err := log.Newest(1)
+		if err != nil {
+			return cursor{}, err
+		}
+		if len(newest) == 0 || newest[0].ID < *id {
+			*id = 0
+		}
+	}
+	return c, nil
 }
 
 // list is read for those who do not go on from there.

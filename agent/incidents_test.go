@@ -280,6 +280,34 @@ func TestIncidentHasTheExits(t *testing.T) {
 	}
 }
 
+// Who follows across a restart sees what the new agent's ledger has and no event twice; a ledger that begins anew, because
+// somebody took the old one away, has news from its first record on.
+func TestFollowAcrossLedgers(t *testing.T) {
+	dir := t.TempDir()
+	l, end := recordedLife(t, dir, io.Discard)
+	now := time.Now()
+	for i := range 3 {
+		l.a.report(*killAt(now.Add(time.Duration(i)), "leak"))
+	}
+	list := waitEvents(t, l.a, status.EventQuery{Since: "0.0"}, 3)
+	end()
+	l, end = recordedLife(t, dir, io.Discard)
+	l.a.report(*killAt(now.Add(time.Second), "later"))
+	if got := waitEvents(t, l.a, status.EventQuery{Since: list.Next}, 1); len(got.Events) != 1 || got.Events[0].ID != "oom-4" {
+		t.Errorf("after a restart: %+v", got.Events)
+	}
+	end()
+	l, end = recordedLife(t, t.TempDir(), io.Discard)
+	defer end()
+	if got, err := l.a.events(t.Context(), status.EventQuery{Since: list.Next}); err != nil || len(got.Events) != 0 || got.Next != "0.0" {
+		t.Errorf("in an empty ledger: %+v, %v", got, err)
+	}
+	l.a.report(*killAt(now, "new"))
+	if got := waitEvents(t, l.a, status.EventQuery{Since: list.Next}, 1); len(got.Events) != 1 || got.Events[0].Subject != "shop/new" {
+		t.Errorf("in another ledger: %+v", got.Events)
+	}
+}
+
 func TestEventsThatAreNotThere(t *testing.T) {
 	l, end := recordedLife(t, t.TempDir(), io.Discard)
 	defer end()

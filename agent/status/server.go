@@ -252,6 +252,21 @@ func GetRecording(ctx context.Context, path string, out io.Writer) error {
 	})
 }
 
+// refusal is an answer that is none.
+type refusal struct {
+	code int
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// Refused reports whether an agent answered that the question is wrong, so that to ask again is of no use. False: there was no
+// agent, it ended while it answered, or it could not answer just then.
+func Refused(err error) bool {
+	r := new(refusal)
+	return errors.As(err, &r) && r.code >= 400 && r.code < 500
+}
+
 func get(ctx context.Context, path, what string, into any) error {
 	return request(ctx, path, http.MethodGet, what, nil, func(body io.Reader) error {
 		if err := json.NewDecoder(body).Decode(into); err != nil {
@@ -286,7 +301,7 @@ func request(ctx context.Context, path, method, what string, body io.Reader, tak
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return fmt.Errorf("ask %s: the agent answered %s: %s", path, resp.Status, strings.TrimSpace(string(why)))
+		return fmt.Errorf("ask %s: %w", path, &refusal{resp.StatusCode, fmt.Sprintf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(why)))})
 	}
 	if err := take(resp.Body); err != nil {
 		return fmt.Errorf("ask %s: %w", path, err)

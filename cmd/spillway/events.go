@@ -15,7 +15,7 @@ import (
 	"spillway/agent/status"
 )
 
-func eventsCommand(stdout io.Writer) *cobra.Command {
+func eventsCommand(stdout, stderr io.Writer) *cobra.Command {
 	output := format("table")
 	var socket string
 	var follow bool
@@ -27,7 +27,9 @@ func eventsCommand(stdout io.Writer) *cobra.Command {
 what the agent recorded around an OOM kill, an eviction by the kubelet or by Spillway, or a critical shortage: two minutes
 before it and half a minute or more after it. What belongs together is one incident. "events show ID" tells its story.
 
-Events survive a restart: OOM kills and incidents of up to 30 days are kept. Times are those of the local time zone.`,
+Events survive a restart: OOM kills and incidents of up to 30 days are kept. -f survives a restart of the agent: it says on
+stderr that the agent is away and that it is back, and goes on after the last event that it showed. Times are those of the
+local time zone.`,
 		Example: `  spillway events
   spillway events -n 100 -o json
   spillway events -f
@@ -38,7 +40,10 @@ Events survive a restart: OOM kills and incidents of up to 30 days are kept. Tim
 			if number < 1 || number > status.MaxEvents {
 				return fmt.Errorf("-n %d: want 1 to %d", number, status.MaxEvents)
 			}
-			return events(cmd.Context(), socket, number, follow, stdout, output)
+			if follow {
+				return followEvents(cmd.Context(), socket, number, stdout, stderr, output)
+			}
+			return events(cmd.Context(), socket, number, stdout, output)
 		},
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
@@ -49,43 +54,21 @@ Events survive a restart: OOM kills and incidents of up to 30 days are kept. Tim
 	return c
 }
 
-// events lists what there is, and with follow what comes.
-func events(ctx context.Context, socket string, number int, follow bool, stdout io.Writer, output format) error {
-	show := func(l *status.EventList, head bool) error {
-		switch {
-		case output == "json" && !follow:
-			return writeJSON(stdout, l)
-		case output == "json":
-			enc := json.NewEncoder(stdout)
-			for i := range l.Events {
-				if err := enc.Encode(l.Events[i]); err != nil {
-					return fmt.Errorf("write events: %w", err)
-				}
-			}
-			return nil
-		}
-		if head && len(l.Events) == 0 && !follow {
-			_, err := fmt.Fprintln(stdout, "nothing was recorded yet")
-			return err
-		}
-		return status.WriteEvents(stdout, l.Events, time.Local, head)
+// events lists what there is.
+func events(ctx context.Context, socket string, number int, stdout io.Writer, output format) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	l, err := status.GetEvents(ctx, socket, status.EventQuery{Limit: number})
+	switch {
+	case err != nil:
+		return err
+	case output == "json":
+		return writeJSON(stdout, &l)
+	case len(l.Events) == 0:
+		_, err := fmt.Fprintln(stdout, "nothing was recorded yet")
+		return err
 	}
-	q := status.EventQuery{Limit: number}
-	for head := true; ; head = false {
-		asked, cancel := context.WithTimeout(ctx, q.Wait+10*time.Second)
-		l, err := status.GetEvents(asked, socket, q)
-		cancel()
-		if ctx.Err() != nil && follow {
-			return nil // Ctrl-C is how it ends
-		}
-		if err != nil {
-			return err
-		}
-		if err := show(&l, head); err != nil || !follow {
-			return err
-		}
-		q = status.EventQuery{Since: l.Next, Limit: status.MaxEvents, Wait: 30 * time.Second}
-	}
+	return status.WriteEvents(stdout, l.Events, time.Local, true)
 }
 
 func eventCommand(stdout io.Writer, socket *string) *cobra.Command {
