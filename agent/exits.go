@@ -53,7 +53,7 @@ type exits struct {
 	log     *slog.Logger
 	begin   time.Time // ends before it are not ours to report
 
-	ended chan cri.Container // that ran and do not any more; and those of missed pods that run again
+	ended chan cri.Container // that have exited; and those of missed pods that run again
 	lost  atomic.Uint64      // ended containers that nobody had room for
 
 	mu     sync.Mutex // guards what follows
@@ -222,6 +222,9 @@ func (e *exits) settled(ctx context.Context, w *waitingExit) {
 		case !ok || x.Code == 0:
 			return
 		}
+		if !x.Finished.IsZero() && x.Finished.Before(e.begin.Add(-time.Second)) {
+			return // before this agent's time
+		}
 		w.Code, w.Reason, w.Message, w.Started, w.Finished = x.Code, x.Reason, x.Message, x.Started, x.Finished
 	}
 	if w.Code == 0 {
@@ -365,10 +368,13 @@ func (e *exits) list() []status.Exit {
 // dropped counts the ended containers that were not looked at.
 func (e *exits) dropped() uint64 { return e.lost.Load() + e.kube.ExitsLost() }
 
-// follow tells which containers ran in the last view and do not in this one, and which of a missed pod run again.
+// follow tells which containers ended since the last view, and which of a missed pod run again.
 func (e *exits) follow(old, now *cri.View) {
 	if !now.Synced || old.Revision == now.Revision {
 		return
+	}
+	for _, c := range cri.Ended(old, now) {
+		e.tell(&c)
 	}
 	ran := make(map[string]bool, len(old.Containers))
 	for i := range old.Containers {
@@ -377,15 +383,20 @@ func (e *exits) follow(old, now *cri.View) {
 		}
 	}
 	for i := range now.Containers {
-		c := &now.Containers[i]
-		over, again := c.State == cri.StateExited && ran[c.ID], c.State == cri.StateRunning && !ran[c.ID] && e.isMissed(c.PodUID)
-		if c.PodUID == "" || !over && !again {
-			continue
+		if c := &now.Containers[i]; c.State == cri.StateRunning && !ran[c.ID] && e.isMissed(c.PodUID) {
+			e.tell(c)
 		}
-		select {
-		case e.ended <- *c:
-		default:
-			e.lost.Add(1)
-		}
+	}
+}
+
+// tell queues a container of a pod for run.
+func (e *exits) tell(c *cri.Container) {
+	if c.PodUID == "" {
+		return
+	}
+	select {
+	case e.ended <- *c:
+	default:
+		e.lost.Add(1)
 	}
 }

@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +25,22 @@ func testExits(s *status.Status, begin time.Time) *exits {
 		status: func() *status.Status { return s }, metrics: metrics.New("test", func() *status.Status { return s }), log: slog.New(slog.DiscardHandler), begin: begin,
 		ended: make(chan cri.Container, waitingMost), known: map[string]time.Time{}, missed: map[string]bool{}, open: map[string]int{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
 	}
+}
+
+// offlineClient is a client of an API server that is away.
+func offlineClient(t *testing.T) *kube.Client {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: '" + nowhere + "'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kube.New(kube.Options{Kubeconfig: config, NodeName: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
 }
 
 // Each run of a container is taken once, whoever tells of it first, and pod status wins over the runtime.
@@ -76,6 +96,7 @@ func TestExitsFollowTheRuntime(t *testing.T) {
 	}
 	old := &cri.View{Synced: true, Revision: 1, Containers: []cri.Container{c("a", cri.StateRunning, "u"), c("b", cri.StateExited, "u"), c("c", cri.StateRunning, "u"), c("d", cri.StateRunning, "")}}
 	now := &cri.View{Synced: true, Revision: 2, Containers: []cri.Container{c("a", cri.StateExited, "u"), c("b", cri.StateExited, "u"), c("c", cri.StateRunning, "u"), c("d", cri.StateExited, "")}}
+	e.follow(&cri.View{}, old)
 	e.follow(old, now)
 	e.follow(now, now)
 	hung := *now
@@ -83,6 +104,39 @@ func TestExitsFollowTheRuntime(t *testing.T) {
 	e.follow(old, &hung)
 	if len(e.ended) != 1 || (<-e.ended).ID != "a" {
 		t.Error("want container a alone: it ran in a pod, and has ended")
+	}
+}
+
+// A runtime's end of before this agent's time, and one with code 0, are no news; how others ended is asked of the runtime.
+func TestExitsSettleFromTheRuntime(t *testing.T) {
+	now := time.Now()
+	for name, tc := range map[string]struct {
+		exit cri.Exit
+		ok   bool
+		err  error
+		want int
+	}{
+		"killed":               {cri.Exit{Code: 137, Reason: "Error", Finished: now}, true, nil, 1},
+		"completed":            {cri.Exit{Reason: "Completed", Finished: now}, true, nil, 0},
+		"before the agent":     {cri.Exit{Code: 1, Finished: now.Add(-time.Hour)}, true, nil, 0},
+		"it runs":              {cri.Exit{}, false, nil, 0},
+		"removed meanwhile":    {cri.Exit{}, false, errors.New("not found"), 0},
+		"nobody says the time": {cri.Exit{Code: 255, Reason: "Unknown"}, true, nil, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := testExits(nil, now.Add(-time.Minute))
+			e.kube, e.node = offlineClient(t), func() (kube.Node, bool) { return kube.Node{}, false }
+			e.runtime = func(context.Context, string) (cri.Exit, bool, error) { return tc.exit, tc.ok, tc.err }
+			e.takeRuntime(now, &cri.Container{ID: "one", PodUID: "u", PodName: "cart", PodNamespace: "shop", Name: "main", Attempt: 2})
+			e.settled(t.Context(), &e.waiting[0])
+			got := e.list()
+			if len(got) != tc.want {
+				t.Fatalf("%d reported, want %d", len(got), tc.want)
+			}
+			if tc.want == 1 && (got[0].Source != "runtime" || got[0].Code != tc.exit.Code || got[0].Reason != tc.exit.Reason || !got[0].At.Equal(tc.exit.Finished) || got[0].Pod != "cart" || got[0].Restarts != 2) {
+				t.Errorf("%+v", got[0])
+			}
+		})
 	}
 }
 

@@ -31,7 +31,8 @@ type pod struct {
 	sandbox, container string
 }
 
-func runPod(t *testing.T, d *daemon, rt runtimeapi.RuntimeServiceClient, name string, labelled bool) *pod {
+// runPod runs a sandbox and creates its container, which runs pause with the arguments; limit is its memory in bytes, 0: none.
+func runPod(t *testing.T, d *daemon, rt runtimeapi.RuntimeServiceClient, name string, labelled bool, limit int64, args ...string) *pod {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -53,7 +54,9 @@ func runPod(t *testing.T, d *daemon, rt runtimeapi.RuntimeServiceClient, name st
 	cc := &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "app", Attempt: 2},
 		Image:    &runtimeapi.ImageSpec{Image: image},
+		Command:  append([]string{"/pause"}, args...),
 		LogPath:  name + ".log",
+		Linux:    &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit}},
 	}
 	if labelled {
 		cc.Labels = map[string]string{"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.uid": "uid-" + name, "io.kubernetes.container.name": "app"}
@@ -166,7 +169,7 @@ func (s *scenario) begin() {
 func (s *scenario) startPods() {
 	s.d.importImage()
 	rt := s.d.cli()
-	s.labels, s.sandbox = runPod(s.t, s.d, rt, "cart", true), runPod(s.t, s.d, rt, "pay", false)
+	s.labels, s.sandbox = runPod(s.t, s.d, rt, "cart", true, 0), runPod(s.t, s.d, rt, "pay", false, 0)
 	s.onEvents("both created", func(w cri.View) bool {
 		return s.labels.state(cri.StateCreated)(w) && s.sandbox.state(cri.StateCreated)(w)
 	})

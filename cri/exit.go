@@ -19,7 +19,7 @@ type Exit struct {
 	Reason   string
 	Message  string // at most 1024 bytes
 	Started  time.Time
-	Finished time.Time
+	Finished time.Time // of a container that ends at once it may be a moment before Started, as containerd tells it
 }
 
 // Exit asks how a container ended; ok is false for one that still runs or never ran. A container that the runtime does not
@@ -48,4 +48,26 @@ func (c *Client) Exit(ctx context.Context, id string) (e Exit, ok bool, err erro
 		return nil
 	})
 	return e, ok, err
+}
+
+// Ended returns the containers that ended between two views of one Watch, old being the one right before now: those that have
+// exited in now and had not in old. One that began and ended in between, such as between two lists of a runtime without events,
+// is among them; one that the runtime had removed by then is not. The first view of a Watch has no ends: it tells what was there.
+func Ended(old, now *View) []Container {
+	if !now.Synced || old.Revision == 0 || old.Revision == now.Revision {
+		return nil
+	}
+	over := make(map[string]bool, len(old.Containers))
+	for i := range old.Containers {
+		if old.Containers[i].State == StateExited {
+			over[old.Containers[i].ID] = true
+		}
+	}
+	var out []Container
+	for i := range now.Containers {
+		if c := &now.Containers[i]; c.State == StateExited && !over[c.ID] {
+			out = append(out, *c)
+		}
+	}
+	return out
 }
