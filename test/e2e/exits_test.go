@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"spillway/agent/incident"
 	"spillway/agent/status"
 	"spillway/test/cluster"
 	"spillway/test/scenario"
@@ -139,6 +141,51 @@ func exitsOOM(t *testing.T, ctx context.Context) {
 	}
 	if text := metrics(t, ctx); !regexp.MustCompile(`spillway_container_exits_total\{cause="oom"\} [3-9]`).MatchString(text) {
 		t.Error("metrics do not count three ends by OOM kills")
+	}
+	exitsInIncident(t, ctx, pod, "heap")
+}
+
+// exitsInIncident waits until the incident of a pod's OOM kills is whole, and looks for the ends of its container in it and in
+// its story.
+func exitsInIncident(t *testing.T, ctx context.Context, pod, container string) {
+	t.Helper()
+	for {
+		var list status.EventList
+		answer(t, ctx, &list, "events", "-n", "200", "-o", "json")
+		for _, e := range list.Events {
+			if e.Type != status.EventIncident || e.Pod != pod {
+				continue
+			}
+			var d status.EventDetail
+			answer(t, ctx, &d, "events", "show", e.ID, "-o", "json")
+			var i incident.Incident
+			if err := json.Unmarshal(d.Incident, &i); err != nil {
+				t.Fatal(err)
+			}
+			if i.State == incident.Open {
+				continue
+			}
+			n := 0
+			for _, x := range i.Exits {
+				if x.Pod == pod && x.Container == container && x.Code == 137 && x.Cause == "oom" {
+					n++
+				}
+			}
+			if kills := i.Counts[incident.OOMKill]; n == 0 || i.MoreExits == 0 && n < kills {
+				t.Errorf("%s: %d ends of %s for %d kills in %+v", i.ID, n, container, kills, i.Exits)
+			}
+			story, err := runner.Agent(ctx, "events", "show", e.ID)
+			if err != nil || !strings.Contains(string(story), "ENDED") || !strings.Contains(string(story), "default/"+pod+"/"+container) {
+				t.Errorf("%v", err)
+			}
+			t.Logf("\n%s", story)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no whole incident of %s: %+v", pod, list.Events)
+		case <-time.After(time.Second):
+		}
 	}
 }
 
