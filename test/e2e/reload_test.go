@@ -110,7 +110,7 @@ func TestReload(t *testing.T) {
 	}
 
 	apply("slowest: 1s", "slowest: 400ms")
-	s = await("another pace", func(s *status.Status, c status.Source) bool {
+	await("another pace", func(s *status.Status, c status.Source) bool {
 		return c.State == status.OK && s.StartedAt.After(first.StartedAt) && s.Evictions.HourlyCap == 10 && s.Loop.IntervalSeconds <= 0.4 && s.Loop.Sweeps > 3
 	})
 	if text := metrics(t, ctx); !strings.Contains(text, "spillway_config_last_reload_successful 1") {
