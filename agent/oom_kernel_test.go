@@ -270,6 +270,7 @@ func TestKernelOOMLadder(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			nt := n.in(t)
+			before := nodeKills(t)
 			a := nt.startAgent(func(o *Options) {
 				if !tc.ends {
 					o.BTF = filepath.Join(t.TempDir(), "no-btf")
@@ -299,7 +300,6 @@ func TestKernelOOMLadder(t *testing.T) {
 			}
 			a.listens(container)
 			const kills = 5
-			before := nodeKills(t)
 			var pids []string
 			for range kills {
 				pids = append(pids, strconv.Itoa(nt.kill(container)))
@@ -321,11 +321,11 @@ func TestKernelOOMLadder(t *testing.T) {
 			}
 			<-time.After(4 * oomTick)
 			// The files of the cgroups tell of pods alone; other tests may kill on this machine meanwhile.
-			others := uint64(0)
+			s, others := a.killWatch.status(), uint64(0)
 			if tc.rung == files {
 				others = nodeKills(t) - before - kills
 			}
-			if s := a.killWatch.status(); s.Missed > others || s.Kills < kills {
+			if s.Missed > others || s.Kills < kills {
 				t.Errorf("%+v, %d kills by others", s, others)
 			}
 			select {

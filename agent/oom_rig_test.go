@@ -176,10 +176,11 @@ func (n *oomNode) unlimit(path string) {
 	n.write(path, "memory.limit_in_bytes", "-1")
 }
 
-// pod makes a pod with one container.
+// pod makes a pod with one container. Its names have this process in them: the kernel's log tells of the kills of another run of
+// these tests, too.
 func (n *oomNode) pod(number int) (pod, container, uid, id string) {
 	n.t.Helper()
-	uid, id = fmt.Sprintf("0b3c0c5e-8c4e-4a25-9f0e-%012d", number), fmt.Sprintf("%064x", number)
+	uid, id = fmt.Sprintf("0b3c0c5e-8c4e-4a25-%04d-%012d", os.Getpid()%10_000, number), fmt.Sprintf("%032x%032x", os.Getpid(), number)
 	pod = n.top + "/pod" + uid
 	n.mkdir(pod)
 	container = pod + "/" + id
