@@ -67,14 +67,14 @@ type Agent struct {
 	samples  *sampler.Sampler
 	waker    *cgroup.Waker // nil: none here
 	mapper   *podmap.Mapper
-	runtime  *cri.Client      // nil: none here
-	cluster  *cluster         // nil: standalone
-	evicts   *evict.Manager   // nil: standalone
-	reclaims *reclaim.Manager // nil: standalone, or switched off
-	brakes   *brake.Manager   // nil: standalone
-	exits    *exits           // nil: standalone
-	tracer   *oomkill.Tracer
-	noTracer error // why there is none
+	runtime  *cri.Client                    // nil: none here
+	cluster  *cluster                       // nil: standalone
+	evicts   *evict.Manager                 // nil: standalone
+	reclaims *reclaim.Manager               // nil: standalone, or switched off
+	brakes   *brake.Manager                 // nil: standalone
+	exits    *exits                         // nil: standalone
+	tracer   atomic.Pointer[oomkill.Tracer] // nil: none is attached
+	noTracer error                          // why New attached none
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
 	ledger   *ledger.Ledger    // nil: standalone
@@ -181,7 +181,7 @@ func (a *Agent) openTracer() {
 		a.noTracer = err
 		return
 	}
-	a.tracer = tracer
+	a.tracer.Store(tracer)
 }
 
 func (a *Agent) openRuntime() {
@@ -440,8 +440,8 @@ func (a *Agent) close() {
 	if a.killWatch != nil {
 		a.killWatch.close()
 	}
-	if a.tracer != nil {
-		a.tracer.Close()
+	if tracer := a.tracer.Load(); tracer != nil {
+		tracer.Close()
 	}
 	if a.runtime != nil {
 		a.runtime.Close()

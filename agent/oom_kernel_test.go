@@ -200,14 +200,15 @@ func TestKernelOOMKillsMissed(t *testing.T) {
 	n := newOOMNode(t)
 	gate := make(chan struct{})
 	a := n.startAgent(nil, func(a *Agent) {
-		if a.tracer == nil {
+		if a.tracer.Load() == nil {
 			return
 		}
-		a.tracer.Close()
-		var err error
-		if a.tracer, err = oomkill.Open(oomkill.Options{BufferBytes: os.Getpagesize()}); err != nil {
+		a.tracer.Load().Close()
+		tracer, err := oomkill.Open(oomkill.Options{BufferBytes: os.Getpagesize()})
+		if err != nil {
 			t.Fatal(err)
 		}
+		a.tracer.Store(tracer)
 	})
 	if os.Getpagesize() > 4096 {
 		t.Skipf("a page of %d bytes takes too many kills to fill", os.Getpagesize())
@@ -281,7 +282,7 @@ func TestKernelOOMLadder(t *testing.T) {
 				a.needsLog()
 			}
 			if tc.ends {
-				a.tracer.Close()
+				a.tracer.Load().Close()
 			}
 			_, container, uid, id := nt.pod(400 + i)
 			nt.limit(container)

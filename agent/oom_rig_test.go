@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 	if mode == "" {
 		os.Exit(m.Run())
 	}
+	if name, ok := strings.CutPrefix(mode, "under:"); ok {
+		fmt.Fprintln(os.Stderr, "child:", beginUnder(name))
+		os.Exit(3)
+	}
 	fmt.Println("ready")
 	if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
 		os.Exit(3)
@@ -79,6 +83,8 @@ type oomNode struct {
 	tree *cgroup.Tree
 	root string // of the memory hierarchy
 	top  string // path of kubepods
+
+	refused bool // BPF is meant not to work here
 }
 
 var oomNodes atomic.Int32
@@ -269,7 +275,7 @@ func (l *logs) WithGroup(string) slog.Handler            { return l }
 func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	if r.Message != "oom kill" {
 		l.mu.Lock()
-		l.other = append(l.other, r.Message)
+		l.other = append(l.other, said(r))
 		l.mu.Unlock()
 		return nil
 	}
@@ -283,6 +289,26 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	}
 	l.kills <- rec
 	return nil
+}
+
+// said is a line of the log.
+func said(r slog.Record) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", r.Level, r.Message)
+	r.Attrs(func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true })
+	return b.String()
+}
+
+// lines are those that hold what.
+func (l *logs) lines(what string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.other {
+		if strings.Contains(line, what) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 // oomAgent is a real agent without Kubernetes.
@@ -314,7 +340,7 @@ func (n *oomNode) startAgent(change func(*Options), before func(*Agent)) *oomAge
 	if before != nil {
 		before(a)
 	}
-	if opts.BTF == "" && a.tracer == nil {
+	if !n.refused && opts.BTF == "" && a.tracer.Load() == nil {
 		var denied *oomkill.PermissionError
 		if errors.As(a.noTracer, &denied) {
 			a.close()

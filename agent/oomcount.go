@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,9 +59,10 @@ func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Conta
 		return missing
 	}
 	source := w.files()
-	if w.traced {
+	if w.traced || w.active() == rungVmstat {
 		source = rungVmstat
-	} else {
+	}
+	if !w.traced {
 		w.seen.Add(left)
 		now := w.a.samples.Now()
 		for range min(left, 1024) {
@@ -85,11 +87,16 @@ func (w *killWatch) files() string {
 func (w *killWatch) second(ctx context.Context) {
 	now := w.a.samples.Now()
 	var v cgroup.Vmstat
-	if err := w.a.tree.Vmstat(&v); err != nil {
-		w.a.log.Debug("kills not counted", "error", err)
+	err := w.a.tree.Vmstat(&v)
+	if err == nil && v.OOMKill == cgroup.Absent {
+		err = errors.New("no oom_kill in /proc/vmstat, needs kernel 4.13")
 	}
-	w.audited.Store(v.OOMKill != cgroup.Absent)
-	if w.traced && (len(w.marks) > 0 || w.a.tracer.Pending() > 0) {
+	if was := w.noCount; (was == nil) != (err == nil) {
+		w.noCount = err
+		w.setRungs()
+	}
+	w.audited.Store(err == nil)
+	if w.traced && (len(w.marks) > 0 || w.pending() > 0) {
 		// Marks that wait for their turn are not missed: the window gets longer.
 	} else if n := w.audit.Tick(now, v.OOMKill); n > 0 {
 		w.find(ctx, n)
@@ -97,6 +104,11 @@ func (w *killWatch) second(ctx context.Context) {
 	for p, at := range w.marked {
 		if now-at > remember {
 			delete(w.marked, p)
+		}
+	}
+	for pid, at := range w.lined {
+		if now-at > remember {
+			delete(w.lined, pid)
 		}
 	}
 	for pid, at := range w.told {
@@ -180,15 +192,16 @@ func (w *killWatch) noteWaker() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	defer w.logReporter()
 	for i := range w.rungs {
 		r := &w.rungs[i]
 		if r.Name != w.files() {
 			continue
 		}
 		if active == 0 && why != nil {
-			r.State, r.Detail = rungMissing, why.Error()
+			r.State, r.Detail, r.Remedy = rungMissing, why.Error(), remedyOf(why)
 		} else {
-			r.State, r.Detail = rungHelps, fmt.Sprintf("of %d cgroups", active)
+			r.State, r.Detail, r.Remedy = rungHelps, fmt.Sprintf("of %d cgroups", active), ""
 		}
 	}
 	for i := range w.rungs { // the first that is there reports

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"sync"
@@ -15,23 +14,6 @@ import (
 	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
 	"spillway/ebpf/oomkill/kmsg"
-)
-
-// The rungs, the surest first: the first that is active reports kills.
-const (
-	rungBPF     = "bpf"
-	rungLog     = "kmsg"
-	rungEvents  = "memory.events"      // v2
-	rungControl = "memory.oom_control" // v1
-	rungVmstat  = "vmstat"
-)
-
-// The states of a rung.
-const (
-	rungActive  = "active"  // it reports kills
-	rungHelps   = "helps"   // it says more about kills that a rung above it reports
-	rungStandby = "standby" // it would report, were nothing above it
-	rungMissing = "missing"
 )
 
 const (
@@ -50,16 +32,22 @@ const (
 
 // killWatch joins what the rungs tell of OOM kills. Everything in it but what says otherwise belongs to the goroutine of run.
 type killWatch struct {
-	a      *Agent
-	log    *kmsg.Reader  // nil: none here
-	waker  *cgroup.Waker // nil: none needed, or none here
-	marks  chan *oomkill.Event
-	lines  chan struct{} // capacity 1
-	words  chan cgroup.WakeGroup
-	ended  chan error // of the tracer
-	traced bool
+	a         *Agent
+	log       *kmsg.Reader  // nil: none here
+	waker     *cgroup.Waker // nil: none needed, or none here
+	listening bool          // the waker runs
+	marks     chan *oomkill.Event
+	lines     chan struct{} // capacity 1
+	words     chan cgroup.WakeGroup
+	ended     chan error // of the tracer
+	muted     chan error // of the kernel's log
+	found     chan rungs // what the climber opened
+	traced    bool
 
-	noTracer, noLog, noWaker error // why a rung is missing
+	noTracer, noLog, noWaker, noCount error         // why a rung is missing
+	mayTrace, mayLog                  atomic.Bool   // it is, and the climber is to try again
+	retry                             time.Duration // how often; retryEvery but in tests
+	since                             time.Duration // when the tracer that the climber opened took over
 
 	table  *oom.Table
 	primed time.Duration // when the table was
@@ -69,7 +57,8 @@ type killWatch struct {
 	marked  map[process]time.Duration
 	causes  map[uint32]*kmsg.Cause // by thread id
 	told    map[uint32]time.Duration
-	kills   []*kmsg.Kill // lines that wait for their turn
+	lined   map[uint32]time.Duration // processes that a line reported
+	kills   []*kmsg.Kill             // lines that wait for their turn
 	orphans []orphan
 	dirty   map[string]unread // cgroups that were told of, by path
 	watched *podmap.Map       // that the waker knows
@@ -79,8 +68,14 @@ type killWatch struct {
 
 	seen, missing, wordsLost atomic.Uint64
 	audited                  atomic.Bool
-	mu                       sync.Mutex // guards rungs
-	rungs                    []status.OOMRung
+
+	mu         sync.Mutex // guards what follows
+	rungs      []status.OOMRung
+	reporter   string // the rung that was active when it was last logged
+	lostBefore uint64 // events that tracers lost which have ended
+	lost       uint64 // when it rose last
+	lostAt     time.Duration
+	tellLoss   time.Duration // for how long; lossTold but in tests
 }
 
 // process tells marks of the same process from those of another with its number.
@@ -100,9 +95,9 @@ type orphan struct {
 // openKillWatch opens what is there of the ladder.
 func (a *Agent) openKillWatch() {
 	w := &killWatch{
-		a: a, traced: a.tracer != nil, noTracer: a.noTracer,
+		a: a, traced: a.tracer.Load() != nil, noTracer: a.noTracer, retry: retryEvery, tellLoss: lossTold,
 		marks: make(chan *oomkill.Event, 16), lines: make(chan struct{}, 1), words: make(chan cgroup.WakeGroup, 1024), ended: make(chan error, 1),
-		table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
+		muted: make(chan error, 1), found: make(chan rungs), lined: map[uint32]time.Duration{}, table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
 		dirty: map[string]unread{}, unnamed: make(chan struct{}, maxUnnamed),
 	}
 	a.killWatch = w
@@ -127,112 +122,18 @@ func (w *killWatch) openWaker() error {
 	return err
 }
 
-// setRungs names the state of the ladder.
-func (w *killWatch) setRungs() {
-	a := w.a
-	var rungs []status.OOMRung
-	taken := false
-	add := func(name string, err error, detail, below string) {
-		r := status.OOMRung{Name: name, State: below, Detail: detail}
-		switch {
-		case err != nil:
-			r.State, r.Detail = rungMissing, err.Error()
-		case !taken:
-			r.State, taken = rungActive, true
-		}
-		rungs = append(rungs, r)
-	}
-	if w.traced {
-		add(rungBPF, nil, a.tracer.Hook(), rungStandby)
-	} else {
-		add(rungBPF, w.noTracer, "", "")
-	}
-	add(rungLog, w.noLog, "kernel log", rungHelps)
-	below := rungStandby
-	if w.waker != nil {
-		below = rungHelps
-	}
-	add(w.files(), w.noWaker, "of pods and containers", below)
-	add(rungVmstat, nil, "counts, once a second", rungHelps)
-	w.mu.Lock()
-	w.rungs = rungs
-	w.mu.Unlock()
-	w.observe()
-}
-
-func activeRung(rungs []status.OOMRung) string {
-	for _, r := range rungs {
-		if r.State == rungActive {
-			return r.Name
-		}
-	}
-	return ""
-}
-
-// status may be called by any goroutine.
-func (w *killWatch) status() status.OOMWatch {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s := status.OOMWatch{Rungs: slices.Clone(w.rungs), Kills: w.seen.Load(), Missed: w.missing.Load(), Audited: w.audited.Load()}
-	if w.a.tracer != nil {
-		s.Lost, _ = w.a.tracer.Lost() // an error is that of a closed tracer
-	}
-	return s
-}
-
-// observe names the state of the source. It may be called by any goroutine.
-func (w *killWatch) observe() {
-	s := w.status()
-	active := activeRung(s.Rungs)
-	detail, state := active, status.Degraded
-	for _, r := range s.Rungs {
-		switch {
-		case r.Name == rungBPF && active == rungBPF:
-			detail, state = r.Detail, status.OK
-		case r.State == rungMissing && r.Name != active:
-			detail += "; no " + r.Name + ": " + r.Detail
-		}
-	}
-	if w.a.tracer != nil && active == rungBPF && (s.Lost > 0 || w.a.tracer.Malformed() > 0) {
-		detail, state = detail+"; events were lost", status.Degraded
-	}
-	if s.Missed > 0 {
-		detail += fmt.Sprintf("; %d kills missed", s.Missed)
-	}
-	w.a.sources.set("oom-tracer", state, detail)
-}
-
 // run joins until ctx ends, and hands over what is not complete then.
 func (w *killWatch) run(ctx context.Context) error {
-	var rungs sync.WaitGroup
-	defer rungs.Wait()
+	var parts sync.WaitGroup
+	defer parts.Wait()
 	defer w.waiting.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.prime()
-	if w.traced {
-		rungs.Go(func() {
-			w.ended <- w.a.tracer.Run(ctx, func(ev *oomkill.Event) {
-				select {
-				case w.marks <- ev:
-				case <-ctx.Done():
-				}
-			})
-		})
-	}
-	if w.log != nil {
-		rungs.Go(func() {
-			if err := w.log.Run(ctx, w.tellLines); err != nil && ctx.Err() == nil {
-				w.a.log.Error("kernel log ended", "error", err)
-			}
-		})
-	}
-	startWaker := func() {
-		if waker := w.waker; waker != nil {
-			rungs.Go(func() { _ = waker.Run(ctx) }) // the audit finds what is not told any more
-		}
-	}
-	startWaker()
+	w.startTracer(ctx, &parts)
+	w.startLog(ctx, &parts)
+	w.startWaker(ctx, &parts)
+	parts.Go(func() { w.climb(ctx) })
 	tick := time.NewTicker(oomTick)
 	defer tick.Stop()
 	timer := time.NewTimer(time.Hour)
@@ -250,8 +151,15 @@ func (w *killWatch) run(ctx context.Context) error {
 			w.mark(ctx, ev)
 		case err := <-w.ended:
 			if ctx.Err() == nil {
-				w.untraced(err, startWaker)
+				w.untraced(err)
+				w.startWaker(ctx, &parts)
 			}
+		case err := <-w.muted:
+			if ctx.Err() == nil {
+				w.unlogged(err)
+			}
+		case r := <-w.found:
+			w.adopt(ctx, r, &parts)
 		case <-w.lines:
 			w.takeLines()
 		case g := <-w.words:
@@ -291,17 +199,6 @@ func (w *killWatch) prime() {
 	w.primed = w.a.samples.Now()
 }
 
-// untraced goes down the ladder after the tracer ended on its own.
-func (w *killWatch) untraced(err error, start func()) {
-	w.a.log.Error("oom tracer ended: kills are reported by a lower rung", "error", err)
-	w.traced, w.noTracer = false, fmt.Errorf("ended: %w", err)
-	if w.waker == nil {
-		w.noWaker = w.openWaker()
-		start()
-	}
-	w.setRungs()
-}
-
 // mark takes one mark of the tracer.
 func (w *killWatch) mark(ctx context.Context, ev *oomkill.Event) {
 	key := process{ev.PID, ev.StartTime}
@@ -312,8 +209,12 @@ func (w *killWatch) mark(ctx context.Context, ev *oomkill.Event) {
 		return // a process may be marked once for each of its threads that asks for memory while it dies
 	}
 	w.marked[key] = w.a.samples.Now()
+	v := w.fromEvent(ctx, ev)
+	if ev.Time < w.since && w.wasReported(&v) {
+		return
+	}
 	w.audit.Seen(ev.Time)
-	w.take(ctx, w.fromEvent(ctx, ev), ev.TriggerPID)
+	w.take(ctx, v, ev.TriggerPID)
 }
 
 // take books one victim, and reports it unless it is one of a group.
@@ -376,6 +277,7 @@ func (w *killWatch) reportLines(ctx context.Context) {
 		w.kills = w.kills[1:]
 		now := w.a.samples.Now()
 		w.audit.Seen(now)
+		w.lined[line.PID] = now
 		v := w.fromLine(ctx, line)
 		if v.kill.Cgroup == "" && !line.Global {
 			w.orphans = append(w.orphans, orphan{v, now + orphanWait})

@@ -3,6 +3,7 @@ package status
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -44,6 +45,7 @@ func WriteTable(w io.Writer, s *Status) error {
 	for _, src := range s.Sources {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", src.Name, src.State, Clean(src.Detail))
 	}
+	writeLadder(t, &s.OOMWatch)
 	if len(s.Pods) > 0 {
 		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tOOM RISK\tPROTECTED")
 		for _, pod := range s.Pods {
@@ -249,6 +251,21 @@ func flush(t *tabwriter.Writer) error {
 		return fmt.Errorf("write samples: %w", err)
 	}
 	return nil
+}
+
+// writeLadder prints how OOM kills are seen, where that is not all as it should be.
+func writeLadder(w io.Writer, o *OOMWatch) {
+	missing := slices.ContainsFunc(o.Rungs, func(r OOMRung) bool { return r.State == "missing" })
+	if !missing && o.Lost == 0 && o.Missed == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nOOM KILLS BY\tSTATE\tDETAIL\tWHAT TO DO")
+	for _, r := range o.Rungs {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.State, Clean(r.Detail), orNone(Clean(r.Remedy)))
+	}
+	if o.Lost > 0 || o.Missed > 0 {
+		fmt.Fprintf(w, "%d reported one by one, %d only counted, %d events lost as the agent did not keep up\n", o.Kills, o.Missed, o.Lost)
+	}
 }
 
 func (k *OOMKill) who() string {

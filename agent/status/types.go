@@ -379,9 +379,11 @@ type OOMWatch struct {
 
 // OOMRung is one way to see kills.
 type OOMRung struct {
-	Name   string `json:"name"` // bpf, kmsg, memory.events, memory.oom_control, vmstat
-	State  string `json:"state"`
+	Name   string `json:"name"`  // bpf, kmsg, memory.events, memory.oom_control, vmstat
+	State  string `json:"state"` // active, helps, standby, missing
 	Detail string `json:"detail"`
+	// Remedy is what would bring a rung that is missing, "" where nothing is known to.
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // OOMKill is one kill by the kernel: of one process, or with memory.oom.group of all processes of a cgroup.

@@ -17,7 +17,9 @@ import (
 type UnsupportedError struct {
 	Feature string
 	Needs   string
-	Err     error // may be nil
+	Remedy  string // what an operator can do about it
+	Lasting bool   // trying again is in vain until the process or the node starts anew
+	Err     error  // may be nil
 }
 
 func (e *UnsupportedError) Error() string {
@@ -36,8 +38,10 @@ type PermissionError struct {
 	// Missing capabilities, such as CAP_BPF; empty when none is.
 	Missing []string
 	// Reason when no capability is missing.
-	Reason string
-	Err    error
+	Reason  string
+	Remedy  string // what an operator can do about it
+	Lasting bool   // trying again is in vain until the process starts anew
+	Err     error
 }
 
 func (e *PermissionError) Error() string {
@@ -58,11 +62,16 @@ func explain(err error) error {
 			return errors.Join(err, capErr)
 		}
 		if len(missing) > 0 {
-			return &PermissionError{Missing: missing, Err: err}
+			return &PermissionError{
+				Missing: missing, Lasting: true, Err: err,
+				Remedy: "add " + strings.Join(missing, " and ") + " to the container's capabilities",
+			}
 		}
 	}
 	if errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) {
-		return &UnsupportedError{Feature: "BPF ring buffer", Needs: "kernel 5.8", Err: err}
+		return &UnsupportedError{
+			Feature: "BPF ring buffer", Needs: "kernel 5.8", Remedy: "run a newer kernel", Lasting: true, Err: err,
+		}
 	}
 	// Seen so on Debian 6.1 and 6.12; the file in securityfs that would say it is
 	// seldom in a container.
@@ -70,21 +79,46 @@ func explain(err error) error {
 		return &UnsupportedError{
 			Feature: "reading kernel memory from BPF",
 			Needs:   "kernel 5.5 without lockdown=confidentiality",
+			Remedy:  "boot with lockdown=integrity, or live with the rung below",
+			Lasting: true, // the level of lockdown can be raised, never lowered
 			Err:     err,
 		}
 	}
 	if errors.Is(err, errMemlock) {
-		return &PermissionError{Missing: []string{"CAP_SYS_RESOURCE"}, Err: err}
+		return &PermissionError{
+			Missing: []string{"CAP_SYS_RESOURCE"}, Err: err,
+			Remedy: "raise the memlock limit, or add CAP_SYS_RESOURCE to the container's capabilities",
+		}
 	}
 	// The verifier answers EACCES as well, so only EPERM is a refusal here.
 	if errors.Is(err, unix.EPERM) {
-		reason := "all capabilities are there, so seccomp or a security module refuses it"
 		if inUserNamespace() {
-			reason = "the capabilities hold in a user namespace only"
+			return &PermissionError{
+				Reason: "the capabilities hold in a user namespace only", Remedy: "run the pod with hostUsers: true", Lasting: true, Err: err,
+			}
 		}
-		return &PermissionError{Reason: reason, Err: err}
+		return &PermissionError{
+			Reason: "all capabilities are there, so seccomp or a security module refuses it",
+			Remedy: "allow bpf(2) in the container's seccomp profile and in the policy of AppArmor or SELinux", Err: err,
+		}
 	}
 	return err
+}
+
+// refused explains what stands in the way of any program, without the kernel's types, whose reading takes time and memory: an
+// agent that is refused asks again and again. nil: nothing does so far.
+func refused() error {
+	if lacksPrivilege() {
+		return explain(unix.EPERM)
+	}
+	err := features.HaveMapType(ebpf.RingBuf)
+	if !errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	if counts, countErr := countsMemlock(); countErr != nil || counts {
+		return nil // a limit that is raised later, if it can be
+	}
+	return explain(fmt.Errorf("make BPF map: %w", unix.EPERM))
 }
 
 // errMemlock: BPF memory does not fit into RLIMIT_MEMLOCK, or so it must be.

@@ -140,6 +140,7 @@ func readFormat() ([]byte, error) {
 	return nil, &UnsupportedError{
 		Feature: "tracepoint oom/mark_victim",
 		Needs:   "tracefs mounted at /sys/kernel/tracing",
+		Remedy:  "mount the host's /sys/kernel/tracing into the container",
 	}
 }
 

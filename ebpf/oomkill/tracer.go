@@ -68,9 +68,12 @@ func open(o Options, choose func(victimArg) []hook) (*Tracer, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if bits.UintSize != 64 {
-		return nil, &UnsupportedError{Feature: "oom tracer on a 32-bit system", Needs: "a 64-bit kernel"}
+		return nil, &UnsupportedError{Feature: "oom tracer on a 32-bit system", Needs: "a 64-bit kernel", Lasting: true}
 	}
 
+	if err := refused(); err != nil {
+		return nil, fmt.Errorf("open oom tracer: %w", err)
+	}
 	cache := btf.NewCache()
 	kernel, err := kernelTypes(o.BTF, cache)
 	if err != nil {
@@ -117,6 +120,7 @@ func kernelTypes(file string, cache *btf.Cache) (*btf.Spec, error) {
 		return nil, &UnsupportedError{
 			Feature: "types of the running kernel",
 			Needs:   "a kernel with CONFIG_DEBUG_INFO_BTF or a BTF file for it",
+			Remedy:  "name a BTF file of this kernel with --btf",
 			Err:     err,
 		}
 	}

@@ -23,9 +23,10 @@ const maxPending = 4096
 
 // UnavailableError says why the log cannot be read, and what would bring it.
 type UnavailableError struct {
-	Path  string
-	Needs string
-	Err   error
+	Path   string
+	Needs  string
+	Remedy string // what an operator can do about it
+	Err    error
 }
 
 func (e *UnavailableError) Error() string {
@@ -58,9 +59,12 @@ func Open(path string) (*Reader, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return nil, &UnavailableError{Path: path, Needs: "the node's device file", Err: err}
+		return nil, &UnavailableError{Path: path, Needs: "the node's device file", Remedy: "let the container have the host's /dev/kmsg", Err: err}
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return nil, &UnavailableError{Path: path, Needs: "CAP_SYSLOG, or kernel.dmesg_restrict=0, and a container that may use the device", Err: err}
+		return nil, &UnavailableError{
+			Path: path, Needs: "CAP_SYSLOG, or kernel.dmesg_restrict=0, and a container that may use the device", Err: err,
+			Remedy: "add CAP_SYSLOG to the container's capabilities, and let it use the device",
+		}
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
