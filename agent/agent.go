@@ -82,7 +82,7 @@ type Agent struct {
 
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
-	lastPass    atomic.Int64 // unix nanoseconds
+	lastPass    atomic.Int64 // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
 	killWatch   *killWatch
 	kills       chan status.OOMKill
 	questions   chan question
@@ -397,8 +397,7 @@ func (a *Agent) serveMetrics(ctx context.Context, address string) error {
 
 // Alive reports an error when the loop has not finished a pass for 30 s.
 func (a *Agent) Alive() error {
-	last := time.Unix(0, a.lastPass.Load())
-	if age := time.Since(last); age > livenessAge {
+	if age := a.samples.Now() - time.Duration(a.lastPass.Load()); age > livenessAge {
 		return fmt.Errorf("the loop's last pass is %.0f s old", age.Seconds())
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/ledger"
 	"spillway/agent/status"
 )
 
@@ -399,5 +400,157 @@ func (o *oomAgent) recovered(hook string) {
 	}
 	if got := o.logs.lines("INFO oom kills are reported by bpf hook="); len(got) != 1 {
 		t.Errorf("logged %q", got)
+	}
+}
+
+// TestKernelBadLedger: an agent whose ledger was damaged while it was away sets the file aside, says so, and keeps kills in a new one.
+func TestKernelBadLedger(t *testing.T) {
+	n := newOOMNode(t)
+	dir := t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}], " +
+		"contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, ledger.FileName)
+	life := func(name string, f func(t *testing.T, n *oomNode, a *oomAgent)) {
+		t.Run(name, func(t *testing.T) {
+			nt := *n
+			nt.t = t
+			f(t, &nt, nt.startAgent(func(o *Options) {
+				o.Config, o.NodeName, o.Kubeconfig, o.StateDir = DefaultConfig(), "n", kubeconfig, dir
+				o.Config.Mode, o.Config.CRI.Endpoint = Observe, "none"
+			}, nil))
+		})
+	}
+	other := filepath.Dir(n.top) + "/other" // outside the pods: its kills wait for nobody's names
+	n.mkdir(other)
+	n.limit(other)
+	kill := func(n *oomNode, a *oomAgent) {
+		a.next("kill", ofPID(n.kill(other))).check(t, record{"cgroup": other})
+	}
+	kills := func(want int) func(*status.Status) bool {
+		return func(s *status.Status) bool {
+			got := 0
+			for _, k := range s.OOMKills { // others may be killed on this machine, too
+				if k.Cgroup == other {
+					got++
+				}
+			}
+			return got == want && sourceIn(s, "ledger").State != ""
+		}
+	}
+	life("before", func(t *testing.T, n *oomNode, a *oomAgent) {
+		kill(n, a)
+		if s, _ := a.asked("the kill", kills(1)); sourceIn(s, "ledger") != (status.Source{Name: "ledger", State: status.OK, Detail: file}) {
+			t.Errorf("source %+v", sourceIn(s, "ledger"))
+		}
+	})
+	damaged, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range damaged[:min(len(damaged), 16<<10)] { // as a disk does that forgot a write
+		damaged[i] ^= 0xA5
+	}
+	if err := os.WriteFile(file, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	aside := ""
+	life("damaged", func(t *testing.T, n *oomNode, a *oomAgent) {
+		kill(n, a)
+		s, text := a.asked("the kill", kills(1))
+		aside = s.Ledger.SetAside
+		if got, err := os.ReadFile(aside); err != nil || !bytes.Equal(got, damaged) || !strings.HasPrefix(aside, file+".bad-") {
+			t.Fatalf("set aside as %q: %v", aside, err)
+		}
+		src := sourceIn(s, "ledger")
+		if src.State != status.Degraded || !strings.Contains(src.Detail, aside) || !strings.Contains(s.Evictions.Forbidden, "cooldown") {
+			t.Errorf("source %+v, forbidden %q", src, s.Evictions.Forbidden)
+		}
+		if !regexp.MustCompile(`(?m)^ledger +degraded +.*` + regexp.QuoteMeta(aside)).MatchString(text) {
+			t.Errorf("%s is not named in\n%s", aside, text)
+		}
+		if up := a.metric("spillway_source_up", "ledger"); up != 0 {
+			t.Errorf("metrics: source up %v", up)
+		}
+		if len(a.logs.lines(aside)) == 0 {
+			t.Errorf("%s is not named in the log", aside)
+		}
+	})
+	life("after", func(t *testing.T, _ *oomNode, a *oomAgent) {
+		s, _ := a.asked("the kill of the life before", kills(1))
+		src := sourceIn(s, "ledger") // the loss is told for an hour, as it costs a cooldown
+		if src.State != status.Degraded || !strings.Contains(src.Detail, aside) || s.Ledger.SetAside != "" {
+			t.Errorf("source %+v, ledger %+v", src, s.Ledger)
+		}
+	})
+}
+
+// TestKernelBadClock: steps of the wall clock change no latency and no verdict, and a kill has the time of its own moment.
+func TestKernelBadClock(t *testing.T) {
+	if os.Getenv(spareEnv) == "" {
+		t.Skip("needs a machine whose clock may be set: run make kernels")
+	}
+	n := newOOMNode(t)
+	a := n.startAgent(nil, nil)
+	_, container, uid, _ := n.pod(810)
+	n.limit(container)
+	a.knows(1)
+	for _, by := range []time.Duration{0, 36 * time.Hour, -72 * time.Hour, 36 * time.Hour} {
+		now := unix.NsecToTimespec(time.Now().Add(by).UnixNano())
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
+			t.Fatal(err)
+		}
+		pid := n.kill(container)
+		r := a.next("kill", ofPID(pid))
+		r.check(t, record{"source": "bpf", "pod_uid": uid, "domain": "container"})
+		if l, ok := r["latency_seconds"].(float64); !ok || l <= 0 || l > 5 {
+			t.Errorf("after a step of %v: latency %v s", by, r["latency_seconds"])
+		}
+		s, _ := a.asked("the kill", func(s *status.Status) bool { return len(s.OOMKills) > 0 && int(s.OOMKills[0].PID) == pid })
+		if off := time.Until(s.OOMKills[0].At).Abs(); off > 20*time.Second {
+			t.Errorf("after a step of %v: the kill is %v off", by, off)
+		}
+		if err := a.Alive(); err != nil {
+			t.Errorf("after a step of %v: %v", by, err)
+		}
+		if src := sourceIn(s, "oom-tracer"); src.State != status.OK {
+			t.Errorf("after a step of %v: %+v", by, src)
+		}
+	}
+	<-time.After(3 * oomTick) // the audit's verdict on the last window
+	if s := a.killWatch.status(); s.Missed != 0 || s.Lost != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestKernelBadLockdown: a kernel locked down to confidentiality lets programs load that do not read its memory
+// (LOCKDOWN_BPF_READ_KERNEL in security/security.c and kernel/trace/bpf_trace.c), and the tracer must. Nothing undoes it until
+// the machine is off, so this is the last test of the file.
+func TestKernelBadLockdown(t *testing.T) {
+	if os.Getenv(spareEnv) == "" {
+		t.Skip("needs a machine that may be locked down: run make kernels")
+	}
+	const folder = "/sys/kernel/security"
+	if _, err := os.Stat(folder + "/lockdown"); err != nil {
+		if err := unix.Mount("securityfs", folder, "securityfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(folder+"/lockdown", []byte("confidentiality"), 0); err != nil {
+		t.Fatal(err)
+	}
+	n := newOOMNode(t)
+	n.refused = true
+	a := n.startAgent(nil, func(a *Agent) { a.killWatch.retry = 20 * time.Millisecond })
+	_, container, uid, id := n.pod(820)
+	n.limit(container)
+	a.knows(1)
+	a.says(rungState{rungLog, rungBPF, "unsupported: reading kernel memory from BPF, needs kernel 5.5 without lockdown=confidentiality", "boot with lockdown=integrity"})
+	a.next("kill", ofPID(n.kill(container))).check(t, record{"source": rungLog, "pod_uid": uid, "container_id": id})
+	if a.killWatch.mayTrace.Load() {
+		t.Error("bpf is tried again, and lockdown lasts")
 	}
 }

@@ -183,7 +183,7 @@ func (l *loop) pass(now time.Time) {
 	l.followIncidents(now)
 	l.judgeHistory()
 	l.passes++
-	l.a.lastPass.Store(now.UnixNano())
+	l.a.lastPass.Store(int64(l.a.samples.Now()))
 	if l.verdict.Level != l.level {
 		l.a.log.Info("level changed", "from", l.level.String(), "to", l.verdict.Level.String(), "reason", l.verdict.Reason, "signal", string(l.verdict.Nearest.Signal), "margin_bytes", int64(l.verdict.Nearest.Margin), "cause", string(l.verdict.Cause))
 		l.level = l.verdict.Level

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/status"
 	"spillway/ebpf/oomkill"
 )
 
@@ -243,13 +244,25 @@ func TestKernelOOMKillsMissed(t *testing.T) {
 		t.Errorf("%d of %d reported, %d missed, %d lost", reported, kills, missed, s.Lost)
 	}
 	a.until("missed kills in status", func() bool { return a.killWatch.status().Missed == s.Lost })
-	a.until("the state", func() bool {
-		for _, src := range a.sources.list() {
-			if src.Name == "oom-tracer" {
-				return src.State == "degraded" && strings.Contains(src.Detail, "events were lost") && strings.Contains(src.Detail, "kills missed")
-			}
-		}
-		return false
+	st, text := a.asked("lost events in status", func(st *status.Status) bool {
+		src := sourceIn(st, "oom-tracer")
+		return src.State == status.Degraded && strings.Contains(src.Detail, fmt.Sprintf("; %d events were lost; %d kills missed", s.Lost, s.Lost)) && st.OOMWatch.Lost == s.Lost
+	})
+	if row := fmt.Sprintf("\n%d reported one by one, %d only counted, %d events lost", st.OOMWatch.Kills, s.Lost, s.Lost); !strings.Contains(text, row) {
+		t.Errorf("no line %q in\n%s", row, text)
+	}
+	if up, lost, missed := a.metric("spillway_source_up", "oom-tracer"), a.metric("spillway_oom_events_lost_total", ""), a.metric("spillway_oom_kills_missed_total", ""); up != 0 || lost != float64(s.Lost) || missed != float64(s.Lost) {
+		t.Errorf("metrics: source up %v, %v lost, %v missed, want %d", up, lost, missed, s.Lost)
+	}
+	if len(a.logs.lines("ERROR oom kills missed: only counters of the kernel tell of them missed=")) == 0 {
+		t.Error("the log does not tell of the missed kills")
+	}
+	a.killWatch.mu.Lock()
+	a.killWatch.tellLoss = 0 // as if the time were over
+	a.killWatch.mu.Unlock()
+	a.asked("the loss is told and the source works", func(st *status.Status) bool {
+		src := sourceIn(st, "oom-tracer")
+		return src.State == status.OK && strings.Contains(src.Detail, "events were lost")
 	})
 }
 
@@ -358,6 +371,45 @@ func TestKernelOOMKillOfAnUnknownCgroup(t *testing.T) {
 		ev.KnownVictim, ev.Time, ev.CgroupV1, ev.CgroupV2 = true, a.samples.Now(), nowhere, nowhere
 		a.killWatch.marks <- &ev
 		a.next(name, ofPID(int(ev.PID))).check(t, tc.want)
+	}
+}
+
+// TestKernelOOMKillInACgroupThatIsGone: a victim outside the pods, whose cgroup nobody had looked at before it was removed.
+func TestKernelOOMKillInACgroupThatIsGone(t *testing.T) {
+	n := newOOMNode(t)
+	a := n.startAgent(func(o *Options) { o.Kmsg = filepath.Join(t.TempDir(), "none") }, nil) // the log's line would name it
+	_, container, _, _ := n.pod(601)
+	n.limit(container)
+	a.knows(1)
+	gate := make(chan struct{})
+	a.logs.mu.Lock()
+	a.logs.gate = gate
+	a.logs.mu.Unlock()
+	n.kill(container) // at which the agent is held up
+	other := filepath.Dir(n.top) + "/other"
+	n.mkdir(other)
+	n.limit(other)
+	pid := n.kill(other)
+	n.remove(other)
+	close(gate)
+	r := a.next("victim of nowhere", ofPID(pid))
+	r.check(t, record{"source": "bpf", "cgroup": "", "pod_uid": "", "domain": "unknown", "domain_why": "the victim's cgroup is not known", "limit_of": "unknown"})
+	st, text := a.asked("the kill", func(st *status.Status) bool {
+		return slices.ContainsFunc(st.OOMKills, func(k status.OOMKill) bool { return int(k.PID) == pid })
+	})
+	for _, k := range st.OOMKills {
+		if int(k.PID) == pid && (k.CgroupID == 0 || k.Cgroup != "" || k.Pod != "") {
+			t.Errorf("%+v, want an id that nobody knows", k)
+		}
+	}
+	if !strings.Contains(text, strconv.Itoa(pid)) || !strings.Contains(text, "unknown") {
+		t.Errorf("process %d of an unknown cgroup is not in\n%s", pid, text)
+	}
+	if src := sourceIn(st, "oom-tracer"); src.State != status.OK {
+		t.Errorf("source %+v", src) // the tracer works all the same
+	}
+	if got := a.metric("spillway_oom_events_total", "unknown"); got < 1 {
+		t.Errorf("%v events of unknown domain in metrics", got)
 	}
 }
 

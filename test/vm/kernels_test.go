@@ -56,7 +56,14 @@ var cells = []cell{
 	{"agent", CgroupV1, []string{"memory.oom.group is of cgroup v2"},
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
+	{"agent", CgroupV2, []string{"needs v1"},
+		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown"}, badInput, true},
+	{"agent", CgroupV1, nil,
+		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown"}, badInput, true},
 }
+
+// badInput selects the tests that take from the node what the agent needs, for good.
+const badInput = "TestKernelBad"
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
 func TestKernels(t *testing.T) {
@@ -76,7 +83,11 @@ func TestKernels(t *testing.T) {
 				continue // Debian builds it without the v1 memory controller (CONFIG_MEMCG_V1)
 			}
 			name := fmt.Sprintf("%s on %s/%s", c.pkg, k, c.cgroup)
-			if c.run != "" {
+			switch c.run {
+			case "":
+			case badInput:
+				name += " bad input"
+			default:
 				name += " without swap"
 			}
 			t.Run(name, func(t *testing.T) {
