@@ -113,8 +113,8 @@ func hideTracefs() error {
 
 func showTracefs() error { return unix.Mount("tracefs", tracefs, "tracefs", 0, "") }
 
-// withoutPrototype gives the agent the kernel's own types, but for the name by which it would know what the tracepoint passes: then
-// only the classic tracepoint is left, whose format stands in tracefs.
+// withoutPrototype gives the agent the kernel's own types, but for the name by which it would know what the tracepoint passes:
+// then only the classic tracepoint is left, whose format stands in tracefs.
 func withoutPrototype(t *testing.T, _ *oomNode, o *Options) {
 	types, err := os.ReadFile(filepath.Join(btfFolder, "vmlinux"))
 	if err != nil {
@@ -305,7 +305,7 @@ func (c *condition) run(t *testing.T) {
 	}
 }
 
-// status asks the socket as the command does, until ok, and returns what the command prints as well.
+// asked asks the socket as the command does, until ok, and returns what the command prints as well.
 func (o *oomAgent) asked(what string, ok func(*status.Status) bool) (*status.Status, string) {
 	o.t.Helper()
 	var s *status.Status
@@ -403,7 +403,8 @@ func (o *oomAgent) recovered(hook string) {
 	}
 }
 
-// TestKernelBadLedger: an agent whose ledger was damaged while it was away sets the file aside, says so, and keeps kills in a new one.
+// TestKernelBadLedger: an agent whose ledger was damaged while it was away sets the file aside, says so, and keeps kills in a
+// new one.
 func TestKernelBadLedger(t *testing.T) {
 	n := newOOMNode(t)
 	dir := t.TempDir()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spillway/agent/status"
+	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
 	"spillway/ebpf/oomkill/kmsg"
 )
@@ -294,7 +295,12 @@ func (w *killWatch) wasReported(v *victim) bool {
 	if _, ok := w.lined[v.kill.PID]; ok {
 		return true
 	}
-	return len(v.levels) > 0 && v.levels[0].Read && w.table.Missing(v.levels[0].Path, &v.levels[0].Counts) == 0
+	if len(v.levels) == 0 || !v.levels[0].Read {
+		return false
+	}
+	counts := &v.levels[0].Counts
+	counted := counts.Kill != cgroup.Absent || counts.KillLocal != cgroup.Absent // not before 4.13: twice is better than never
+	return counted && w.table.Missing(v.levels[0].Path, counts) == 0
 }
 
 func (w *killWatch) startTracer(ctx context.Context, parts *sync.WaitGroup) {

@@ -58,8 +58,6 @@ var cells = []cell{
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
 	{"agent", CgroupV2, []string{"needs v1"},
 		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown"}, badInput, false},
-	{"agent", CgroupV1, nil,
-		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown"}, badInput, false},
 }
 
 // badInput selects the tests that take from the node what the agent needs, for good.
