@@ -280,6 +280,7 @@ func (w *killWatch) adopt(ctx context.Context, r rungs, parts *sync.WaitGroup) {
 			delete(w.dirty, at)
 			w.account(ctx, at, false)
 		}
+		w.orphansUntil(ctx, 1<<63-1) // no line waits for a counter that the tracer's kills raise
 		w.a.tracer.Store(r.tracer)
 		w.traced, w.noTracer, w.since = true, nil, w.a.samples.Now()
 		w.startTracer(ctx, parts)

@@ -349,16 +349,28 @@ func (w *killWatch) due(ctx context.Context) {
 			w.account(ctx, at, false)
 		}
 	}
+	w.orphansUntil(ctx, now)
+	for _, g := range w.groups.Due(now) {
+		w.finish(ctx, join(g))
+	}
+}
+
+// orphansUntil reports the lines that have waited until then, with the cgroup whose counter tells of them, or without one.
+func (w *killWatch) orphansUntil(ctx context.Context, then time.Duration) {
+	waited := func(o orphan) bool { return o.until <= then }
+	if !slices.ContainsFunc(w.orphans, waited) {
+		return
+	}
+	for _, p := range w.a.mapper.Map().Pods { // the container may be too new for the kernel to be asked to tell of it
+		w.account(ctx, p.Path, false)
+	}
 	w.orphans = slices.DeleteFunc(w.orphans, func(o orphan) bool {
-		if o.until > now {
+		if !waited(o) {
 			return false
 		}
 		w.take(ctx, o.v, 0)
 		return true
 	})
-	for _, g := range w.groups.Due(now) {
-		w.finish(ctx, join(g))
-	}
 }
 
 // close releases what openKillWatch opened, where run never began.
