@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -15,9 +16,13 @@ import (
 // PauseKey is the key of the ConfigMap that stops all evictions: "true" pauses; absent, empty or "false" does not.
 const PauseKey = "pause"
 
+// pauseContact is how long the switch is believed without a word of the server: a healthy watch hears a bookmark about once a
+// minute.
+const pauseContact = 3 * time.Minute
+
 // PauseView is what is known of the pause switch. It never changes once returned.
 type PauseView struct {
-	Known  bool   // the ConfigMap was seen, and the watch of it is healthy
+	Known  bool   // the ConfigMap was seen, the watch of it is healthy, and it told something within the last three minutes
 	Paused bool   // also with a value that is none of those PauseKey knows: in doubt nobody is evicted
 	Detail string // why, or what is wrong
 }
@@ -26,11 +31,12 @@ type PauseView struct {
 type pauseStore struct {
 	name string // namespace/name
 
-	mu     sync.Mutex // guards all below
-	data   map[string]string
-	found  bool
-	synced bool
-	err    string
+	mu      sync.Mutex // guards all below
+	data    map[string]string
+	found   bool
+	synced  bool
+	err     string
+	contact time.Time // when the server last told something
 }
 
 // Pause returns the pause switch. Without Options.PauseConfigMap it is known and off.
@@ -57,6 +63,8 @@ func (s *pauseStore) view() PauseView {
 		return PauseView{Paused: s.paused(), Detail: s.err}
 	case !s.synced:
 		return PauseView{Detail: where + " has not been read yet"}
+	case time.Since(s.contact) > pauseContact:
+		return PauseView{Paused: s.paused(), Detail: fmt.Sprintf("%s: the API server was last heard %.0f s ago", where, time.Since(s.contact).Seconds())}
 	case !s.found:
 		return PauseView{Detail: "configmap " + s.name + " does not exist: it holds the pause switch"}
 	}
@@ -91,7 +99,7 @@ func (s *pauseStore) put(obj any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.data, s.found = maps.Clone(m.Data), true
+	s.data, s.found, s.contact = maps.Clone(m.Data), true, time.Now()
 	return nil
 }
 
@@ -99,14 +107,14 @@ func (s *pauseStore) put(obj any) error {
 func (s *pauseStore) Delete(any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.data, s.found = nil, false
+	s.data, s.found, s.contact = nil, false, time.Now()
 	return nil
 }
 
 // Replace takes the complete set: the one ConfigMap, or none.
 func (s *pauseStore) Replace(list []any, _ string) error {
 	s.mu.Lock()
-	s.data, s.found, s.synced = nil, false, true
+	s.data, s.found, s.synced, s.contact = nil, false, true, time.Now()
 	s.mu.Unlock()
 	for _, obj := range list {
 		if err := s.put(obj); err != nil {
@@ -119,12 +127,22 @@ func (s *pauseStore) Replace(list []any, _ string) error {
 // Resync has nothing to do: the store passes nothing on.
 func (s *pauseStore) Resync() error { return nil }
 
-func (s *pauseStore) answered() {}
+// Bookmark takes a sign of life.
+func (s *pauseStore) Bookmark(string) error {
+	s.answered()
+	return nil
+}
+
+func (s *pauseStore) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = time.Now()
+}
 
 func (s *pauseStore) opened() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = ""
+	s.err, s.contact = "", time.Now()
 }
 
 func (s *pauseStore) failed(err error) {
