@@ -49,10 +49,15 @@ type Proxy struct {
 	ended    chan error
 	closing  sync.Once
 
-	mu    sync.Mutex // guards all below
-	fault Fault
-	seen  []*Request
-	news  chan struct{} // closed and replaced when seen changes
+	mu      sync.Mutex // guards all below
+	fault   Fault
+	outage  Outage
+	changed chan struct{} // closed and replaced when outage changes
+	seen    []*Request
+	news    chan struct{} // closed and replaced when seen changes
+	conns   map[net.Conn]bool
+	streams int                  // watches that are open
+	told    map[string]time.Time // when an answer flowed, by the last part of its path
 }
 
 // Start listens and serves until Close.
@@ -72,7 +77,8 @@ func Start(o Options) (*Proxy, error) {
 			return nil, fmt.Errorf("start proxy: %w", err)
 		}
 	}
-	p := &Proxy{match: o.Match, target: target, url: "https://" + o.Listener.Addr().String(), ended: make(chan error, 1), news: make(chan struct{})}
+	p := &Proxy{match: o.Match, target: target, url: "https://" + o.Listener.Addr().String(), ended: make(chan error, 1), news: make(chan struct{}),
+		changed: make(chan struct{}), conns: map[net.Conn]bool{}, told: map[string]time.Time{}}
 	cert, err := p.certificate(o.Listener.Addr())
 	if err != nil {
 		o.Listener.Close()
@@ -91,6 +97,7 @@ func Start(o Options) (*Proxy, error) {
 	p.server = &http.Server{
 		Handler: http.HandlerFunc(p.serve), ErrorLog: quiet, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig:   &tls.Config{Certificates: []tls.Certificate{cert}},
+		ConnState:   p.track,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	go func() { p.ended <- p.server.ServeTLS(o.Listener, "", "") }()
@@ -185,6 +192,14 @@ func (p *Proxy) note(change func()) {
 }
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+	if !p.meet(w, r) {
+		return
+	}
+	if isStream(r) {
+		p.count(1)
+		defer p.count(-1)
+	}
+	w = &gated{w, p, r}
 	if !p.match(r) {
 		p.pass.ServeHTTP(w, r)
 		return

@@ -28,6 +28,10 @@ func newRig(t *testing.T) *rig {
 	leaks := goleak.IgnoreCurrent()
 	r := &rig{}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Query().Get("watch") != "" {
+			stream(w, req)
+			return
+		}
 		if Eviction(req) {
 			r.served.Add(1)
 			w.Header().Set("X-From", "server")
