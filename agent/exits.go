@@ -323,7 +323,7 @@ func (e *exits) report(w *waitingExit, c *triage.Case, v *triage.Verdict) {
 	if v.Cause == triage.Terminated {
 		level = slog.LevelInfo
 	}
-	e.log.Log(context.Background(), level, "container exit", "namespace", x.Namespace, "pod", x.Pod, "pod_uid", x.PodUID, "container", x.Container, "container_id", x.ContainerID,
+	e.log.Log(context.Background(), level, "container exit", messageExit, "namespace", x.Namespace, "pod", x.Pod, "pod_uid", x.PodUID, "container", x.Container, "container_id", x.ContainerID,
 		"restarts", x.Restarts, "code", x.Code, "reason", x.Reason, "finished_at", x.At, "cause", x.Cause, "certainty", x.Certainty, "limit_of", x.LimitOf, "limit_bytes", optional(x.LimitBytes),
 		"how", x.How, "evidence", x.Evidence, "next", x.Next, "source", x.Source)
 	e.mu.Lock()

@@ -115,7 +115,7 @@ func (w *incidents) recorded(id uint64, r *incident.Record, err error) {
 			return
 		}
 		i := r.Incident
-		w.a.log.Info("incident completed", "subject", i.Subject.String(), "kind", string(i.Kind), "triggers", i.Line())
+		w.a.log.Info("incident completed", messageIncident, "subject", i.Subject.String(), "kind", string(i.Kind), "triggers", i.Line())
 	default:
 		if err == nil {
 			e := eventOf(id, r.Incident)
@@ -133,7 +133,7 @@ func (w *incidents) confirmed(event, kind, subject string, err error) {
 		w.drop(err.Error())
 		return
 	}
-	w.a.log.Info("event recorded", "event", event, "kind", kind, "subject", subject)
+	w.a.log.Info("event recorded", messageIncident, "event", event, "kind", kind, "subject", subject)
 	w.mu.Lock()
 	close(w.news)
 	w.news = make(chan struct{})

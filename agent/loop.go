@@ -185,7 +185,7 @@ func (l *loop) pass(now time.Time) {
 	l.passes++
 	l.a.lastPass.Store(int64(l.a.samples.Now()))
 	if l.verdict.Level != l.level {
-		l.a.log.Info("level changed", "from", l.level.String(), "to", l.verdict.Level.String(), "reason", l.verdict.Reason, "signal", string(l.verdict.Nearest.Signal), "margin_bytes", int64(l.verdict.Nearest.Margin), "cause", string(l.verdict.Cause))
+		l.a.log.Info("level changed", messageLevel, "from", l.level.String(), "to", l.verdict.Level.String(), "reason", l.verdict.Reason, "signal", string(l.verdict.Nearest.Signal), "margin_bytes", int64(l.verdict.Nearest.Margin), "cause", string(l.verdict.Cause))
 		l.level = l.verdict.Level
 		l.published = time.Time{}
 	}
@@ -311,7 +311,7 @@ func (l *loop) shorten(now time.Time) {
 		return
 	}
 	if o := l.a.evicts.Shorten(now, left); o != nil {
-		l.a.log.Info("eviction shortens the grace period", "decision", o.Victim.DecisionID, "namespace", o.Victim.Pod.Namespace, "pod", o.Victim.Pod.Name, "uid", o.Victim.Pod.UID,
+		l.a.log.Info("eviction shortens the grace period", messageEviction, "decision", o.Victim.DecisionID, "namespace", o.Victim.Pod.Namespace, "pod", o.Victim.Pod.Name, "uid", o.Victim.Pod.UID,
 			"eta_seconds", left.Seconds(), "margin_bytes", int64(v.Nearest.Margin), "grace_left_seconds", o.Deadline.Sub(now).Seconds())
 	}
 }

@@ -31,7 +31,7 @@ const maxOthers = 63
 // report counts a kill, logs it and hands it to the ledger and the loop. Every kill comes here, once, whichever rung told of it.
 func (a *Agent) report(k status.OOMKill) {
 	a.metrics.OOMKill(&k)
-	a.log.Warn("oom kill", "source", k.Source, "victims", k.Victims, "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
+	a.log.Warn("oom kill", messageKill, "source", k.Source, "victims", k.Victims, "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
 		"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", optional(k.AnonBytes), "file_bytes", optional(k.FileBytes), "shmem_bytes", optional(k.ShmemBytes),
 		"page_table_bytes", optional(k.PageTableBytes), "oom_score_adj", optional(k.OOMScoreAdj), "limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf,
 		"domain", k.Domain, "domain_cgroup", k.DomainCgroup, "domain_limit_bytes", optional(k.DomainLimitBytes), "domain_known_by", k.DomainKnownBy, "domain_why", k.DomainWhy,

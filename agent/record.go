@@ -14,7 +14,7 @@ import (
 // booked reports an outcome whose state changed.
 func (l *loop) booked(o *evict.Outcome) {
 	v := &o.Victim
-	attrs := []any{"decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
+	attrs := []any{messageEviction, "decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
 		"dry_run", o.DryRun, "answer", o.Answer.Verb.String(), "code", o.Answer.Code, "expected_bytes", v.Release}
 	if o.Answer.Message != "" {
 		attrs = append(attrs, "message", o.Answer.Message)
@@ -26,7 +26,7 @@ func (l *loop) booked(o *evict.Outcome) {
 		attrs = append(attrs, "latency_seconds", d.Seconds())
 	}
 	l.a.log.Info("eviction "+string(o.State), attrs...)
-	l.a.metrics.Eviction(string(o.State), o.DryRun)
+	l.a.metrics.Eviction(v.Pod.Namespace, string(o.State), o.DryRun)
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,
 		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
@@ -51,9 +51,9 @@ func (l *loop) shortened(o *evict.Outcome) {
 	if o.ShortenedAt.IsZero() {
 		state = "not-shortened"
 	}
-	l.a.log.Info("eviction "+state, "decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
+	l.a.log.Info("eviction "+state, messageEviction, "decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
 		"answer", o.Shortening.Verb.String(), "code", o.Shortening.Code, "message", o.Shortening.Message)
-	l.a.metrics.Eviction(state, false)
+	l.a.metrics.Eviction(v.Pod.Namespace, state, false)
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": state,
 		"answer": o.Shortening.Verb.String(), "code": o.Shortening.Code})
 	l.published = time.Time{}
@@ -134,7 +134,7 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 	l.said[key] = now
 	l.published = time.Time{}
 	l.a.metrics.Decision(d.State)
-	l.a.log.Info("decision", "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
+	l.a.log.Info("decision", messageDecision, "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
 	switch d.State {

@@ -48,8 +48,19 @@ func (a *Agent) holdMemory() {
 }
 
 // lockMemory locks the pages that are touched, now and later. MCL_ONFAULT (Linux 4.4): without it, a Go program's whole
-// address space would be read in. Without the right to lock any amount, a later mmap could fail: then nothing is locked.
+// address space would be read in.
 func lockMemory() error {
+	if err := mayLock(); err != nil {
+		return err
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Errorf("mlockall: %w", err)
+	}
+	return nil
+}
+
+// mayLock reports why memory is not to be locked: without the right to lock any amount, a later mmap could fail.
+func mayLock() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
 		return fmt.Errorf("read RLIMIT_MEMLOCK: %w", err)
@@ -61,9 +72,6 @@ func lockMemory() error {
 	}
 	if limit.Cur != unix.RLIM_INFINITY && sets[0].Effective&(1<<unix.CAP_IPC_LOCK) == 0 {
 		return fmt.Errorf("CAP_IPC_LOCK is missing, and RLIMIT_MEMLOCK is %d bytes", limit.Cur)
-	}
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("mlockall: %w", err)
 	}
 	return nil
 }
@@ -115,7 +123,7 @@ func (l *loop) watchSelf(now time.Time) {
 		m := l.a.markSelf()
 		d.lateAt, d.late, d.why = now, late, d.mark.until(&m)
 		d.times++
-		l.a.log.Warn("the agent itself was late", "late_seconds", late.Seconds(), "why", d.why, "times", d.times)
+		l.a.log.Warn("the agent itself was late", messageLate, "late_seconds", late.Seconds(), "why", d.why, "times", d.times)
 		d.mark = m
 		l.published = time.Time{}
 	case boot-d.mark.at >= ownEvery:

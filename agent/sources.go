@@ -37,7 +37,7 @@ func (s *sources) set(name, state, detail string) {
 	if state == status.Degraded && known {
 		level = slog.LevelWarn
 	}
-	s.log.Log(context.Background(), level, "source is "+state, "source", name, "detail", detail)
+	s.log.Log(context.Background(), level, "source is "+state, messageSource, "source", name, "detail", detail)
 }
 
 // list returns all, by name.
