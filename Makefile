@@ -59,6 +59,10 @@ e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent fro
 e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes client
 	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':(exclude,glob)test/e2e/*.go' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
+.PHONY: chaos
+chaos: ## faults beside a leak, on a real cluster, each with its invariants, and again without the guard that upholds them (SPILLWAY_CHAOS_SEED=1, SPILLWAY_CHAOS_RUNS=1)
+	$(GO) test -tags=chaos -count=1 -v -timeout=150m ./test/chaos
+
 .PHONY: decisions
 decisions: ## what is decided under three dozen loads, modelled and recorded: prints a table
 	@$(GO) run ./test/decisions
@@ -88,18 +92,25 @@ lint: ## gofmt, go vet of all modules, staticcheck
 		if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
 	@set -e; for mod in $$(git ls-files --cached --others --exclude-standard '*go.mod'); do \
 		dir=$$(dirname $$mod); \
-		if [ -n "$$(cd $$dir && $(GO) list -tags=e2e,vm ./... 2>/dev/null)" ]; then \
-			echo "vet $$dir"; (cd $$dir && $(GO) vet -tags=e2e,vm ./...); \
+		if [ -n "$$(cd $$dir && $(GO) list -tags=e2e,vm,chaos ./... 2>/dev/null)" ]; then \
+			echo "vet $$dir"; (cd $$dir && $(GO) vet -tags=e2e,vm,chaos ./...); \
 		fi; \
 	done
-	$(GO) run $(STATICCHECK) -tags=e2e,vm ./...
+	$(GO) run $(STATICCHECK) -tags=e2e,vm,chaos ./...
 
 .PHONY: manifests
-manifests: ## write deploy/spillway.yaml from deploy/base
+manifests: ## write deploy/spillway.yaml from deploy/base, and the operator's rules
 	@mkdir -p out
 	{ echo "# Spillway in observe mode on every Linux node. Written by make manifests from deploy/base, where the reasons stand."; \
 		$(KUBECTL) kustomize $(CURDIR)/deploy/base; } >out/spillway.yaml
 	cp out/spillway.yaml deploy/spillway.yaml
+	{ printf '# Written by make manifests from deploy/prometheus/rules.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: spillway\n  namespace: spillway-system\nspec:\n'; \
+		sed 's/^./  &/' deploy/prometheus/rules.yaml; } >deploy/overlays/prometheus-operator/rules.yaml
+
+.PHONY: rules
+rules: ## have Prometheus' own tool check the rules, and play the tests in which each alert fires and resolves
+	.ci/prometheus promtool check rules deploy/prometheus/rules.yaml
+	.ci/prometheus promtool test rules deploy/prometheus/rules_test.yaml
 
 .PHONY: generate
 generate: ## compile bpf/ again and write the Go code that loads it

@@ -128,6 +128,33 @@ func TestEnforceChangesOneLine(t *testing.T) {
 	}
 }
 
+// TestNoRuntimeChangesOneLine holds both ends of that overlay's replacement, and of its removals.
+func TestNoRuntimeChangesOneLine(t *testing.T) {
+	config, err := os.ReadFile("base/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := load(t, "overlays/no-cri/kustomization.yaml")["Kustomization <nil>/<nil>"]
+	target := dig[[]any](dig[[]any](overlay, "replacements")[0].(map[string]any), "targets")[0].(map[string]any)
+	lines := strings.Split(string(config), "\n")
+	index := dig[int](target, "options", "index")
+	if lines[index] != `  endpoint: ""` {
+		t.Fatalf("line %d of config.yaml is %q; the overlay replaces the runtime's endpoint there", index, lines[index])
+	}
+	lines[index] = dig[string](load(t, "overlays/no-cri/endpoint.yaml")["ConfigMap <nil>/endpoint"], "data", "line")
+	var was, is map[string]any
+	if err := yaml.Unmarshal(config, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal([]byte(strings.Join(lines, "\n")), &is); err != nil {
+		t.Fatal(err)
+	}
+	was["cri"].(map[string]any)["endpoint"] = "none"
+	if diff := cmp.Diff(was, is); diff != "" {
+		t.Errorf("the overlay changes more than the endpoint (-want +got):\n%s", diff)
+	}
+}
+
 // TestPodHasNoMoreThanItNeeds is the reviewed list of what the agent's pod may reach on the node.
 func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 	pod := dig[map[string]any](load(t, "spillway.yaml")["DaemonSet spillway-system/spillway"], "spec", "template", "spec")

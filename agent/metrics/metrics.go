@@ -59,7 +59,7 @@ func New(version string, get func() *status.Status) *Metrics {
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_decisions_total",
 			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
-			Help: "Evictions by the state that they reached and whether they were dry runs."}, []string{"state", "dry_run"}),
+			Help: "Evictions by the pod's namespace, the state that they reached and whether they were dry runs."}, []string{"namespace", "state", "dry_run"}),
 		reclaims: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_reclaims_total",
 			Help: "Reclaims of a pod's page cache by what came of them."}, []string{"state"}),
 		reclaimed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_reclaimed_bytes_total",
@@ -128,8 +128,8 @@ func (m *Metrics) OOMMissed(n uint64) { m.oomMissed.Add(float64(n)) }
 func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).Inc() }
 
 // Eviction counts one eviction that reached a state.
-func (m *Metrics) Eviction(state string, dryRun bool) {
-	m.outcomes.WithLabelValues(state, fmt.Sprint(dryRun)).Inc()
+func (m *Metrics) Eviction(namespace, state string, dryRun bool) {
+	m.outcomes.WithLabelValues(namespace, state, fmt.Sprint(dryRun)).Inc()
 }
 
 // Sent notes how long it took from the sample that decided to the Eviction request on the wire.
@@ -181,6 +181,19 @@ func (m *Metrics) ConfigInForce(yes bool) {
 
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// Names are those of all metrics that there may be: what rules and dashboards can ask for.
+func (m *Metrics) Names() (out []string) {
+	described := make(chan *prometheus.Desc, 1024)
+	m.registry.Describe(described)
+	close(described)
+	for d := range described {
+		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
+		name, _, _ := strings.Cut(rest, `"`)
+		out = append(out, name)
+	}
+	return out
+}
 
 // Serve listens on addr and serves /metrics, and /healthz by alive (nil means well), until ctx ends.
 func (m *Metrics) Serve(ctx context.Context, addr string, alive func() error) error {

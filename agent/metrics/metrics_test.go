@@ -75,7 +75,8 @@ func full() *status.Status {
 		Loop:    status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
 		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Returned: 2,
 			Replacements: []status.Replacement{{State: "unscheduled", Waits: true}, {State: "running"}, {State: "starting"}, {State: "image", Waits: true}}},
-		Runtime: &status.Runtime{LatencySeconds: 2, Hung: true, Hangs: 3, LastContact: time.Unix(900, 0)},
+		Preflight: []status.Check{{Name: "psi", State: status.Degraded}, {Name: "state", State: status.Failed}},
+		Runtime:   &status.Runtime{LatencySeconds: 2, Hung: true, Hangs: 3, LastContact: time.Unix(900, 0)},
 		Pods: []status.Pod{
 			{Namespace: "shop", Name: "cart-0", UID: "1", WorkingSetBytes: ptr(uint64(700)), GrowthBytes: ptr(3.0), Score: ptr(42.0), Rank: 1,
 				Containers: []status.Container{{Name: "cart"}, {Name: "(sandbox)"}, {Name: "proxy", LimitBytes: ptr(uint64(5))}}},
@@ -88,7 +89,7 @@ func TestLint(t *testing.T) {
 	m := New("1.0", full)
 	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
 	m.Decision("victim")
-	m.Eviction("in-flight", false)
+	m.Eviction("shop", "in-flight", false)
 	m.Replacement("running")
 	m.Exit("oom")
 	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
@@ -127,6 +128,8 @@ spillway_pod_rank{namespace="shop",pod="blind"} 0
 spillway_pod_rank{namespace="shop",pod="cart-0"} 1
 spillway_pod_score{namespace="shop",pod="cart-0"} 42
 spillway_pod_working_set_bytes{namespace="shop",pod="cart-0"} 700
+spillway_preflight_state{check="psi",state="degraded"} 1
+spillway_preflight_state{check="state",state="failed"} 1
 spillway_replacements_not_running 2
 spillway_replacements_returned_total 2
 spillway_runtime_hangs_total 3
@@ -176,8 +179,8 @@ func TestCounters(t *testing.T) {
 	m.Decision("victim")
 	m.Decision("held")
 	m.Decision("held")
-	m.Eviction("released", false)
-	m.Eviction("would-evict", true)
+	m.Eviction("shop", "released", false)
+	m.Eviction("batch", "would-evict", true)
 	m.Replacement("unscheduled")
 	m.Replacement("running")
 	m.Exit("oom")
@@ -186,8 +189,8 @@ func TestCounters(t *testing.T) {
 	want := `
 spillway_decisions_total{state="held"} 2
 spillway_decisions_total{state="victim"} 1
-spillway_evictions_total{dry_run="false",state="released"} 1
-spillway_evictions_total{dry_run="true",state="would-evict"} 1
+spillway_evictions_total{dry_run="false",namespace="shop",state="released"} 1
+spillway_evictions_total{dry_run="true",namespace="batch",state="would-evict"} 1
 spillway_replacements_total{state="running"} 2
 spillway_replacements_total{state="unscheduled"} 1
 spillway_oom_kills_total{container="",namespace="",pod=""} 1

@@ -36,6 +36,7 @@ var (
 	descWalks      = desc("map_walks_total", "Walks of the cgroup tree.")
 	descWalkTime   = desc("map_walk_seconds_total", "Time spent in walks of the cgroup tree.")
 	descSource     = desc("source_up", "1 when a source works, 0 when the agent does without it; sources that are off are absent.", "source")
+	descCheck      = desc("preflight_state", "1 for the state of each prerequisite at the start, or when it was last checked.", "check", "state")
 	descRung       = desc("oom_rung", "How OOM kills are seen: 1 for the source that reports them, 0 for those that help or stand by; what is missing is absent.", "rung")
 	descOOMLost    = desc("oom_events_lost_total", "OOM events for which the buffer in the kernel had no room.")
 	descSweeps     = desc("sweeps_total", "Sampling sweeps.")
@@ -79,7 +80,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
-		descLedger, descUnwritten, descDropped, descRuntime, descHung, descHangs, descContact,
+		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact,
 	} {
 		ch <- d
 	}
@@ -177,6 +178,9 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		gauge(descLedger, float64(l.SizeBytes))
 		count(descUnwritten, float64(l.WriteErrors))
 		count(descDropped, float64(l.Dropped))
+	}
+	for _, c := range s.Preflight {
+		gauge(descCheck, 1, c.Name, c.State)
 	}
 	if r := s.Runtime; r != nil {
 		gauge(descHung, truth(r.Hung))
