@@ -47,6 +47,7 @@ type Options struct {
 	StateDir      string         // default DefaultStateDir
 	MetricsListen string         // address for metrics and liveness where Config names none; empty: none
 	LockMemory    bool           // keep the process's memory from being reclaimed, and its heap under its cgroup's limit: for a process of its own
+	JournalSocket string         // journald's, for the checks of what the agent needs; empty: the usual place
 	Kmsg          string         // the kernel's log; default kmsg.DefaultPath
 	BTF           string         // external BTF file for the tracer; empty: the kernel's own
 	Version       string
@@ -82,7 +83,9 @@ type Agent struct {
 
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
-	lastPass    atomic.Int64 // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
+	lastPass    atomic.Int64                   // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
+	checks      atomic.Pointer[[]status.Check] // of the newest preflight
+	current     atomic.Pointer[Config]         // what cfg is, for other goroutines than the loop's
 	killWatch   *killWatch
 	kills       chan status.OOMKill
 	questions   chan question
@@ -108,6 +111,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1), configs: make(chan Config), lookEvery: configEvery}
 	a.standalone = a.cfg.Mode == Standalone
+	a.current.Store(&opts.Config)
 	if !a.standalone {
 		for _, f := range a.cfg.check() {
 			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
@@ -134,7 +138,7 @@ func New(opts Options) (*Agent, error) {
 	} else {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
 	}
-	views := status.Views{Status: a.snapshot.Load, Samples: a.window}
+	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.preflight}
 	if !a.standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
@@ -298,7 +302,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	a.log.Info("agent starts", "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
+	a.log.Info("agent starts", messageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
 	start("sampler", a.samples.Run)
 	if a.waker != nil {
 		start("waker", a.runWaker)
@@ -319,6 +323,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
+	start("preflight", func(ctx context.Context) error {
+		a.preflight(ctx)
+		return nil
+	})
 	if a.cluster != nil {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
@@ -363,7 +371,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopKeeping()
 	keeper.Wait()
 	a.close()
-	a.log.Info("agent stopped")
+	a.log.Info("agent stopped", messageStop)
 	return err
 }
 

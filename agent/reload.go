@@ -94,7 +94,7 @@ func (a *Agent) watchConfig(ctx context.Context) error {
 // refuseConfig says that the file cannot be followed.
 func (a *Agent) refuseConfig(err error) {
 	text := oneLine(err.Error())
-	a.log.Error("config refused: the settings in force stay", "error", text)
+	a.log.Error("config refused: the settings in force stay", messageConfig, "error", text)
 	a.sources.set("config", status.Degraded, "the file is refused, the settings in force stay: "+text)
 	a.metrics.Config(metrics.ConfigRefused)
 	a.configEvent(true, "SpillwayConfigRefused", "The settings in force stay: "+text)
@@ -130,6 +130,7 @@ func (l *loop) configure(now time.Time, next Config) {
 		return // as it is in force: at the start, or after a refusal that was mended
 	}
 	a.cfg = live
+	a.current.Store(&live)
 	a.rules, _ = live.policy() // ParseConfig has checked it
 	l.judge.Configure(a.judgeConfig())
 	l.rankedAt, l.decidedAt, l.published = time.Time{}, time.Time{}, time.Time{}
@@ -148,7 +149,7 @@ func (l *loop) configure(now time.Time, next Config) {
 	}
 	a.metrics.Config(metrics.ConfigApplied)
 	changed := slices.Concat(keys, parts)
-	a.log.Warn("config changed", "keys", changed, "mode", string(live.Mode), "later", parts)
+	a.log.Warn("config changed", messageConfig, "keys", changed, "mode", string(live.Mode), "later", parts)
 	a.configEvent(false, "SpillwayConfigChanged", "Changed settings: "+strings.Join(changed, ", "))
 }
 

@@ -45,6 +45,9 @@ func (l *loop) publish(now time.Time) {
 		s.Reclaims = l.reclaimStatus()
 		s.Brakes = l.brakeStatus()
 	}
+	if checks := a.checks.Load(); checks != nil {
+		s.Preflight = *checks
+	}
 	if a.runtime != nil {
 		v := a.runtimeView.Load()
 		s.Runtime = &status.Runtime{LatencySeconds: v.Latency.Seconds(), Hung: v.Hung, Hangs: v.Hangs, LastContact: v.LastContact, Containers: len(v.Containers)}

@@ -31,6 +31,8 @@ type Views struct {
 	Samples func(SampleQuery) (Samples, error)
 	// Explain says what would happen to a pod of this node, by namespace/name; nil: this agent evicts nobody.
 	Explain func(ctx context.Context, pod string) (Explanation, error)
+	// Preflight checks all that the agent needs.
+	Preflight func(ctx context.Context) []Check
 	// Recording copies what was recorded; nil: this agent records nothing.
 	Recording func(io.Writer) error
 	// Once begins a maintenance run, which ends with ctx; the channel is closed after the event with the summary. While another
@@ -41,7 +43,8 @@ type Views struct {
 }
 
 // Server answers on a unix socket: GET /v1/status hands out the newest Status, GET /v1/samples the newest Samples, with
-// the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation, GET /v1/recording the
+// the parameters resolution and pod of SampleQuery, GET /v1/explain?pod=NAMESPACE/NAME an Explanation, GET /v1/preflight
+// checks what the agent needs and hands out its Checks, GET /v1/recording the
 // recording (see agent/recording). POST /v1/once with a OnceRequest begins a maintenance run and hands out OnceEvents, one on a
 // line, until it ends or the connection does. GET /v1/events hands out an EventList, with the parameters since, limit and wait
 // (seconds) of EventQuery: who follows events asks again with since set to Next of the answer before, and wait. GET /v1/events/ID
@@ -148,12 +151,19 @@ func serverOf(views Views) *http.Server {
 			panic(http.ErrAbortHandler) // the client must not take a part for the whole
 		}
 	})
+	mux.HandleFunc("GET /v1/preflight", func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(preflightTimeout))
+		writeJSON(w, views.Preflight(r.Context()))
+	})
 	serveEvents(mux, views.Events)
 	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) { serveOnce(w, r, views.Once) })
 	return &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}
 }
+
+// preflightTimeout bounds a look at all that an agent needs: most of it asks others.
+const preflightTimeout = 45 * time.Second
 
 // maxClients bounds the connections at a time, and with them the memory of answers; further ones wait. One whose other side
 // does not read ends with its answer's time.
@@ -233,6 +243,14 @@ func GetSamples(ctx context.Context, path string, q SampleQuery) (Samples, error
 	var s Samples
 	err := get(ctx, path, "/v1/samples?"+url.Values{"resolution": {q.Resolution}, "pod": {q.Pod}}.Encode(), &s)
 	return s, err
+}
+
+// GetPreflight has the agent check what it needs.
+func GetPreflight(ctx context.Context, path string) (out []Check, err error) {
+	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
+	defer cancel()
+	err = get(ctx, path, "/v1/preflight", &out)
+	return out, err
 }
 
 // GetExplanation asks the agent that listens on the socket about a pod, by namespace/name.

@@ -15,6 +15,7 @@ type Status struct {
 
 	Pressure  Pressure   `json:"pressure"`
 	Sources   []Source   `json:"sources"`
+	Preflight []Check    `json:"preflight"` // what the agent needs, as it was found at the start or when last asked for
 	Loop      Loop       `json:"loop"`
 	Evictions Evictions  `json:"evictions"`
 	Reclaims  Reclaims   `json:"reclaims"`

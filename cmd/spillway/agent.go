@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"spillway/agent"
 	"spillway/agent/journal"
@@ -17,7 +18,6 @@ import (
 
 func agentCommand(stderr io.Writer) *cobra.Command {
 	var opts agent.Options
-	var journalSocket string
 	var standalone bool
 	c := &cobra.Command{
 		Use:   "agent",
@@ -32,43 +32,55 @@ Settings that change how it decides are in the config file; the flags say where 
   spillway agent --standalone`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts.Config = agent.DefaultConfig()
-			if opts.ConfigFile != "" {
-				var err error
-				if opts.Config, err = agent.ReadConfig(opts.ConfigFile); err != nil {
-					return err
-				}
-			}
-			if standalone {
-				opts.Config.Mode = agent.Standalone
+			if err := readConfig(&opts, standalone); err != nil {
+				return err
 			}
 			opts.Version = version
 			opts.SelfUID = os.Getenv("POD_UID")
 			opts.Level = new(slog.LevelVar)
 			opts.Level.Set(slog.Level(opts.Config.Log.Level))
-			log, closeLog := newLogger(stderr, journalSocket, opts.Level)
+			log, closeLog := newLogger(stderr, opts.JournalSocket, opts.Level)
 			defer closeLog()
 			opts.Logger = log
 			return runAgent(cmd.Context(), opts)
 		},
 	}
 	f := c.Flags()
+	agentFlags(f, &opts, &standalone)
+	f.StringVar(&opts.Socket, "socket", status.DefaultSocket, "unix socket for status")
+	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
+	f.BoolVar(&opts.LockMemory, "lock-memory", true, "keep the agent's own memory from being reclaimed (CAP_IPC_LOCK), and its heap under the limit of its cgroup")
+	return c
+}
+
+// agentFlags are those that say where things are on this machine.
+func agentFlags(f *pflag.FlagSet, opts *agent.Options, standalone *bool) {
 	f.StringVar(&opts.ConfigFile, "config", "", "config file, whose changes apply while the agent runs; without it every setting has its default")
-	f.BoolVar(&standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
+	f.BoolVar(standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
 	f.StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node's Node object (default: $NODE_NAME)")
 	f.StringVar(&opts.Kubeconfig, "kubeconfig", "", "kubeconfig file; without it the pod's service account is used")
 	f.StringVar(&opts.EvictAs, "evict-kubeconfig", "", "kubeconfig file used for Eviction calls only, such as the kubelet's own; empty: the agent's own credentials")
 	f.StringVar(&opts.PauseSwitch, "pause-configmap", "", `ConfigMap, as namespace/name, whose key "pause" stops all evictions while it is "true"; empty: none`)
 	f.StringVar(&opts.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroup file systems are mounted")
 	f.StringVar(&opts.ProcRoot, "proc-root", "/proc", "where proc is mounted")
-	f.StringVar(&opts.Socket, "socket", status.DefaultSocket, "unix socket for status")
 	f.StringVar(&opts.StateDir, "state-dir", agent.DefaultStateDir, "folder for what must survive a restart (ledger.db) and for the recording")
-	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
 	f.StringVar(&opts.BTF, "btf", "", "BTF file for the OOM tracer on kernels without /sys/kernel/btf/vmlinux")
-	f.BoolVar(&opts.LockMemory, "lock-memory", true, "keep the agent's own memory from being reclaimed (CAP_IPC_LOCK), and its heap under the limit of its cgroup")
 	f.StringVar(&opts.Kmsg, "kmsg", kmsg.DefaultPath, "the kernel's log, which tells of OOM kills where BPF cannot be used")
-	f.StringVar(&journalSocket, "journal-socket", "/run/systemd/journal/socket", "journald's native socket; not used when it is not there")
-	return c
+	f.StringVar(&opts.JournalSocket, "journal-socket", "/run/systemd/journal/socket", "journald's native socket; not used when it is not there")
+}
+
+// readConfig reads the config file that the flags name.
+func readConfig(opts *agent.Options, standalone bool) (err error) {
+	opts.Config = agent.DefaultConfig()
+	if opts.ConfigFile != "" {
+		if opts.Config, err = agent.ReadConfig(opts.ConfigFile); err != nil {
+			return err
+		}
+	}
+	if standalone {
+		opts.Config.Mode = agent.Standalone
+	}
+	return nil
 }
 
 // runAgent makes the agent anew when changed settings ask for it.

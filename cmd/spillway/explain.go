@@ -13,7 +13,7 @@ import (
 )
 
 func explainCommand(stdout io.Writer) *cobra.Command {
-	output := format("table")
+	output := document("table")
 	var socket string
 	c := &cobra.Command{
 		Use:   "explain NAMESPACE/POD",
@@ -33,13 +33,13 @@ func explainCommand(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(stdout, e)
+			if output != "table" {
+				return output.write(stdout, e)
 			}
 			return status.WriteExplanation(stdout, e)
 		},
 	}
-	c.Flags().VarP(&output, "output", "o", "table or json")
+	c.Flags().VarP(&output, "output", "o", "table, json or yaml")
 	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
 	return c
 }

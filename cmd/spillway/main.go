@@ -42,7 +42,7 @@ for a graceful exit.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())
 	})
-	root.AddCommand(agentCommand(stderr), statusCommand(stdout), explainCommand(stdout), eventsCommand(stdout, stderr), onceCommand(stdout), recordingCommand(stdout), replayCommand(stdout), versionCommand(stdout))
+	root.AddCommand(agentCommand(stderr), statusCommand(stdout), explainCommand(stdout), eventsCommand(stdout, stderr), onceCommand(stdout), preflightCommand(stdout, stderr), topCommand(stdout), recordingCommand(stdout), replayCommand(stdout), versionCommand(stdout))
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "spillway:", err)
 		if usage {

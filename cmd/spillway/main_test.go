@@ -114,6 +114,9 @@ func TestStatus(t *testing.T) {
 			}
 			return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}}, nil
 		},
+		Preflight: func(context.Context) []status.Check {
+			return []status.Check{{Name: "psi", State: status.OK}, {Name: "state", State: status.Failed, Detail: "read-only", Means: "nobody is evicted", Fix: "mount it"}}
+		},
 		Explain: func(_ context.Context, pod string) (status.Explanation, error) {
 			if pod != "shop/cart" {
 				return status.Explanation{}, errors.New("no pod " + pod)
@@ -135,6 +138,20 @@ func TestStatus(t *testing.T) {
 	var got status.Status
 	if code, stdout, _ := call(t, "status", "--socket", socket, "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &got) != nil || got.Node != "node-1" {
 		t.Errorf("json: code %d, %q", code, stdout)
+	}
+	if code, stdout, _ := call(t, "status", "--socket", socket, "-o", "yaml"); code != 0 || !strings.Contains(stdout, "\nnode: node-1\n") {
+		t.Errorf("yaml: code %d, %q", code, stdout)
+	}
+	if code, stdout, stderr := call(t, "preflight", "--socket", socket); code != 1 || !strings.Contains(stdout, "fix    mount it") || !strings.Contains(stdout, "1 ok, 0 degraded, 1 failed") || !strings.Contains(stderr, "1 checks failed") {
+		t.Errorf("preflight: code %d, %q, %q", code, stdout, stderr)
+	}
+	if code, stdout, stderr := call(t, "top", "--socket", socket); code != 0 || !strings.Contains(stdout, "node-1  observe") || strings.Contains(stdout, "\x1b") || stderr != "" {
+		t.Errorf("top without a terminal: code %d, %q, %q", code, stdout, stderr)
+	}
+	for _, args := range [][]string{{"--sort", "size"}, {"--interval", "1ms"}} {
+		if code, _, stderr := call(t, append([]string{"top", "--socket", socket}, args...)...); code != 1 || !strings.Contains(stderr, args[0]) {
+			t.Errorf("top %v: code %d, %q", args, code, stderr)
+		}
 	}
 	if code, stdout, _ := call(t, "status", "--socket", socket, "--samples"); code != 0 || !strings.Contains(stdout, "7.500 s") {
 		t.Errorf("samples: code %d, %q", code, stdout)

@@ -40,7 +40,7 @@ func recordingCommand(stdout io.Writer) *cobra.Command {
 var errDiffers = errors.New("the replay differs from the recording: was it made by another version of Spillway?")
 
 func replayCommand(stdout io.Writer) *cobra.Command {
-	output := format("table")
+	output := document("table")
 	var config string
 	c := &cobra.Command{
 		Use:   "replay FILE",
@@ -72,8 +72,8 @@ func replayCommand(stdout io.Writer) *cobra.Command {
 			}
 			if report != nil && len(report.Episodes) > 0 {
 				write := recording.WriteReport
-				if output == "json" {
-					write = func(w io.Writer, r *recording.Report) error { return writeJSON(w, r) }
+				if output != "table" {
+					write = func(w io.Writer, r *recording.Report) error { return output.write(w, r) }
 				}
 				if werr := write(stdout, report); werr != nil {
 					return errors.Join(err, werr)
@@ -86,6 +86,6 @@ func replayCommand(stdout io.Writer) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&config, "config", "", "a second configuration to compare with")
-	c.Flags().VarP(&output, "output", "o", "table or json")
+	c.Flags().VarP(&output, "output", "o", "table, json or yaml")
 	return c
 }

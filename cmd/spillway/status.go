@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"spillway/agent/status"
 )
 
 func statusCommand(stdout io.Writer) *cobra.Command {
-	output := format("table")
+	output := document("table")
 	var socket string
 	var samples bool
 	var q status.SampleQuery
@@ -36,8 +37,8 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if output == "json" {
-					return writeJSON(stdout, w)
+				if output != "table" {
+					return output.write(stdout, w)
 				}
 				return status.WriteSamples(stdout, w)
 			}
@@ -45,13 +46,13 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(stdout, s)
+			if output != "table" {
+				return output.write(stdout, s)
 			}
 			return status.WriteTable(stdout, s)
 		},
 	}
-	c.Flags().VarP(&output, "output", "o", "table or json")
+	c.Flags().VarP(&output, "output", "o", "table, json or yaml")
 	c.Flags().BoolVar(&samples, "samples", false, "show readings of the node instead, oldest first")
 	c.Flags().StringVar(&q.Resolution, "resolution", status.Fast, "of the samples: fast (12 s), second (15 min; of a pod 2 min) or minute (24 h)")
 	c.Flags().StringVar(&q.Pod, "pod", "", "samples of this pod of the node, NAMESPACE/NAME")
@@ -72,6 +73,39 @@ func (f *format) Set(v string) error {
 	}
 	*f = format(v)
 	return nil
+}
+
+// document is how a command prints one thing.
+type document string
+
+func (d *document) String() string { return string(*d) }
+func (d *document) Type() string   { return "format" }
+
+// Set accepts what can be printed.
+func (d *document) Set(v string) error {
+	if v != "table" && v != "json" && v != "yaml" {
+		return errors.New("want table, json or yaml")
+	}
+	*d = document(v)
+	return nil
+}
+
+// write prints v with the names that its fields have in JSON.
+func (d *document) write(w io.Writer, v any) error {
+	if *d == "json" {
+		return writeJSON(w, v)
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var plain any // JSON is YAML
+	if err := yaml.Unmarshal(text, &plain); err != nil {
+		return err
+	}
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	return errors.Join(enc.Encode(plain), enc.Close())
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -14,7 +14,7 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"statsu"}, `unknown command "statsu"`},
 		{[]string{"status", "now"}, `"now"`},
 		{[]string{"agent", "extra"}, `"extra"`},
-		{[]string{"status", "-o", "yaml"}, `table or json`},
+		{[]string{"status", "-o", "text"}, `table, json or yaml`},
 	} {
 		code, stdout, stderr := call(t, tc.args...)
 		if code != 2 || stdout != "" || !strings.Contains(stderr, tc.want) {

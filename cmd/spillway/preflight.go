@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"spillway/agent"
+	"spillway/agent/status"
+)
+
+func preflightCommand(stdout, stderr io.Writer) *cobra.Command {
+	var opts agent.Options
+	var standalone bool
+	var socket string
+	output := document("table")
+	c := &cobra.Command{
+		Use:   "preflight",
+		Short: "Check everything that an agent needs on this node, and say what to do about what is missing",
+		Long: `Check everything that an agent needs on this node: cgroups, the kernel's figures, BPF, the container runtime, the
+API server and each right there, the kubelet's thresholds, the disk. It opens, asks and reads what the agent would, and
+keeps nothing.
+
+Without flags, the agent that runs on this node checks by its own. With some of the flags of 'spillway agent', or where
+none runs, the command does it by itself.
+
+ok: as it should be. degraded: the agent does without, and says what that means. failed: nobody is evicted.
+Exit code 0: nothing failed; 1: something did; 2: wrong usage.`,
+		Example: `  # as an agent of the DaemonSet finds it now
+  kubectl -n spillway-system exec ds/spillway -- /spillway preflight
+
+  # on a node, before an agent is installed there
+  spillway preflight --kubeconfig /etc/spillway/kubeconfig --node-name node1`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			own := false
+			agents := pflag.NewFlagSet("", pflag.ContinueOnError)
+			agentFlags(agents, new(agent.Options), new(bool))
+			agents.VisitAll(func(f *pflag.Flag) { own = own || cmd.Flags().Changed(f.Name) })
+			var checks []status.Check
+			var err error
+			if !own {
+				if checks, err = status.GetPreflight(cmd.Context(), socket); err != nil {
+					fmt.Fprintf(stderr, "spillway: no agent checks for itself: %v\n", err)
+					own = true
+				}
+			}
+			if own {
+				if err := readConfig(&opts, standalone); err != nil {
+					return err
+				}
+				opts.Version = version
+				checks = agent.Preflight(cmd.Context(), opts)
+			}
+			if output != "table" {
+				err = output.write(stdout, checks)
+			} else {
+				err = status.WriteChecks(stdout, checks)
+			}
+			if err != nil {
+				return err
+			}
+			if n := len(slices.DeleteFunc(checks, func(c status.Check) bool { return c.State != status.Failed })); n > 0 {
+				return fmt.Errorf("preflight: %d checks failed", n)
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	agentFlags(f, &opts, &standalone)
+	f.StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
+	f.VarP(&output, "output", "o", "table, json or yaml")
+	return c
+}
