@@ -16,12 +16,9 @@ func TestKernelReclaimLeft(t *testing.T) {
 				t.Skip("needs v2")
 			}
 			cg, g, c, _ := cached(t, tree, 96)
-			inner := cg.sub(t, tree, "container")
-			second := startChild(t, inner.dirs...)
-			if n, err := tree.Processes(cg.path); err != nil || n != 2 {
-				t.Errorf("%d processes, %v, want 2", n, err)
+			if n, err := tree.Processes(cg.path); err != nil || n != 1 {
+				t.Errorf("%d processes, %v, want 1", n, err)
 			}
-			second.stop()
 			c.stop()
 			deadline := time.Now().Add(10 * time.Second)
 			for n, err := tree.Processes(cg.path); n != 0; n, err = tree.Processes(cg.path) {
@@ -52,6 +49,13 @@ func TestKernelReclaimLeft(t *testing.T) {
 				t.Errorf("another id: %v, want ErrGone", err)
 			}
 		})
+	}
+	outer := newGroup(t, tree) // v2 allows no processes beside children with controllers
+	for _, name := range []string{"a", "b"} {
+		startChild(t, outer.sub(t, tree, name).dirs...)
+	}
+	if n, err := tree.Processes(outer.path); err != nil || n != 2 {
+		t.Errorf("%d processes below, %v, want 2", n, err)
 	}
 	if _, err := tree.Processes("/no-such-cgroup-here"); !errors.Is(err, ErrGone) {
 		t.Errorf("%v, want ErrGone", err)
