@@ -185,7 +185,6 @@ type storm struct {
 	res         *scenario.Result
 	from, until time.Time // of the fault
 	looks       []look
-	began       time.Time // the agent, by its own account; of the newest
 	violated    []violation
 }
 

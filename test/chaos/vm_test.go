@@ -5,7 +5,6 @@ package chaos
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -184,13 +183,14 @@ func exhaustion(t *testing.T, v *cluster.VM) {
 	res, violate := inside(t, c, "memory is filled as fast as the machine can", []string{InTime, Sent, StillHere, NoProtected})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for ; ; err = errors.Join(err, rest(ctx, time.Second)) {
+	for {
 		if after, err = runner.Status(ctx); err == nil {
-			if last, err = readLateness(ctx); err == nil {
-				break
-			}
+			last, err = readLateness(ctx)
 		}
-		if ctx.Err() != nil {
+		if err == nil {
+			break
+		}
+		if rest(ctx, time.Second) != nil {
 			violate(StillHere, "no answer within a minute: %v", err)
 			return
 		}

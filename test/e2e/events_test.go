@@ -61,7 +61,7 @@ func checkIncident(t *testing.T, kind incident.Kind, pod string) {
 		t.Errorf("%v:\n%s", err, story)
 	}
 	logs, err := runner.AgentLog(ctx)
-	if err != nil || !strings.Contains(logs, `"msg":"event recorded","event":"`+found.ID+`"`) {
+	if err != nil || !strings.Contains(logs, `"msg":"event recorded","message_id":"5c192227a4ba498bac0ac821f235362f","event":"`+found.ID+`"`) {
 		t.Errorf("the log does not say that %s is recorded (%v)", found.ID, err)
 	}
 	t.Logf("\n%s", story)

@@ -61,7 +61,7 @@ func TestMargins(t *testing.T) {
 					}
 					after, err := samples(ctx) // a window that surely holds the kubelet's moment
 					if err != nil {
-						return err
+						continue // the agent of the case before went just now
 					}
 					if got, off, slope, ok := nearest(after, at, f.agent); ok {
 						compared[f] = append(compared[f], pair{used, got, 16<<20 + 0.05*slope, off})
