@@ -71,7 +71,7 @@ type Agent struct {
 	runtime  *cri.Client                    // nil: none here
 	cluster  *cluster                       // nil: standalone
 	evicts   *evict.Manager                 // nil: standalone
-	reclaims *reclaim.Manager               // nil: standalone, or switched off
+	reclaims *reclaim.Manager               // nil: standalone
 	brakes   *brake.Manager                 // nil: standalone
 	exits    *exits                         // nil: standalone
 	tracer   atomic.Pointer[oomkill.Tracer] // nil: none is attached
@@ -85,6 +85,7 @@ type Agent struct {
 	snapshot    atomic.Pointer[status.Status]
 	lastPass    atomic.Int64                   // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
 	checks      atomic.Pointer[[]status.Check] // of the newest preflight
+	checking    sync.Mutex                     // one preflight at a time: each reads much
 	current     atomic.Pointer[Config]         // what cfg is, for other goroutines than the loop's
 	killWatch   *killWatch
 	kills       chan status.OOMKill

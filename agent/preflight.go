@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -30,9 +31,11 @@ const (
 
 // preflight checks what this agent needs, logs what is missing, and keeps the result for status and metrics.
 func (a *Agent) preflight(ctx context.Context) []status.Check {
+	a.checking.Lock()
+	defer a.checking.Unlock()
 	opts := a.opts
 	opts.Config = *a.current.Load()
-	checks := Preflight(ctx, opts)
+	checks := inspect(ctx, opts, a)
 	if ctx.Err() != nil {
 		return checks // the end of the agent, or of who asked, is no finding
 	}
@@ -48,19 +51,22 @@ func (a *Agent) preflight(ctx context.Context) []status.Check {
 // inspection looks at everything that the agent needs, without taking any of it.
 type inspection struct {
 	a      *Agent // with what was opened so far
+	own    *Agent // the one that asks for itself; nil: none
 	ctx    context.Context
 	checks []status.Check
 }
 
 // Preflight checks every prerequisite for real: it opens, asks and reads what an agent with these options would, and gives all
 // of it back. An agent may run meanwhile.
-func Preflight(ctx context.Context, opts Options) []status.Check {
+func Preflight(ctx context.Context, opts Options) []status.Check { return inspect(ctx, opts, nil) }
+
+func inspect(ctx context.Context, opts Options, own *Agent) []status.Check {
 	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
 	defer cancel()
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	p := &inspection{ctx: ctx, a: &Agent{opts: opts, cfg: opts.Config, standalone: opts.Config.Mode == Standalone, log: slog.New(slog.DiscardHandler)}}
+	p := &inspection{ctx: ctx, own: own, a: &Agent{opts: opts, cfg: opts.Config, standalone: opts.Config.Mode == Standalone, log: slog.New(slog.DiscardHandler)}}
 	p.a.sources.init(p.a.log)
 	p.cgroups()
 	if p.a.tree != nil {
@@ -155,6 +161,10 @@ func (p *inspection) wakes() {
 }
 
 func (p *inspection) tracer() {
+	if p.own != nil { // its own says more than a second one would, which is not cheap to load
+		p.ladder(p.own.killWatch.status())
+		return
+	}
 	tracer, err := oomkill.Open(oomkill.Options{BTF: p.a.opts.BTF})
 	if err == nil {
 		defer tracer.Close()
@@ -178,6 +188,24 @@ func (p *inspection) tracer() {
 	p.add("oom-tracer", status.Degraded, err.Error(), "OOM kills are seen by "+lower+": later, and with less known of each", fix)
 }
 
+// ladder tells how the agent sees OOM kills now.
+func (p *inspection) ladder(w status.OOMWatch) {
+	active := activeRung(w.Rungs)
+	if active == rungBPF {
+		p.ok("oom-tracer", "BPF, %s", w.Rungs[0].Detail)
+		return
+	}
+	detail, fix := "active: "+active, ""
+	for _, r := range w.Rungs {
+		if r.Name == active {
+			break
+		}
+		detail += fmt.Sprintf("; no %s: %s", r.Name, r.Detail)
+		fix = strings.TrimPrefix(fix+"; "+r.Remedy, "; ")
+	}
+	p.add("oom-tracer", status.Degraded, detail, "OOM kills are seen by "+active+": later, and with less known of each", fix)
+}
+
 func (p *inspection) memory() {
 	if err := mayLock(); err != nil {
 		p.add("own-memory", status.Degraded, err.Error(), "when memory is short, the agent waits for its own pages", "add the capability IPC_LOCK, or raise RLIMIT_MEMLOCK to unlimited")
@@ -195,12 +223,13 @@ func (p *inspection) state() {
 	}
 	fix := "mount a folder of the node's disk at " + dir + ", or name another one with --state-dir"
 	f, err := os.CreateTemp(dir, ".preflight-")
+	for errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != dir { // the agent would make it
+		dir = filepath.Dir(dir)
+		f, err = os.CreateTemp(dir, ".preflight-")
+	}
 	if err == nil {
 		_, err = f.Write(make([]byte, 4096))
 		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		err = os.MkdirAll(dir, 0o755) // as the agent would
 	}
 	var fs unix.Statfs_t
 	if err == nil {

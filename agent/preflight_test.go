@@ -38,6 +38,7 @@ func TestPreflight(t *testing.T) {
 		{"no cgroups", func(o *Options) { o.CgroupRoot = dir }, "cgroup", status.Failed, []string{dir, "does not start", "--cgroup-root"}},
 		{"memory", func(*Options) {}, "memory", status.OK, []string{"working set of the node"}},
 		{"state", func(*Options) {}, "state", status.OK, []string{"free in " + dir}},
+		{"a state folder to be made", func(o *Options) { o.StateDir = filepath.Join(dir, "a", "b") }, "state", status.OK, []string{"free in " + dir}},
 		{"no state folder", func(o *Options) { o.StateDir = filepath.Join(kubeconfig, "below-a-file") }, "state", status.Failed, []string{"not a directory", "nobody is evicted", "--state-dir"}},
 		{"no runtime", func(*Options) {}, "cri", status.Degraded, []string{"none.sock", "cgroup names", "cri.endpoint"}},
 		{"runtime not used", func(o *Options) { o.Config.CRI.Endpoint = "none" }, "cri", status.Degraded, []string{"cri.endpoint is none"}},
@@ -70,7 +71,7 @@ func TestPreflight(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), ".preflight") {
+			if strings.HasPrefix(e.Name(), ".preflight") || e.IsDir() {
 				t.Errorf("%s is left", e.Name())
 			}
 		}

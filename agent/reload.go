@@ -129,6 +129,9 @@ func (l *loop) configure(now time.Time, next Config) {
 	if len(keys) == 0 && len(parts) == 0 {
 		return // as it is in force: at the start, or after a refusal that was mended
 	}
+	if live.Mode != a.cfg.Mode {
+		l.endOnce(now, status.OnceStopped, "the mode was changed: the run was begun for the other one")
+	}
 	a.cfg = live
 	a.current.Store(&live)
 	a.rules, _ = live.policy() // ParseConfig has checked it

@@ -39,8 +39,9 @@ func (a *Agent) holdMemory() {
 			detail += "; no memory limit"
 			break
 		}
-		// The rest is for the program's pages, the ledger's, the tracer's buffer, and what the kernel charges besides.
-		heap := int64(n / 4 * 3)
+		// The rest is for the program's pages and the ledger's, which cannot be reclaimed once they are locked, the tracer's
+		// buffer, and what the kernel charges besides.
+		heap := int64(n / 2)
 		debug.SetMemoryLimit(heap)
 		detail += fmt.Sprintf("; the heap is limited to %s of the cgroup's %s", status.Size(float64(heap)), status.Size(float64(n)))
 	}
@@ -103,7 +104,9 @@ func (a *Agent) markSelf() ownMark {
 // watchdog tells when the agent itself was starved, and of what. It belongs to the loop.
 type watchdog struct {
 	mark   ownMark
-	lateAt time.Time // of the newest moment that was late; zero: none
+	sample time.Duration // that was looked at last
+	saidAt time.Time     // when a late moment was last logged
+	lateAt time.Time     // of the newest moment that was late; zero: none
 	late   time.Duration
 	why    string
 	times  int
@@ -112,18 +115,22 @@ type watchdog struct {
 // watchSelf measures how late this pass comes after the moment for which its sample was planned.
 func (l *loop) watchSelf(now time.Time) {
 	boot, h := l.a.samples.Now(), l.a.samples.Health()
-	late := h.LastLate
-	if h.LastSample > 0 {
-		late += max(0, boot-h.LastSample)
-	}
-	l.a.metrics.Late(late)
 	d := &l.dog
+	if h.LastSample == d.sample {
+		return // a tick that came late for a sample that was looked at
+	}
+	d.sample = h.LastSample
+	late := h.LastLate + max(0, boot-h.LastSample)
+	l.a.metrics.Late(late)
 	switch {
 	case late > maxLate:
 		m := l.a.markSelf()
 		d.lateAt, d.late, d.why = now, late, d.mark.until(&m)
 		d.times++
-		l.a.log.Warn("the agent itself was late", messageLate, "late_seconds", late.Seconds(), "why", d.why, "times", d.times)
+		if now.Sub(d.saidAt) >= lateShown {
+			d.saidAt = now
+			l.a.log.Warn("the agent itself was late", messageLate, "late_seconds", late.Seconds(), "why", d.why, "times", d.times)
+		}
 		d.mark = m
 		l.published = time.Time{}
 	case boot-d.mark.at >= ownEvery:

@@ -94,7 +94,7 @@ func holdMemoryIn(t *testing.T, how string) {
 		t.Fatal(err)
 	}
 	if n, ok := limit.Bytes(); ok && how != "not asked for" {
-		if got := debug.SetMemoryLimit(-1); got != int64(n/4*3) {
+		if got := debug.SetMemoryLimit(-1); got != int64(n/2) {
 			t.Errorf("the heap is limited to %d, the cgroup to %d", got, n)
 		}
 	} else if got := debug.SetMemoryLimit(-1); got != before {

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,11 +76,8 @@ type archive struct {
 	release, dir string // empty for this machine's
 }
 
-// publicMirror is the address that Debian gives everybody, for machines whose sources name no mirror.
-const publicMirror = "http://deb.debian.org/debian"
-
-// mirror returns the mirror of Debian that this machine's sources name, and publicMirror where they name none. Who made an
-// archive is known from its index only: a machine that never asked for the index asks now.
+// mirror returns the mirror of Debian that this machine's sources name. Who made an archive is known from its index only: a
+// machine that never asked for the index asks now.
 func mirror(ctx context.Context) (string, error) {
 	find := func() (string, error) {
 		out, err := debian(ctx, "/", "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian")
@@ -94,7 +90,10 @@ func mirror(ctx context.Context) (string, error) {
 		return "", err
 	}
 	found, err := find()
-	return cmp.Or(found, publicMirror), err
+	if err == nil && found == "" {
+		err = errors.New("find a mirror of Debian: apt's sources name none that is on a network")
+	}
+	return found, err
 }
 
 // firstMirror picks the first address of a network: a CD has one release alone.
