@@ -98,8 +98,13 @@ func TestPauseHearsBookmarks(t *testing.T) {
 			t.Fatalf("not known: %+v", c.Pause())
 		}
 	}
-	beat <- struct{}{} // the watch is open
+	beat <- struct{}{} // the server has the watch
 	before := heard()
+	for quiet := time.Now(); time.Since(quiet) < 100*time.Millisecond; time.Sleep(time.Millisecond) { // and the client its headers
+		if now := heard(); now.After(before) {
+			before, quiet = now, time.Now()
+		}
+	}
 	beat <- struct{}{}
 	beat <- struct{}{} // the one before has been sent
 	for ; !heard().After(before); time.Sleep(time.Millisecond) {
