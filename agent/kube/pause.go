@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
 )
 
 // PauseKey is the key of the ConfigMap that stops all evictions: "true" pauses; absent, empty or "false" does not.
@@ -126,6 +127,8 @@ func (s *pauseStore) Replace(list []any, _ string) error {
 
 // Resync has nothing to do: the store passes nothing on.
 func (s *pauseStore) Resync() error { return nil }
+
+var _ cache.ReflectorBookmarkStore = (*pauseStore)(nil) // without bookmarks a quiet switch would not stay known
 
 // Bookmark takes a sign of life.
 func (s *pauseStore) Bookmark(string) error {
