@@ -13,6 +13,8 @@ import (
 
 const (
 	annotationPrefix    = "spillway/"
+	maxAnnotations      = 16
+	maxAnnotation       = 64 // bytes of a value; the ones with a meaning are shorter
 	mirrorAnnotation    = "kubernetes.io/config.mirror"
 	sourceAnnotation    = "kubernetes.io/config.source"
 	sourceAPI           = "api"
@@ -161,13 +163,18 @@ func isStatic(pod *corev1.Pod) bool {
 func ownAnnotations(all map[string]string) map[string]string {
 	var own map[string]string
 	for k, v := range all {
-		if !strings.HasPrefix(k, annotationPrefix) {
+		if !strings.HasPrefix(k, annotationPrefix) || len(own) == maxAnnotations {
 			continue
 		}
 		if own == nil {
 			own = make(map[string]string)
 		}
-		own[k] = v
+		own[k] = strings.Clone(v[:min(len(v), maxAnnotation)]) // up to 256 KiB may come
+	}
+	for _, k := range []string{policy.AnnotationEvict, policy.AnnotationReclaim} { // however many others there are
+		if v, ok := all[k]; ok {
+			own[k] = strings.Clone(v[:min(len(v), maxAnnotation)])
+		}
 	}
 	return own
 }

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -256,6 +257,21 @@ spec:
 	after, _ := json.Marshal(out)
 	if len(after) > len(before)/10 || !strings.Contains(string(after), "spillway/priority") {
 		t.Errorf("%d bytes of %d left: %s", len(after), len(before), after)
+	}
+}
+
+// Annotations may be as large as the API server takes them, and as many: those with a meaning are kept, and little of the rest.
+func TestOwnAnnotationsAreBounded(t *testing.T) {
+	all := map[string]string{"spillway/evict": "never", "spillway/reclaim": "\x1b[2J" + strings.Repeat("x", 1<<18), "other/evict": "never"}
+	for i := range 1000 {
+		all[fmt.Sprintf("spillway/%d", i)] = strings.Repeat("y", 200)
+	}
+	got := ownAnnotations(all)
+	if got["spillway/evict"] != "never" || len(got["spillway/reclaim"]) != maxAnnotation || len(got) > maxAnnotations+2 || got["other/evict"] != "" {
+		t.Errorf("%d kept: %q", len(got), got)
+	}
+	if got := ownAnnotations(map[string]string{"a": "b"}); got != nil {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -101,8 +101,8 @@ func PlanReclaim(pods []Candidate, need CacheNeed) CachePlan {
 
 // unreclaimable says why the pod's page cache is not to be reclaimed, "" when it may be.
 func (c *Candidate) unreclaimable() string {
-	if c.Pod.Annotations[AnnotationReclaim] == "never" {
-		return AnnotationReclaim + `: "never"`
+	if why := optedOut(c.Pod, AnnotationReclaim); why != "" {
+		return why
 	}
 	return c.Unreclaimable
 }

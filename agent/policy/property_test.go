@@ -288,7 +288,7 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 	case !c.Covers && !c.Grower && !(d.Covered && slices.Contains(d.Set, v) && in.NodeGrowth <= 0):
 		return "it neither covers nor grows, nor is it in a set that covers on a node where nothing grows"
 	case p.Finished, p.Terminating, p.Mirror, p.UID == in.SelfUID, p.Namespace == "kube-system", p.Owner.Kind == "DaemonSet", p.Owner.Kind == "",
-		p.Priority >= 2_000_000_000, p.Annotations[AnnotationEvict] == "never", p.StartedAt.IsZero(),
+		p.Priority >= 2_000_000_000, p.Annotations[AnnotationEvict] != "", p.StartedAt.IsZero(),
 		p.Owner.Kind == "Job" && !(c.Workload.KnownRetries && c.Workload.Retries > 0),
 		cfg.ProtectedLabels != nil && p.Labels["tier"] == "database", cfg.ProtectedPrefixes != nil && strings.HasPrefix(p.Name, "p1"),
 		cfg.PriorityCeiling != nil && p.Priority >= *cfg.PriorityCeiling,

@@ -40,6 +40,19 @@ const (
 // AnnotationEvict is the annotation by which a pod opts out: AnnotationEvict: "never".
 const AnnotationEvict = "spillway/evict"
 
+// optedOut says how a pod opts out by an annotation, "" when it does not. A value that is not understood counts as "never": who
+// wrote it meant something.
+func optedOut(p *Pod, annotation string) string {
+	switch v, there := p.Annotations[annotation]; {
+	case !there:
+		return ""
+	case v == "never":
+		return annotation + `: "never"`
+	default:
+		return fmt.Sprintf("%s: %q is not understood and counts as \"never\", the one value that there is", annotation, v)
+	}
+}
+
 // criticalPriority is system-cluster-critical's value, the first of the range that Kubernetes reserves for the
 // system (k8s.io/kubernetes/pkg/apis/scheduling, SystemCriticalPriority).
 const criticalPriority = 2_000_000_000
@@ -112,7 +125,7 @@ var rules = [...]rule{
 		return when(c.Pod.Owner.Kind == "", "no controller would create it again")
 	}},
 	{ProtectAnnotation, func(_ *round, c *Candidate) string {
-		return when(c.Pod.Annotations[AnnotationEvict] == "never", AnnotationEvict+`: "never"`)
+		return optedOut(c.Pod, AnnotationEvict)
 	}},
 	{ProtectLabel, func(r *round, c *Candidate) string {
 		for _, s := range r.in.Config.ProtectedLabels {
