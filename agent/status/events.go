@@ -81,6 +81,9 @@ type EventViews struct {
 	Get  func(ctx context.Context, id string) (EventDetail, error)
 }
 
+// maxWaiting bounds those that wait for an event, so that connections are left for others.
+const maxWaiting = maxClients - 4
+
 func serveEvents(mux *http.ServeMux, views *EventViews) {
 	handle := func(pattern string, answer func(w http.ResponseWriter, r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -101,10 +104,19 @@ func serveEvents(mux *http.ServeMux, views *EventViews) {
 			}
 		})
 	}
+	waiting := make(chan struct{}, maxWaiting)
 	handle("GET /v1/events", func(w http.ResponseWriter, r *http.Request) (any, error) {
 		q, err := eventQuery(r.URL.Query())
 		if err != nil {
 			return nil, err
+		}
+		if q.Wait > 0 {
+			select {
+			case waiting <- struct{}{}:
+				defer func() { <-waiting }()
+			default:
+				q.Wait = 0 // the rest has to ask again
+			}
 		}
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(q.Wait + 10*time.Second))
 		return views.List(r.Context(), q)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,5 +122,40 @@ func TestKillText(t *testing.T) {
 		if got := KillText(&k); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// However many follow events, others still get an answer.
+func TestFollowersLeaveRoom(t *testing.T) {
+	var held atomic.Int32
+	path := socketPath(t)
+	_, stop := serveViews(t, path, Views{Status: func() *Status { return &Status{Node: "n"} }, Events: &EventViews{
+		List: func(ctx context.Context, q EventQuery) (EventList, error) {
+			if q.Wait > 0 {
+				held.Add(1)
+				<-ctx.Done()
+			}
+			return EventList{Version: EventsVersion, Next: q.Since}, nil
+		},
+	}})
+	defer stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var followers sync.WaitGroup
+	defer followers.Wait()
+	defer cancel()
+	for range 3 * maxClients {
+		followers.Go(func() { _, _ = GetEvents(ctx, path, EventQuery{Since: "1.1", Wait: 20 * time.Second}) })
+	}
+	for end := time.Now().Add(10 * time.Second); held.Load() < maxWaiting; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d wait, want %d", held.Load(), maxWaiting)
+		}
+	}
+	if s, err := ask(t, path); err != nil || s.Node != "n" {
+		t.Errorf("beside the followers: %+v, %v", s, err)
+	}
+	if n := held.Load(); n != maxWaiting {
+		t.Errorf("%d wait, want %d", n, maxWaiting)
 	}
 }

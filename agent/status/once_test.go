@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -25,7 +26,7 @@ type pipes struct {
 func (p *pipes) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
-		return c, nil
+		return &peer{c, uint32(os.Geteuid())}, nil
 	case <-p.closed:
 		return nil, net.ErrClosed
 	}

@@ -59,7 +59,10 @@ type Server struct {
 
 // Listen takes the socket. It refuses when someone answers on it (ErrInUse), and replaces a file that a dead agent
 // left behind. The socket is made under another name with mode 0600 and renamed, so that it is never open to others.
-func Listen(path string, views Views) (*Server, error) {
+func Listen(path string, views Views) (*Server, error) { return ListenFor(path, 0, views) }
+
+// ListenFor is Listen with a group (GID) whose members may ask as well, but not begin a maintenance run; 0: nobody else.
+func ListenFor(path string, group int, views Views) (*Server, error) {
 	if path == "" {
 		path = DefaultSocket
 	}
@@ -90,7 +93,14 @@ func Listen(path string, views Views) (*Server, error) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	var file os.FileInfo
-	if err = os.Chmod(made, 0o600); err == nil {
+	mode := os.FileMode(0o600)
+	if group > 0 {
+		mode, err = 0o660, os.Chown(made, -1, group)
+	}
+	if err == nil {
+		err = os.Chmod(made, mode)
+	}
+	if err == nil {
 		file, err = os.Lstat(made)
 	}
 	if err == nil {
@@ -100,7 +110,7 @@ func Listen(path string, views Views) (*Server, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &Server{path: path, file: file, listener: l, http: serverOf(views)}, nil
+	return &Server{path: path, file: file, listener: peers{l}, http: serverOf(views)}, nil
 }
 
 // serverOf answers by the views.
@@ -156,10 +166,56 @@ func serverOf(views Views) *http.Server {
 		writeJSON(w, views.Preflight(r.Context()))
 	})
 	serveEvents(mux, views.Events)
-	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) { serveOnce(w, r, views.Once) })
+	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) {
+		if !mayAct(r) {
+			http.Error(w, "only root may begin a maintenance run", http.StatusForbidden)
+			return
+		}
+		serveOnce(w, r, views.Once)
+	})
 	return &http.Server{
 		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 	}
+}
+
+// peers is a listener whose connections say who made them: the RemoteAddr of their requests is "uid N".
+type peers struct{ net.Listener }
+
+type peer struct {
+	net.Conn
+	uid uint32
+}
+
+// Accept takes a connection with the user that the kernel knows it to be of (SO_PEERCRED, unix(7)).
+func (l peers) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	const nobody = 1<<32 - 1
+	p := &peer{c, nobody}
+	if s, ok := c.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { // without an answer it is nobody
+				if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
+					p.uid = cred.Uid
+				}
+			})
+		}
+	}
+	return p, nil
+}
+
+func (p *peer) RemoteAddr() net.Addr { return user(p.uid) }
+
+type user uint32
+
+func (user) Network() string  { return "unix" }
+func (u user) String() string { return fmt.Sprintf("uid %d", uint32(u)) }
+
+// mayAct says whether a request may make the agent evict: the socket's group may read.
+func mayAct(r *http.Request) bool {
+	return r.RemoteAddr == user(0).String() || r.RemoteAddr == user(os.Geteuid()).String()
 }
 
 // preflightTimeout bounds a look at all that an agent needs: most of it asks others.

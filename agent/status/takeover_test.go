@@ -57,7 +57,7 @@ func TestCloseWithoutRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if f, err := s.listener.(*net.UnixListener).File(); err == nil {
+	if f, err := s.listener.(peers).Listener.(*net.UnixListener).File(); err == nil {
 		f.Close()
 		t.Error("the listener is still open")
 	}

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,6 +22,7 @@ import (
 func agentCommand(stderr io.Writer) *cobra.Command {
 	var opts agent.Options
 	var standalone bool
+	var group string
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent on this node",
@@ -35,22 +39,44 @@ Settings that change how it decides are in the config file; the flags say where 
 			if err := readConfig(&opts, standalone); err != nil {
 				return err
 			}
+			var err error
+			if opts.SocketGroup, err = groupID(group); err != nil {
+				return err
+			}
 			opts.Version = version
 			opts.SelfUID = os.Getenv("POD_UID")
 			opts.Level = new(slog.LevelVar)
 			opts.Level.Set(slog.Level(opts.Config.Log.Level))
-			log, closeLog := newLogger(stderr, opts.JournalSocket, opts.Level)
-			defer closeLog()
-			opts.Logger = log
+			opts.Logger, opts.Journal = newLogger(stderr, opts.JournalSocket, opts.Level)
+			if opts.Journal != nil {
+				defer opts.Journal.Close()
+			}
 			return runAgent(cmd.Context(), opts)
 		},
 	}
 	f := c.Flags()
 	agentFlags(f, &opts, &standalone)
 	f.StringVar(&opts.Socket, "socket", status.DefaultSocket, "unix socket for status")
+	f.StringVar(&group, "socket-group", "", "group, by name or number, whose members may ask on the socket too; only root may begin a maintenance run; empty: root alone")
 	f.StringVar(&opts.MetricsListen, "metrics-listen", "", "address for /metrics and /healthz, such as 127.0.0.1:9464; empty: none")
 	f.BoolVar(&opts.LockMemory, "lock-memory", true, "keep the agent's own memory from being reclaimed (CAP_IPC_LOCK), and its heap under the limit of its cgroup")
 	return c
+}
+
+// groupID finds a group by its name or number; 0 for "".
+func groupID(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	number := name
+	if g, err := user.LookupGroup(name); err == nil {
+		number = g.Gid
+	}
+	id, err := strconv.Atoi(number)
+	if err != nil || id < 0 {
+		return 0, fmt.Errorf("--socket-group %s: no such group, and no number; in a container give the number", name)
+	}
+	return id, nil
 }
 
 // agentFlags are those that say where things are on this machine.
@@ -101,20 +127,24 @@ func runAgent(ctx context.Context, opts agent.Options) error {
 	}
 }
 
-// newLogger logs JSON to stderr, and to journald as well when it listens; not twice when stderr is its stream anyway.
-func newLogger(stderr io.Writer, socket string, level slog.Leveler) (*slog.Logger, func()) {
+// newLogger logs JSON to stderr, and to journald as well from when it listens; not twice when stderr is its stream anyway. The
+// handler for journald is nil where there is none to follow.
+func newLogger(stderr io.Writer, socket string, level slog.Leveler) (*slog.Logger, *journal.Handler) {
 	text := slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})
-	native, err := journal.Open(socket)
+	native, err := journal.New(socket)
 	if err != nil {
 		log := slog.New(text)
-		if !errors.Is(err, os.ErrNotExist) {
-			log.Warn("journald is not used", "error", err)
-		}
-		return log, func() {}
+		log.Warn("journald is not used", "error", err)
+		return log, nil
 	}
 	native = native.WithLevel(level)
+	err = native.Check() // an error is named by the agent, which looks again
 	if f, ok := stderr.(*os.File); ok && journal.Receives(f) {
-		return slog.New(native), func() { native.Close() }
+		if err == nil {
+			return slog.New(native), native
+		}
+		_ = native.Close() // what comes later would be there twice
+		return slog.New(text), nil
 	}
-	return slog.New(journal.Tee(text, native)), func() { native.Close() }
+	return slog.New(journal.Tee(text, native)), native
 }
