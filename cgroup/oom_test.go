@@ -54,6 +54,7 @@ func TestKernelOOMCounts(t *testing.T) {
 	inner := outer.sub(t, tree, "inner")
 	outer.setLimit(t, tree, "33554432")
 	noSwap(t, tree, outer)
+	noSwap(t, tree, inner) // on v1 it is the swappiness of the cgroup that has the pages
 	c := startChild(t, inner.dirs...)
 	if pids, err := tree.PIDs(outer.path); err != nil || !slices.Contains(pids, c.cmd.Process.Pid) {
 		t.Errorf("processes %v, %v, want %d", pids, err, c.cmd.Process.Pid)
