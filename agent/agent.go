@@ -11,6 +11,7 @@ import (
 
 	"spillway/agent/brake"
 	"spillway/agent/evict"
+	"spillway/agent/journal"
 	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
@@ -34,22 +35,24 @@ const DefaultStateDir = "/var/lib/spillway"
 // Options are what the command line and the environment say; Config is what the file says.
 type Options struct {
 	Config        Config
-	ConfigFile    string         // where Config was read from, to follow its changes; empty: it does not change
-	Level         *slog.LevelVar // of Logger, set when Config changes; nil: it stays
-	NodeName      string         // name of the Node object; required unless Config.Mode is Standalone
-	SelfUID       string         // UID of the agent's own pod, never evicted; empty outside a pod
-	Kubeconfig    string         // empty: the pod's service account
-	EvictAs       string         // kubeconfig file for Eviction calls only; empty: the agent's own credentials
-	PauseSwitch   string         // "namespace/name" of the ConfigMap with the pause switch; empty: none
-	CgroupRoot    string         // default /sys/fs/cgroup
-	ProcRoot      string         // default /proc
-	Socket        string         // default status.DefaultSocket
-	StateDir      string         // default DefaultStateDir
-	MetricsListen string         // address for metrics and liveness where Config names none; empty: none
-	LockMemory    bool           // keep the process's memory from being reclaimed, and its heap under its cgroup's limit: for a process of its own
-	JournalSocket string         // journald's, for the checks of what the agent needs; empty: the usual place
-	Kmsg          string         // the kernel's log; default kmsg.DefaultPath
-	BTF           string         // external BTF file for the tracer; empty: the kernel's own
+	ConfigFile    string           // where Config was read from, to follow its changes; empty: it does not change
+	Level         *slog.LevelVar   // of Logger, set when Config changes; nil: it stays
+	NodeName      string           // name of the Node object; required unless Config.Mode is Standalone
+	SelfUID       string           // UID of the agent's own pod, never evicted; empty outside a pod
+	Kubeconfig    string           // empty: the pod's service account
+	EvictAs       string           // kubeconfig file for Eviction calls only; empty: the agent's own credentials
+	PauseSwitch   string           // "namespace/name" of the ConfigMap with the pause switch; empty: none
+	CgroupRoot    string           // default /sys/fs/cgroup
+	ProcRoot      string           // default /proc
+	Socket        string           // default status.DefaultSocket
+	SocketGroup   int              // GID of those who may ask on it beside root; 0: nobody
+	StateDir      string           // default DefaultStateDir
+	MetricsListen string           // address for metrics and liveness where Config names none; empty: none
+	LockMemory    bool             // keep the process's memory from being reclaimed, and its heap under its cgroup's limit: for a process of its own
+	JournalSocket string           // journald's, for the checks of what the agent needs; empty: the usual place
+	Journal       *journal.Handler // part of Logger that writes to journald, to follow whether that is there; nil: none
+	Kmsg          string           // the kernel's log; default kmsg.DefaultPath
+	BTF           string           // external BTF file for the tracer; empty: the kernel's own
 	Version       string
 	Logger        *slog.Logger // default: discard
 }
@@ -68,6 +71,7 @@ type Agent struct {
 	samples  *sampler.Sampler
 	waker    *cgroup.Waker // nil: none here
 	mapper   *podmap.Mapper
+	podCPU   *podCPU                        // nil: standalone
 	runtime  *cri.Client                    // nil: none here
 	cluster  *cluster                       // nil: standalone
 	evicts   *evict.Manager                 // nil: standalone
@@ -123,7 +127,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a.rules, _ = a.cfg.policy()
 	a.sources.init(a.log)
-	a.metrics = metrics.New(opts.Version, a.snapshot.Load)
+	a.metrics = metrics.New(opts.Version, opts.Config.Metrics.PodSeries, a.snapshot.Load)
 	ok := false
 	defer func() {
 		if !ok {
@@ -144,7 +148,7 @@ func New(opts Options) (*Agent, error) {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
 	}
-	if a.server, err = status.Listen(opts.Socket, views); err != nil {
+	if a.server, err = status.ListenFor(opts.Socket, opts.SocketGroup, views); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
 	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Fastest), Slowest: time.Duration(a.cfg.Sampling.Slowest), Logger: a.log}); err != nil {
@@ -172,6 +176,9 @@ func New(opts Options) (*Agent, error) {
 		OnChange:   a.track,
 	}); err != nil {
 		return nil, err
+	}
+	if !a.standalone {
+		a.podCPU = newPodCPU(a.tree, a.mapper)
 	}
 	a.openExits()
 	a.loop.init(a)
@@ -355,6 +362,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.incidents != nil {
 		start("incidents", func(context.Context) error { return a.incidents.run() }) // ends with the loop
 	}
+	start("journald", a.followJournal)
+	if a.podCPU != nil {
+		start("pod CPU", a.podCPU.run)
+	}
 	start("loop", a.loop.run)
 	if a.opts.ConfigFile != "" {
 		start("config", a.watchConfig)
@@ -390,8 +401,11 @@ func (a *Agent) metricsAddress() string {
 
 func (a *Agent) serveMetrics(ctx context.Context, address string) error {
 	for {
-		a.sources.set("metrics", status.OK, address)
-		err := a.metrics.Serve(ctx, address, a.Alive)
+		l, err := metrics.Listen(ctx, address)
+		if err == nil {
+			a.sources.set("metrics", status.OK, address)
+			err = a.metrics.Serve(ctx, l, a.Alive)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}

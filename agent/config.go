@@ -16,6 +16,7 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/kube"
+	"spillway/agent/metrics"
 	"spillway/agent/policy"
 )
 
@@ -161,7 +162,8 @@ type KubeletConfig struct {
 
 // MetricsConfig says where metrics and the liveness probe are served; "" takes the flag, "none" switches them off.
 type MetricsConfig struct {
-	Listen string `yaml:"listen"`
+	Listen    string `yaml:"listen"`
+	PodSeries int    `yaml:"podSeries"` // so many pods, the largest first, have series of their own
 }
 
 // LogConfig says how much is logged.
@@ -234,6 +236,7 @@ func DefaultConfig() Config {
 		Recording: RecordingConfig{MaxMiB: 64},
 		CRI:       CRIConfig{Events: true},
 		Kubelet:   KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
+		Metrics:   MetricsConfig{PodSeries: metrics.DefaultPods},
 	}
 }
 
@@ -335,6 +338,9 @@ func (c *Config) check() []finding {
 	}
 	if m := c.Recording.MaxMiB; m < 0 || m > 4096 {
 		bad("recording.maxMiB", "%d, want 0 (no recording) to 4096", m)
+	}
+	if n := c.Metrics.PodSeries; n < 0 || n > 1000 {
+		bad("metrics.podSeries", "%d, want 0 (none) to 1000", n)
 	}
 	if c.HourlyCap < 1 || c.HourlyCap > 100 {
 		bad("hourlyCap", "%d, want 1 to 100", c.HourlyCap)

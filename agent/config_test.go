@@ -53,6 +53,7 @@ func TestParseConfig(t *testing.T) {
 		{"brake", "brake: true\n", nil},
 		{"a brake that is no word", "mode: enforce\nbrake: maybe\n", []string{"line 2", "true or false"}},
 		{"a respect that is no word", "hpa: {respect: maybe}\n", []string{"line 1", "true or false"}},
+		{"pod series", "metrics: {podSeries: 1001}\n", []string{"line 1", "metrics.podSeries", "1001, want 0"}},
 		{"recording", "recording: {maxMiB: -1}\n", []string{"line 1", "recording.maxMiB", "-1, want 0"}},
 		{"history", "history:\n  repeatCount: 3\n  workloadCooldown: 25h\n", []string{"line 3", "history.workloadCooldown", "0s to 24h"}},
 		{"unknown profile", "profile: gentle\n", []string{"line 1", "profile", "leak-aware or classic"}},

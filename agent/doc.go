@@ -37,7 +37,8 @@
 //
 // Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,
-// which is pure. Nothing of it holds the loop up.
+// which is pure. Nothing of it holds the loop up. Another one reads each 15 s what pods wait for besides memory (podCPU), for
+// metrics alone.
 //
 // # Failure
 //

@@ -22,7 +22,7 @@ import (
 
 func testExits(s *status.Status, begin time.Time) *exits {
 	return &exits{
-		status: func() *status.Status { return s }, metrics: metrics.New("test", func() *status.Status { return s }), log: slog.New(slog.DiscardHandler), begin: begin,
+		status: func() *status.Status { return s }, metrics: metrics.New("test", metrics.DefaultPods, func() *status.Status { return s }), log: slog.New(slog.DiscardHandler), begin: begin,
 		ended: make(chan cri.Container, waitingMost), known: map[string]time.Time{}, missed: map[string]bool{}, open: map[string]int{}, seen: map[string]measured{}, budget: budget{pods: map[string][]time.Time{}},
 	}
 }

@@ -44,7 +44,7 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 	}
 	a := &Agent{cfg: DefaultConfig(), opts: Options{StateDir: dir, NodeName: "node-1"}, log: slog.New(slog.NewJSONHandler(out, nil)), tree: tree, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
 	a.sources.init(a.log)
-	a.metrics = metrics.New("1.0", a.snapshot.Load)
+	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	if a.samples, err = sampler.New(sampler.Options{Tree: tree}); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func TestEventsThatAreNotThere(t *testing.T) {
 // A writer that does not keep up costs parts, which are counted, and never time of the loop.
 func TestIncidentQueueIsBounded(t *testing.T) {
 	a := &Agent{log: slog.New(slog.DiscardHandler)}
-	a.metrics = metrics.New("1.0", a.snapshot.Load)
+	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	w := &incidents{a: a, jobs: make(chan incidentJob, incidentQueue)}
 	for range incidentQueue + 5 {
 		w.put(incidentJob{})

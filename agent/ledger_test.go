@@ -41,7 +41,7 @@ func keeper(t *testing.T, dir string, log *bytes.Buffer) *Agent {
 	t.Helper()
 	a := &Agent{cfg: DefaultConfig(), opts: Options{StateDir: dir}, log: slog.New(slog.NewTextHandler(log, nil)), kills: make(chan status.OOMKill, 256)}
 	a.sources.init(a.log)
-	a.metrics = metrics.New("1.0", a.snapshot.Load)
+	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	return a
 }
 

@@ -56,6 +56,9 @@ func TestMain(m *testing.M) {
 		for {
 			_ = unix.Pause()
 		}
+	case "spin":
+		for {
+		}
 	case "parent": // stays small while its child takes it all
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), oomChildEnv+"=alloc")

@@ -149,6 +149,15 @@ func (w *killWatch) status() status.OOMWatch {
 	return s
 }
 
+// linesLost counts lines of the kernel's log that nobody saw. It may be called by any goroutine.
+func (w *killWatch) linesLost() uint64 {
+	n := w.linesBefore.Load()
+	if r := w.reader.Load(); r != nil {
+		n += r.Lost()
+	}
+	return n
+}
+
 // pending is what waits in the kernel for the tracer.
 func (w *killWatch) pending() int {
 	if tracer := w.a.tracer.Load(); tracer != nil {
@@ -271,6 +280,7 @@ func (w *killWatch) adopt(ctx context.Context, r rungs, parts *sync.WaitGroup) {
 	if r.log != nil {
 		r.log.Take() // the files of the cgroups tell of what was before
 		w.log, w.noLog = r.log, nil
+		w.reader.Store(r.log)
 		w.startLog(ctx, parts)
 	}
 	if r.tracer != nil {
@@ -353,6 +363,9 @@ func (w *killWatch) untraced(err error) {
 // unlogged does without the kernel's log after it ended on its own.
 func (w *killWatch) unlogged(err error) {
 	w.a.log.Error("kernel log ended", "error", err)
+	if r := w.reader.Swap(nil); r != nil {
+		w.linesBefore.Add(r.Lost())
+	}
 	w.log, w.noLog = nil, fmt.Errorf("ended: %w", err)
 	w.setRungs()
 }

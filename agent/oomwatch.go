@@ -68,6 +68,8 @@ type killWatch struct {
 
 	seen, missing, wordsLost atomic.Uint64
 	audited                  atomic.Bool
+	reader                   atomic.Pointer[kmsg.Reader] // the log, for who counts what it lost
+	linesBefore              atomic.Uint64               // what readers lost which have ended
 
 	mu         sync.Mutex // guards what follows
 	rungs      []status.OOMRung
@@ -102,6 +104,7 @@ func (a *Agent) openKillWatch() {
 	}
 	a.killWatch = w
 	w.log, w.noLog = kmsg.Open(a.opts.Kmsg)
+	w.reader.Store(w.log)
 	if !w.traced || a.tree.MemoryVersion() == 1 {
 		w.noWaker = w.openWaker()
 	}

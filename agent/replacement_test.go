@@ -45,7 +45,7 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	a.opts.StateDir, a.cfg = dir, DefaultConfig()
 	a.sources.init(a.log)
 	keep(t, a)
-	a.metrics = metrics.New("1.0", a.snapshot.Load)
+	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, Look: client.Replacement, Store: a.ledger.Document(evictionsDocument), Node: "node-a"}); err != nil {
 		t.Fatal(err)
 	}

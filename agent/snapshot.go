@@ -29,7 +29,7 @@ func (l *loop) publish(now time.Time) {
 			LastPass: now, Passes: l.passes, WorstFillRate: h.WorstRate, Wakes: h.Wakes, WakesPassed: l.wakes.Passed, RingBytes: h.RingBytes, PodSweeps: h.PodSweeps,
 			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
-		Ledger:   a.ledgerStatus(),
+		Ledger: a.ledgerStatus(), Undelivered: a.undelivered(),
 		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
 	}
 	slices.Reverse(s.OOMKills)
@@ -163,11 +163,15 @@ func (l *loop) podsStatus() []status.Pod {
 	}
 	out := make([]status.Pod, 0, len(m.Pods))
 	ranking := l.judge.Ranking()
+	waits := map[string]*status.Waits{}
+	if l.a.podCPU != nil {
+		waits = *l.a.podCPU.view.Load()
+	}
 	for i := range ranking {
 		c := &ranking[i]
 		item := podStatus(c, byUID[c.Pod.UID])
 		if p := byUID[c.Pod.UID]; p != nil {
-			item.Risk = l.risks.pods[p.UID]
+			item.Risk, item.Waits = l.risks.pods[p.UID], waits[p.UID]
 		}
 		out = append(out, item)
 	}

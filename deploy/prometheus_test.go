@@ -91,7 +91,7 @@ func TestRunbooks(t *testing.T) {
 // TestExpressionsNameWhatIsThere: rules and dashboard ask for metrics that the agent has, or that a rule records.
 func TestExpressionsNameWhatIsThere(t *testing.T) {
 	known := map[string]bool{}
-	for _, name := range metrics.New("1.0", func() *status.Status { return nil }).Names() {
+	for _, name := range metrics.New("1.0", metrics.DefaultPods, func() *status.Status { return nil }).Names() {
 		known[name] = true
 	}
 	exprs := map[string]string{}

@@ -38,19 +38,45 @@ type Handler struct {
 
 var _ slog.Handler = (*Handler)(nil)
 
-// Open returns a handler for the journald socket at path, "" meaning DefaultSocket. It takes records from slog.LevelInfo
-// on. An error means that nothing listens there now: the caller then logs to stderr alone. A journald that restarts
-// later is found again by itself; inside a container mount the directory of the socket, not the socket.
-func Open(path string) (*Handler, error) {
+// New returns a handler for the journald socket at path, "" meaning DefaultSocket. It takes records from slog.LevelInfo
+// on, and none before a Check has found that something listens there. A journald that restarts later is found again by
+// itself; inside a container mount the directory of the socket, not the socket.
+func New(path string) (*Handler, error) {
 	if path == "" {
 		path = DefaultSocket
 	}
-	out, err := openSocket(path)
+	out, err := newSocket(path)
 	if err != nil {
 		return nil, fmt.Errorf("open journal socket %s: %w", path, err)
 	}
 	return &Handler{out: out, level: slog.LevelInfo}, nil
 }
+
+// Open is New with a Check that must succeed.
+func Open(path string) (*Handler, error) {
+	h, err := New(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Check(); err != nil {
+		_ = h.Close() // the first error says it
+		return nil, err
+	}
+	return h, nil
+}
+
+// Check looks whether something listens at the socket now. Handlers derived from this one take records from the first time on
+// that it was so.
+func (h *Handler) Check() error {
+	if err := h.out.probe(); err != nil {
+		return fmt.Errorf("open journal socket %s: %w", h.out.path, err)
+	}
+	h.out.seen.Store(true)
+	return nil
+}
+
+// Seen reports whether a Check ever found a listener.
+func (h *Handler) Seen() bool { return h.out.seen.Load() }
 
 // WithLevel returns a handler that takes records from the given level on.
 func (h *Handler) WithLevel(l slog.Leveler) *Handler {
@@ -60,7 +86,9 @@ func (h *Handler) WithLevel(l slog.Leveler) *Handler {
 }
 
 // Enabled reports whether records of the level are written.
-func (h *Handler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
+func (h *Handler) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= h.level.Level() && h.out.seen.Load()
+}
 
 // WithAttrs returns a handler that adds the attributes to every record.
 func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -108,7 +136,7 @@ func (h *Handler) encode(b []byte, r slog.Record) []byte {
 	return b
 }
 
-// Dropped returns how many records were not delivered since Open.
+// Dropped returns how many records were not delivered since the first Check that found a listener.
 func (h *Handler) Dropped() uint64 { return h.out.dropped.Load() }
 
 // Close closes the socket of this handler and of all derived ones; later records are dropped. It may be called again.

@@ -249,6 +249,34 @@ func TestRestartOfJournald(t *testing.T) {
 	}
 }
 
+func TestJournaldThatComesLate(t *testing.T) {
+	l := &listener{tb: t, path: filepath.Join(t.TempDir(), "socket")}
+	h, err := New(l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	log := slog.New(h).With("a", 1) // derived before it is there
+	log.Info("early")
+	if err := h.Check(); !errors.Is(err, fs.ErrNotExist) || h.Seen() || h.Dropped() != 0 {
+		t.Errorf("nothing listens: %v, seen %v, %d dropped", err, h.Seen(), h.Dropped())
+	}
+	l.restart()
+	defer func() { _ = l.conn.Close() }()
+	if err := h.Check(); err != nil || !h.Seen() {
+		t.Fatalf("it listens: %v, seen %v", err, h.Seen())
+	}
+	log.Info("on time")
+	if fs, _ := l.record(); values(fs, "MESSAGE")[0] != "on time" {
+		t.Errorf("got %v", fs)
+	}
+	_ = l.conn.Close()
+	log.Info("lost")
+	if err := h.Check(); err == nil || !h.Seen() || h.Dropped() != 1 {
+		t.Errorf("it has gone: %v, seen %v, %d dropped", err, h.Seen(), h.Dropped())
+	}
+}
+
 func TestCloseIsFinalAndIdempotent(t *testing.T) {
 	h := open(t, listen(t).path)
 	d := h.WithGroup("g")

@@ -20,6 +20,7 @@ var errClosed = errors.New("handler closed")
 // behind it needs no reconnect.
 type socket struct {
 	path    string
+	seen    atomic.Bool // something listened there once
 	dropped atomic.Uint64
 	buffers *sync.Pool
 
@@ -28,18 +29,12 @@ type socket struct {
 	fd   int // -1 after close
 }
 
-// openSocket makes the socket and checks that something listens at path.
-func openSocket(path string) (*socket, error) {
+func newSocket(path string) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	s := &socket{path: path, addr: &unix.SockaddrUnix{Name: path}, buffers: newBuffers(), fd: fd}
-	if err := s.probe(); err != nil {
-		_ = unix.Close(fd) // the first error says it
-		return nil, err
-	}
-	return s, nil
+	return &socket{path: path, addr: &unix.SockaddrUnix{Name: path}, buffers: newBuffers(), fd: fd}, nil
 }
 
 // probe connects a socket of its own, which sends nothing.
@@ -49,7 +44,7 @@ func (s *socket) probe() error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, s.addr); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: s.path}); err != nil { // s.addr belongs to those who send
 		return fmt.Errorf("connect: %w", err)
 	}
 	return nil

@@ -48,8 +48,12 @@ type Metrics struct {
 	killed    map[[3]string]bool
 }
 
-// New makes the registry. get returns the newest snapshot, nil before the first.
-func New(version string, get func() *status.Status) *Metrics {
+// DefaultPods is how many pods have series of their own by default: more than a kubelet's usual 110.
+const DefaultPods = 250
+
+// New makes the registry. So many pods, those with the largest working set first, have series of their own. get returns the
+// newest snapshot, nil before the first.
+func New(version string, pods int, get func() *status.Status) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		get:      get,
@@ -96,7 +100,7 @@ func New(version string, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get, pods},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.configOK.Set(1)
 	return m
@@ -195,12 +199,17 @@ func (m *Metrics) Names() (out []string) {
 	return out
 }
 
-// Serve listens on addr and serves /metrics, and /healthz by alive (nil means well), until ctx ends.
-func (m *Metrics) Serve(ctx context.Context, addr string, alive func() error) error {
+// Listen takes a TCP address for Serve.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("listen for metrics on %s: %w", addr, err)
+		return nil, fmt.Errorf("listen for metrics on %s: %w", addr, err)
 	}
+	return l, nil
+}
+
+// Serve serves /metrics, and /healthz by alive (nil means well), until ctx ends. It closes the listener.
+func (m *Metrics) Serve(ctx context.Context, l net.Listener, alive func() error) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -214,7 +223,7 @@ func (m *Metrics) Serve(ctx context.Context, addr string, alive func() error) er
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics on %s: %w", addr, err)
+		return fmt.Errorf("serve metrics on %s: %w", l.Addr(), err)
 	}
 	return nil
 }

@@ -75,10 +75,12 @@ func full() *status.Status {
 		Loop:    status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
 		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Returned: 2,
 			Replacements: []status.Replacement{{State: "unscheduled", Waits: true}, {State: "running"}, {State: "starting"}, {State: "image", Waits: true}}},
-		Preflight: []status.Check{{Name: "psi", State: status.Degraded}, {Name: "state", State: status.Failed}},
-		Runtime:   &status.Runtime{LatencySeconds: 2, Hung: true, Hangs: 3, LastContact: time.Unix(900, 0)},
+		Preflight:   []status.Check{{Name: "psi", State: status.Degraded}, {Name: "state", State: status.Failed}},
+		Undelivered: &status.Undelivered{JournalRecords: 1, KubernetesEvents: 2, KernelLogRecords: 3},
+		Runtime:     &status.Runtime{LatencySeconds: 2, Hung: true, Hangs: 3, LastContact: time.Unix(900, 0)},
 		Pods: []status.Pod{
 			{Namespace: "shop", Name: "cart-0", UID: "1", WorkingSetBytes: ptr(uint64(700)), GrowthBytes: ptr(3.0), Score: ptr(42.0), Rank: 1,
+				Waits:      &status.Waits{CPUPeriods: 50, CPUThrottledPeriods: 20, CPUThrottledSeconds: 1.5, Pressure: []status.PodPressure{{Resource: "io", SomeSeconds: 3, FullSeconds: 2}}},
 				Containers: []status.Container{{Name: "cart"}, {Name: "(sandbox)"}, {Name: "proxy", LimitBytes: ptr(uint64(5))}}},
 			{Namespace: "shop", Name: "blind", UID: "2", Rank: 0},
 		},
@@ -86,7 +88,7 @@ func full() *status.Status {
 }
 
 func TestLint(t *testing.T) {
-	m := New("1.0", full)
+	m := New("1.0", DefaultPods, full)
 	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
 	m.Decision("victim")
 	m.Eviction("shop", "in-flight", false)
@@ -102,7 +104,7 @@ func TestLint(t *testing.T) {
 }
 
 func TestFigures(t *testing.T) {
-	m := New("1.0", full)
+	m := New("1.0", DefaultPods, full)
 	want := `
 spillway_containers_without_limit 1
 spillway_eviction_forbidden 1
@@ -146,7 +148,7 @@ spillway_source_up{source="kubelet-config"} 0
 func TestUnknownFiguresAreAbsent(t *testing.T) {
 	for name, s := range map[string]*status.Status{"before the first pass": nil, "nothing known": {Pressure: status.Pressure{Level: "unknown"}, Pods: []status.Pod{{Namespace: "a", Name: "b"}}}} {
 		t.Run(name, func(t *testing.T) {
-			m := New("1.0", func() *status.Status { return s })
+			m := New("1.0", DefaultPods, func() *status.Status { return s })
 			for _, metric := range []string{"spillway_node_used_ratio", "spillway_node_margin_bytes", "spillway_node_eta_seconds", "spillway_node_memory_stall_ratio", "spillway_pod_working_set_bytes", "spillway_pod_growth_bytes_per_second", "spillway_pod_score"} {
 				if got := series(t, m, metric); len(got) != 0 {
 					t.Errorf("%v", got)
@@ -166,13 +168,13 @@ func TestNamesThatCannotBreakAScrape(t *testing.T) {
 		status.Pod{Namespace: "shop", Name: "bad\xff", UID: "10", Rank: 4}, status.Pod{Namespace: "shop", Name: "bad\xfe", UID: "11", Rank: 5}, status.Pod{UID: "12"}, status.Pod{UID: "13"})
 	s.Sources = append(s.Sources, status.Source{Name: "cri", State: status.Degraded})
 	s.Pressure.Thresholds = append(s.Pressure.Thresholds, s.Pressure.Thresholds[0])
-	m := New("1.0", func() *status.Status { return s })
+	m := New("1.0", DefaultPods, func() *status.Status { return s })
 	same(t, m, "spillway_pod_rank{namespace=\"\",pod=\"\"} 0\nspillway_pod_rank{namespace=\"shop\",pod=\"bad\uFFFD\"} 4\n"+
 		"spillway_pod_rank{namespace=\"shop\",pod=\"blind\"} 0\nspillway_pod_rank{namespace=\"shop\",pod=\"cart-0\"} 1")
 }
 
 func TestCounters(t *testing.T) {
-	m := New("1.0", full)
+	m := New("1.0", DefaultPods, full)
 	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
 	m.OOMKill(kill("shop", "cart-0", "cart", 2*time.Millisecond))
 	m.OOMKill(kill("", "", "", time.Hour))
@@ -202,7 +204,7 @@ spillway_oom_kills_total{container="cart",namespace="shop",pod="cart-0"} 2
 
 // A crash loop with new names at each start must not grow the series without end, and no kill may be lost.
 func TestOOMSeriesAreBounded(t *testing.T) {
-	m := New("1.0", full)
+	m := New("1.0", DefaultPods, full)
 	const kills = maxKilled + 500
 	for i := range kills {
 		m.OOMKill(kill("shop", fmt.Sprintf("job-%d", i), "c", 0))
@@ -219,6 +221,25 @@ func TestOOMSeriesAreBounded(t *testing.T) {
 	}
 }
 
+// The largest pods have series of their own, and what counts them all still does.
+func TestPodSeriesAreBounded(t *testing.T) {
+	m := New("1.0", 1, full)
+	same(t, m, `spillway_pod_rank{namespace="shop",pod="cart-0"} 1
+spillway_containers_without_limit 1`)
+	if got := series(t, New("1.0", 0, full), "spillway_pod_rank", "spillway_pod_working_set_bytes"); len(got) != 0 {
+		t.Errorf("got %v, want none", got)
+	}
+}
+
+func TestWaits(t *testing.T) {
+	m := New("1.0", DefaultPods, full)
+	same(t, m, `spillway_pod_cpu_periods_total{namespace="shop",pod="cart-0"} 50
+spillway_pod_cpu_throttled_periods_total{namespace="shop",pod="cart-0"} 20
+spillway_pod_cpu_throttled_seconds_total{namespace="shop",pod="cart-0"} 1.5
+spillway_pod_pressure_waiting_seconds_total{namespace="shop",pod="cart-0",resource="io"} 3
+spillway_pod_pressure_stalled_seconds_total{namespace="shop",pod="cart-0",resource="io"} 2`)
+}
+
 func TestServe(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -229,14 +250,13 @@ func TestServe(t *testing.T) {
 	sick := errors.New("the loop's last pass is 40 s old")
 	var alive atomic.Pointer[error]
 	alive.Store(new(error))
-	m := New("1.0", full)
+	m := New("1.0", DefaultPods, full)
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := m.Serve(ctx, addr, func() error { return nil }); err == nil || !strings.Contains(err.Error(), "listen for metrics on "+addr) {
+	if _, err := Listen(ctx, addr); err == nil || !strings.Contains(err.Error(), "listen for metrics on "+addr) {
 		t.Errorf("a taken address: error %v", err)
 	}
-	l.Close()
 	done := make(chan error, 1)
-	go func() { done <- m.Serve(ctx, addr, func() error { return *alive.Load() }) }()
+	go func() { done <- m.Serve(ctx, l, func() error { return *alive.Load() }) }()
 	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	get := func(method, path string) (int, string) {
@@ -297,7 +317,7 @@ func kill(namespace, pod, container string, latency time.Duration) *status.OOMKi
 
 // A group kill is one event and so many processes; of one whose time is not known there is no latency.
 func TestGroupKillsAndMissedOnes(t *testing.T) {
-	m := New("v", func() *status.Status { return nil })
+	m := New("v", DefaultPods, func() *status.Status { return nil })
 	m.OOMKill(&status.OOMKill{Namespace: "shop", Pod: "cart-0", Container: "cart", Victims: 20, Domain: "pod", Source: "memory.events"})
 	m.OOMMissed(3)
 	for name, want := range map[string]float64{"spillway_oom_kills_total": 20, "spillway_oom_events_total": 1, "spillway_oom_kills_missed_total": 3} {

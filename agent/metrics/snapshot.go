@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,9 +60,17 @@ var (
 	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
 	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
 	descPodRank    = desc("pod_rank", "Place in the eviction ranking, 1 goes first; 0: protected.", "namespace", "pod")
+	descPeriods    = desc("pod_cpu_periods_total", "Periods of 0.1 s, or as the quota says, in which containers with a CPU limit wanted to run.", "namespace", "pod")
+	descThrottled  = desc("pod_cpu_throttled_periods_total", "Periods in which containers were stopped by their CPU limit.", "namespace", "pod")
+	descThrottledS = desc("pod_cpu_throttled_seconds_total", "How long containers were stopped by their CPU limit, summed over CPUs.", "namespace", "pod")
+	descWaiting    = desc("pod_pressure_waiting_seconds_total", "Time in which at least one task of the pod waited for the resource (PSI some; cgroup v2).", "namespace", "pod", "resource")
+	descStalled    = desc("pod_pressure_stalled_seconds_total", "Time in which all tasks of the pod waited for the resource (PSI full; cgroup v2).", "namespace", "pod", "resource")
 	descLedger     = desc("ledger_size_bytes", "Size of the file that holds what survives a restart.")
 	descUnwritten  = desc("ledger_write_errors_total", "Writes to the ledger that failed.")
 	descDropped    = desc("ledger_records_dropped_total", "Records that the ledger did not keep, as the disk did not keep up.")
+	descNoJournal  = desc("journal_records_dropped_total", "Log records that journald did not take.")
+	descNoEvent    = desc("kubernetes_events_dropped_total", "Kubernetes Events that were never stored.")
+	descNoKmsg     = desc("kernel_log_records_lost_total", "Records of the kernel's log that were overwritten or dropped before they were looked at.")
 	descRuntime    = desc("runtime_latency_seconds", "How long the container runtime took for its newest list; after a hang the time-out.")
 	descHung       = desc("runtime_hung", "1 while the container runtime does not answer in time: nobody is evicted.")
 	descHangs      = desc("runtime_hangs_total", "Calls to the container runtime that reached their time-out.")
@@ -69,7 +79,10 @@ var (
 )
 
 // snapshot collects from the newest Status; it keeps nothing between two scrapes.
-type snapshot struct{ get func() *status.Status }
+type snapshot struct {
+	get  func() *status.Status
+	pods int // that have series of their own
+}
 
 var _ prometheus.Collector = (*snapshot)(nil)
 
@@ -80,7 +93,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
-		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact,
+		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact, descPeriods, descThrottled, descThrottledS, descWaiting, descStalled, descNoJournal, descNoEvent, descNoKmsg,
 	} {
 		ch <- d
 	}
@@ -110,7 +123,9 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) { send(d, prometheus.GaugeValue, v, labels...) }
-	count := func(d *prometheus.Desc, v float64) { send(d, prometheus.CounterValue, v) }
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		send(d, prometheus.CounterValue, v, labels...)
+	}
 
 	p := &s.Pressure
 	for _, l := range []string{"unknown", "calm", "alert", "evict", "critical"} {
@@ -179,6 +194,11 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		count(descUnwritten, float64(l.WriteErrors))
 		count(descDropped, float64(l.Dropped))
 	}
+	if u := s.Undelivered; u != nil {
+		count(descNoJournal, float64(u.JournalRecords))
+		count(descNoEvent, float64(u.KubernetesEvents))
+		count(descNoKmsg, float64(u.KernelLogRecords))
+	}
 	for _, c := range s.Preflight {
 		gauge(descCheck, 1, c.Name, c.State)
 	}
@@ -215,7 +235,14 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	count(descExitsLost, float64(s.ExitsLost))
 	noLimit := 0
 	for i := range s.Pods {
-		pod := &s.Pods[i]
+		for _, k := range s.Pods[i].Containers {
+			if k.LimitBytes == nil && k.Name != "(sandbox)" {
+				noLimit++
+			}
+		}
+	}
+	gauge(descNoLimit, float64(noLimit))
+	for _, pod := range largest(s.Pods, c.pods) {
 		if pod.WorkingSetBytes != nil {
 			gauge(descPodWS, float64(*pod.WorkingSetBytes), pod.Namespace, pod.Name)
 		}
@@ -229,13 +256,32 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 			gauge(descPodRisk, truth(pod.Risk.High), pod.Namespace, pod.Name)
 		}
 		gauge(descPodRank, float64(pod.Rank), pod.Namespace, pod.Name)
-		for _, c := range pod.Containers {
-			if c.LimitBytes == nil && c.Name != "(sandbox)" {
-				noLimit++
+		if w := pod.Waits; w != nil {
+			count(descPeriods, float64(w.CPUPeriods), pod.Namespace, pod.Name)
+			count(descThrottled, float64(w.CPUThrottledPeriods), pod.Namespace, pod.Name)
+			count(descThrottledS, w.CPUThrottledSeconds, pod.Namespace, pod.Name)
+			for _, p := range w.Pressure {
+				count(descWaiting, p.SomeSeconds, pod.Namespace, pod.Name, p.Resource)
+				count(descStalled, p.FullSeconds, pod.Namespace, pod.Name, p.Resource)
 			}
 		}
 	}
-	gauge(descNoLimit, float64(noLimit))
+}
+
+// largest returns at most n pods, those with the largest working set first; a pod without a reading comes last.
+func largest(all []status.Pod, n int) []*status.Pod {
+	out := make([]*status.Pod, len(all))
+	for i := range all {
+		out[i] = &all[i]
+	}
+	size := func(p *status.Pod) uint64 {
+		if p.WorkingSetBytes == nil {
+			return 0
+		}
+		return *p.WorkingSetBytes
+	}
+	slices.SortStableFunc(out, func(a, b *status.Pod) int { return cmp.Compare(size(b), size(a)) })
+	return out[:min(n, len(out))]
 }
 
 func truth(b bool) float64 {

@@ -30,6 +30,15 @@ type Status struct {
 	ExitsLost uint64     `json:"exitsLost"` // that were not looked at: too many at once
 	Decisions []Decision `json:"decisions"` // newest first
 	Incidents []Event    `json:"incidents"` // the newest three, newest first
+
+	Undelivered *Undelivered `json:"undelivered,omitempty"` // null: not counted
+}
+
+// Undelivered counts what was lost on its way since the agent's start.
+type Undelivered struct {
+	JournalRecords   uint64 `json:"journalRecords"`   // that journald did not take
+	KubernetesEvents uint64 `json:"kubernetesEvents"` // that the API server did not take, or that were too many at once
+	KernelLogRecords uint64 `json:"kernelLogRecords"` // of the kernel's log: how often it had overwritten some before they were read, and those too many at once
 }
 
 // Pressure is the verdict on the node.
@@ -323,6 +332,22 @@ type Pod struct {
 	Cluster         []string    `json:"cluster,omitempty"` // what the rest of the cluster says about evicting it, in words
 	Containers      []Container `json:"containers,omitempty"`
 	Risk            *Risk       `json:"risk"` // null: less than 30 min of history
+	Waits           *Waits      `json:"waits,omitempty"`
+}
+
+// Waits is what a pod waited for since the agent's start, or the pod's; read every 15 s.
+type Waits struct {
+	CPUPeriods          uint64        `json:"cpuPeriods"`          // in which a container with a CPU limit wanted to run
+	CPUThrottledPeriods uint64        `json:"cpuThrottledPeriods"` // in which one was stopped by it
+	CPUThrottledSeconds float64       `json:"cpuThrottledSeconds"` // for how long, summed over CPUs
+	Pressure            []PodPressure `json:"pressure,omitempty"`  // cgroup v2
+}
+
+// PodPressure is the stall of a pod's cgroup since that was made (PSI, Documentation/accounting/psi.rst).
+type PodPressure struct {
+	Resource    string  `json:"resource"` // memory, cpu, io
+	SomeSeconds float64 `json:"someSeconds"`
+	FullSeconds float64 `json:"fullSeconds"`
 }
 
 // Container is one container of a pod on this node.
