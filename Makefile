@@ -53,7 +53,7 @@ fuzz: ## the fuzzers of the parsers that read the kernel, a moment each
 e2e: ## end-to-end cases: a real runtime, then a real cluster with the agent from deploy/
 	@.ci/deps cri
 	programs=$$($(CLUSTERCTL) build) && SPILLWAY_CONTAINERD=$$programs $(GO) test -tags=e2e -count=1 -run=Containerd ./cri
-	$(GO) test -tags=e2e -count=1 -v -timeout=100m ./test/e2e
+	$(GO) test -tags=e2e -count=1 -v -timeout=160m ./test/e2e
 
 .PHONY: e2e-parts
 e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes client
@@ -106,6 +106,10 @@ manifests: ## write deploy/spillway.yaml from deploy/base, and the operator's ru
 	cp out/spillway.yaml deploy/spillway.yaml
 	{ printf '# Written by make manifests from deploy/prometheus/rules.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: spillway\n  namespace: spillway-system\nspec:\n'; \
 		sed 's/^./  &/' deploy/prometheus/rules.yaml; } >deploy/overlays/prometheus-operator/rules.yaml
+
+.PHONY: score
+score: ## lint the manifests, each overlay as it is rendered
+	.ci/score $(KUBECTL)
 
 .PHONY: rules
 rules: ## have Prometheus' own tool check the rules, and play the tests in which each alert fires and resolves

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"spillway/agent/status"
-	"spillway/test/cluster"
 	"spillway/test/faults"
 	"spillway/test/scenario"
 )
@@ -59,38 +58,21 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		return 1
 	}
-	repo, err := filepath.Abs("../..")
-	if err != nil {
-		return fail(err)
-	}
-	c, err := cluster.Up(ctx, cluster.Options{Name: "chaos", Wait: 15 * time.Minute})
-	if err != nil {
+	var down func(failed bool)
+	var err error
+	if runner, down, err = scenario.Up(ctx, "chaos"); err != nil {
 		return fail(err)
 	}
 	code := 1
-	defer func() {
-		if code != 0 {
-			c.DumpLogs(os.Stderr, 15)
-		}
-		down, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := c.Down(down); err != nil {
-			fmt.Fprintln(os.Stderr, "chaos:", err)
-		}
-	}()
-	binary, err := scenario.Build(ctx, c, repo, os.Stderr)
-	if err != nil {
-		return fail(err)
-	}
-	runner = &scenario.Runner{Cluster: c, Node: c.Host(), Repo: repo, Binary: binary, Log: os.Stderr}
+	defer func() { down(code != 0) }()
 	code = m.Run()
 	if len(rows) == 0 {
 		return code
 	}
-	if err := os.MkdirAll(filepath.Join(repo, "out"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(runner.Repo, "out"), 0o755); err != nil {
 		return fail(err)
 	}
-	f, err := os.Create(filepath.Join(repo, "out", "chaos.md"))
+	f, err := os.Create(filepath.Join(runner.Repo, "out", "chaos.md"))
 	if err != nil {
 		return fail(err)
 	}

@@ -30,7 +30,7 @@ var (
 	PodsStale   = Guard{"stale-pods", "agent/loop.go", "case now.Sub(view.LastContact) > podContactMax:", "case now.Sub(view.LastContact) > podContactMax && false:"}
 	StateOnDisk = Guard{"state-on-disk", "agent/evict/evict.go", "if err := m.writeFirst(ctx, s.state); err != nil {", "if err := m.writeFirst(ctx, s.state); err != nil && false {"}
 	HourlyCap   = Guard{"hourly-cap", "agent/evict/round.go", "n >= m.opts.HourlyCap {", "n >= m.opts.HourlyCap && false {"}
-	Protection  = Guard{"protection", "agent/policy/protect.go", `c.Pod.Annotations[AnnotationEvict] == "never", AnnotationEvict`, `c.Pod.Annotations[AnnotationEvict] == "never" && false, AnnotationEvict`}
+	Protection  = Guard{"protection", "agent/policy/protect.go", "return optedOut(c.Pod, AnnotationEvict)", `return ""`}
 )
 
 // Guards are all of them.

@@ -236,6 +236,18 @@ func (c *Cluster) StartKubelet(ctx context.Context) error {
 	return err
 }
 
+// StopRuntime stops containerd; containers keep running, and nobody can start or end one.
+func (c *Cluster) StopRuntime(ctx context.Context) error {
+	_, err := c.run.control(ctx, http.MethodPost, ControlStopRuntime, nil)
+	return err
+}
+
+// StartRuntime starts containerd again and waits until it listens.
+func (c *Cluster) StartRuntime(ctx context.Context) error {
+	_, err := c.run.control(ctx, http.MethodPost, ControlStartRuntime, nil)
+	return err
+}
+
 // Memory reads the machine's memory as its kubelet does, from the kernel, now.
 func (c *Cluster) Memory() (node.Memory, error) { return node.ReadMemory("/proc", cgroupMount) }
 

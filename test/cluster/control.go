@@ -47,6 +47,8 @@ const (
 	ControlFacts        = "/facts"
 	ControlStopKubelet  = "/kubelet/stop"
 	ControlStartKubelet = "/kubelet/start"
+	ControlStopRuntime  = "/runtime/stop"
+	ControlStartRuntime = "/runtime/start"
 	ControlMargin       = "/margin"
 	ControlVMUp         = "/vm/up"
 	ControlVMDown       = "/vm/down"

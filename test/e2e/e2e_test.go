@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"spillway/test/cluster"
 	"spillway/test/scenario"
 )
 
@@ -37,37 +36,18 @@ func (r *results) add(res *scenario.Result) {
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Minute)
 	defer cancel()
-	repo, err := filepath.Abs("../..")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		return 1
-	}
-	c, err := cluster.Up(ctx, cluster.Options{Name: "e2e", Wait: 15 * time.Minute})
-	if err != nil {
+	var down func(failed bool)
+	var err error
+	if runner, down, err = scenario.Up(ctx, "e2e"); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
 	code := 1
-	defer func() {
-		if code != 0 {
-			c.DumpLogs(os.Stderr, 15)
-		}
-		down, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := c.Down(down); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e:", err)
-		}
-	}()
-	binary, err := scenario.Build(ctx, c, repo, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		return 1
-	}
-	runner = &scenario.Runner{Cluster: c, Node: c.Host(), Repo: repo, Binary: binary, Log: os.Stderr}
+	defer func() { down(code != 0) }()
 	code = m.Run()
-	if err := writeTable(repo); err != nil {
+	if err := writeTable(runner.Repo); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
 	}

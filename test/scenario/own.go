@@ -103,6 +103,9 @@ func (r *Runner) NewOwn(ctx context.Context, binary, config string) (_ *Own, err
 	return o, nil
 }
 
+// Use has the next start run another binary.
+func (o *Own) Use(binary string) { o.args[0] = binary }
+
 // State is the agent's folder for what survives a restart.
 func (o *Own) State() string { return filepath.Join(o.Dir, "state") }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -138,6 +139,35 @@ type Runner struct {
 	Margin  int64        // bytes the loads can fill before the kubelet's threshold; default 2 GiB
 	Log     io.Writer    // progress lines
 	Live    io.Writer    // a line a second while a load runs, and what happens to pods as it happens; nil: none
+}
+
+// Up starts a cluster for the cases of a package in test/, with the agent's image loaded. down takes it away, and shows the ends
+// of its logs first when a case failed.
+func Up(ctx context.Context, name string) (r *Runner, down func(failed bool), err error) {
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := cluster.Up(ctx, cluster.Options{Name: name, Wait: 15 * time.Minute})
+	if err != nil {
+		return nil, nil, err
+	}
+	down = func(failed bool) {
+		if failed {
+			c.DumpLogs(os.Stderr, 15)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := c.Down(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	binary, err := Build(ctx, c, repo, os.Stderr)
+	if err != nil {
+		down(true)
+		return nil, nil, err
+	}
+	return &Runner{Cluster: c, Node: c.Host(), Repo: repo, Binary: binary, Log: os.Stderr}, down, nil
 }
 
 // Build builds the agent's binary and image, and loads the image. It returns the binary's path.

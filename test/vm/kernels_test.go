@@ -57,11 +57,11 @@ var cells = []cell{
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
 	{"agent", CgroupV2, []string{"needs v1"},
-		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown"}, badInput, false},
+		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown", "TestKernelThrottling"}, badInput, false},
 }
 
-// badInput selects the tests that take from the node what the agent needs, for good.
-const badInput = "TestKernelBad"
+// badInput selects the tests that take from the node what the agent needs, for good, and one that needs nothing special.
+const badInput = "TestKernelBad|TestKernelThrottling"
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
 func TestKernels(t *testing.T) {

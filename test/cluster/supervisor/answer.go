@@ -38,6 +38,8 @@ func (s *Supervisor) answer(ctx context.Context, ln net.Listener) error {
 	handle("GET "+cluster.ControlFacts, func(context.Context, *http.Request) error { return nil })
 	handle("POST "+cluster.ControlStopKubelet, func(context.Context, *http.Request) error { return s.stopKubelet() })
 	handle("POST "+cluster.ControlStartKubelet, func(ctx context.Context, _ *http.Request) error { return s.startKubelet(ctx) })
+	handle("POST "+cluster.ControlStopRuntime, func(context.Context, *http.Request) error { return s.stopRuntime() })
+	handle("POST "+cluster.ControlStartRuntime, func(ctx context.Context, _ *http.Request) error { return s.startRuntime(ctx) })
 	handle("POST "+cluster.ControlMargin, func(ctx context.Context, req *http.Request) error {
 		var m cluster.MarginRequest
 		if err := json.NewDecoder(req.Body).Decode(&m); err != nil {

@@ -17,8 +17,8 @@ const (
 	issuer      = "https://kubernetes.default.svc.cluster.local"
 )
 
-// auditPolicy keeps every request in the audit log, and evictions with their bodies. Only answered requests are logged:
-// one line each.
+// auditPolicy keeps every request in the audit log, evictions with their bodies, and whose rights were asked for. Only answered
+// requests are logged: one line each.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -27,6 +27,10 @@ rules:
   resources:
   - group: ""
     resources: [pods/eviction]
+- level: Request
+  resources:
+  - group: authorization.k8s.io
+    resources: [subjectaccessreviews]
 - level: Metadata
 `
 

@@ -37,9 +37,10 @@ type Supervisor struct {
 	log      *slog.Logger
 	say      io.Writer // what the caller of cluster.Up reads
 
-	// kubeletMu orders requests about the nodes and guards kubelet, facts and vms.
+	// kubeletMu orders requests about the nodes and guards kubelet, runtime, facts and vms.
 	kubeletMu sync.Mutex
 	kubelet   *component
+	runtime   *component // nil: stopped
 	facts     cluster.Facts
 	vms       []*virtual
 
@@ -142,13 +143,14 @@ func (s *Supervisor) bringUp(ctx context.Context) error {
 		return err
 	}
 	s.step("etcd, kube-apiserver, containerd")
-	for name, args := range map[string][]string{
-		"etcd":       etcdArgs(),
-		"containerd": {"--config=" + node.ContainerdConfig},
-	} {
-		if _, err := s.start(name, args); err != nil {
-			return err
-		}
+	if _, err := s.start("etcd", etcdArgs()); err != nil {
+		return err
+	}
+	s.kubeletMu.Lock()
+	err := s.startContainerd()
+	s.kubeletMu.Unlock()
+	if err != nil {
+		return err
 	}
 	if err := s.poll(ctx, "etcd", "etcd to listen", listens("tcp", "127.0.0.1:2379")); err != nil {
 		return err
@@ -219,7 +221,7 @@ func (s *Supervisor) allowKubeletClient(ctx context.Context) error {
 }
 
 func (s *Supervisor) loadImages(ctx context.Context) error {
-	if err := s.poll(ctx, "containerd", "containerd to listen", listens("unix", node.ContainerdSocket)); err != nil {
+	if err := s.runtimeListens(ctx); err != nil {
 		return err
 	}
 	for _, archive := range s.options.Images {
