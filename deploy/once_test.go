@@ -40,7 +40,7 @@ func TestOnceCronJob(t *testing.T) {
 		t.Fatalf("%d containers, want one", len(containers))
 	}
 	once := containers[0].(map[string]any)
-	if once["image"] != "spillway" || once["command"] != nil { // the image's entry point is the binary
+	if once["image"] != "localhost/spillway:dev" || once["command"] != nil { // the image's entry point is the binary
 		t.Errorf("image %v, command %v", once["image"], once["command"])
 	}
 	if diff := cmp.Diff([]any{"once", "--target-usage=80", "--socket=" + agentSocket}, once["args"]); diff != "" {

@@ -17,7 +17,7 @@ import (
 	"spillway/agent/status"
 )
 
-const topKeys = "r m g s n: by rank, memory, growth, score, name   up down: choose   enter: explain   q: quit"
+const topKeys = "q: quit   e: explain   up down: choose   by r: rank m: memory g: growth s: score n: name"
 
 func topCommand(stdout io.Writer) *cobra.Command {
 	m := top{view: status.TopView{Order: status.ByRank, Keys: topKeys, Colour: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}}

@@ -209,8 +209,14 @@ func TestLeastPrivilege(t *testing.T) {
 			return err
 		}
 		for _, kind := range []string{"StatefulSet", "ReplicationController", "Job"} {
-			if _, err := runner.Cluster.Kubectl(ctx, "-n", "owners", "wait", "pod", "-l", "app="+strings.ToLower(kind), "--for=condition=Ready", "--timeout=60s"); err != nil {
-				return err
+			for { // the pod's controller has to make it first
+				_, err := runner.Cluster.Kubectl(ctx, "-n", "owners", "wait", "pod", "-l", "app="+strings.ToLower(kind), "--for=condition=Ready", "--timeout=60s")
+				if err == nil {
+					break
+				}
+				if perr := pauseFor(ctx, time.Second); perr != nil || !strings.Contains(err.Error(), "no matching resources") {
+					return err
+				}
 			}
 		}
 		// One that ends by itself: the Warnings of its pod and its volumes are asked for.

@@ -101,7 +101,7 @@ metadata:
 	}
 	grown := residentMemory(t, ctx) - before
 	t.Logf("%d pods of more than %d KiB each cost the agent %.1f MiB", pods, (annotation+100<<10)>>10, float64(grown)/(1<<20))
-	if grown > 16<<20 {
+	if grown > 24<<20 { // the rings of 80 containers are most of it
 		t.Errorf("%d pods cost %d MiB", pods, grown>>20)
 	}
 }

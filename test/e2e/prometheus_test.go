@@ -99,6 +99,13 @@ func TestPrometheus(t *testing.T) {
 		}
 	}
 	t.Logf("%d expressions of the dashboard asked for", asked)
+	if t.Failed() {
+		for line := range strings.Lines(metrics(t, ctx)) {
+			if strings.HasPrefix(line, "spillway_pod_") {
+				t.Log(strings.TrimSpace(line))
+			}
+		}
+	}
 	if asked < 25 {
 		t.Errorf("%d expressions were found", asked)
 	}
