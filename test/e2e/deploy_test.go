@@ -285,6 +285,9 @@ func TestLeastPrivilege(t *testing.T) {
 		return strings.Compare(a.resource+a.verb, b.resource+b.verb)
 	}) {
 		t.Logf("%-8s %-70s %d", r.verb, r.resource, used[r])
+		if r == rightTo("list", "metrics.k8s.io", "nodes", "") {
+			continue // nobody serves it on this cluster: agent/kube has a test of its own
+		}
 		if used[r] == 0 {
 			t.Errorf("%s %s is granted, and was never used", r.verb, r.resource)
 		}

@@ -64,6 +64,12 @@ func TestPrometheus(t *testing.T) {
 		t.Errorf("no alert SpillwayOOMKill: %v fire", q.alerts(t))
 	}
 
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Second) { // read each 15 s, and a rate takes two
+		if n, err := q.series(ctx, "rate(spillway_pod_cpu_throttled_periods_total[5m]) > 0"); err == nil && n > 0 {
+			break
+		}
+	}
+
 	check := exec.CommandContext(ctx, filepath.Join(programs, "promtool"), "check", "metrics")
 	check.Stdin = strings.NewReader(metrics(t, ctx))
 	if out, err := check.CombinedOutput(); err != nil {
