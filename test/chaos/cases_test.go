@@ -89,9 +89,13 @@ func cases() []*fault {
 			heal:   func(ctx context.Context, _ *storm) error { return runner.Cluster.StartKubelet(ctx) },
 			known:  func(ctx context.Context, _ *storm) error { return rest(ctx, 50*time.Second) }, // its Lease is renewed each 10 s, and old after 40
 			guard:  &KubeletDead, bites: Silent},
-		{name: "disk-full", what: "the disk of the agent's state is full", load: leak, early: true, silent: true, acts: true,
-			prepare: ownDisk, lasts: [2]time.Duration{22 * second, 24 * second},
-			inject: fillDisk, heal: freeDisk, known: func(context.Context, *storm) error { return nil },
+		// The ledger has room in its file, and goes on.
+		{name: "disk-full", what: "the disk of the agent's state is full", load: leak, early: true, acts: true,
+			prepare: ownDisk, lasts: [2]time.Duration{50 * second, 60 * second},
+			inject: fillDisk, heal: freeDisk, known: func(context.Context, *storm) error { return nil }},
+		{name: "state-refused", what: "what is to survive a restart cannot be written (EPERM)", load: leak, early: true, silent: true, acts: true,
+			lasts:  [2]time.Duration{22 * second, 24 * second},
+			inject: immutable("+i"), heal: immutable("-i"), known: func(context.Context, *storm) error { return nil },
 			guard: &StateOnDisk, bites: Silent},
 		{name: "agent-frozen", what: "the agent is frozen (SIGSTOP) and goes on", load: leak, acts: true, freezes: true,
 			begins: [2]time.Duration{2 * second, 14 * second}, lasts: [2]time.Duration{4 * second, 9 * second},
@@ -168,6 +172,17 @@ func ownDisk(ctx context.Context, x *storm) error {
 		return fmt.Errorf("mount the state's own disk: %w: %s", err, out)
 	}
 	return nil
+}
+
+// immutable has the file system refuse writes to the agent's files, those that are open too, or take them again (chattr(1)).
+func immutable(flag string) func(context.Context, *storm) error {
+	return func(ctx context.Context, x *storm) error {
+		out, err := runner.Cluster.Command(ctx, "sh", "-c", `chattr "$1" "$2"/*`, "sh", flag, x.own.State()).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("chattr %s: %w: %s", flag, err, out)
+		}
+		return nil
+	}
 }
 
 func fillDisk(ctx context.Context, x *storm) error {

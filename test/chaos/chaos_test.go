@@ -126,7 +126,7 @@ type fault struct {
 	load       func(*storm) scenario.Case
 	// prepare runs before the agent is started, for what it is to find.
 	prepare func(context.Context, *storm) error
-	// inject breaks it and heal mends it, which may be asked for twice. early: it breaks before the load, and known waits
+	// inject breaks it and heal mends it. early: it breaks before the load, and known waits
 	// until the agent cannot trust what it has. Otherwise it breaks after a time between the two of begins, and lasts between
 	// the two of lasts.
 	inject, heal  func(context.Context, *storm) error
@@ -211,12 +211,16 @@ func play(t *testing.T, f *fault, binary string, rng *rand.Rand) *storm {
 		t.Fatal(err)
 	}
 	x.own = own
-	healed := false
+	broken := false
+	inject := func(ctx context.Context) error {
+		broken = true
+		return f.inject(ctx, x)
+	}
 	mend := func() error {
-		if healed {
+		if !broken {
 			return nil
 		}
-		healed = true
+		broken = false
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		return f.heal(clean, x)
@@ -237,11 +241,14 @@ func play(t *testing.T, f *fault, binary string, rng *rand.Rand) *storm {
 	}
 	load := f.load(x)
 	load.Name = "chaos-" + f.name
+	if binary != runner.Binary {
+		load.Name += "-bare" // the namespace of the run before may still be on its way out
+	}
 	load.Installed = func(ctx context.Context) error {
 		if err := own.Start(ctx); err != nil || !f.early {
 			return err
 		}
-		if err := f.inject(ctx, x); err != nil {
+		if err := inject(ctx); err != nil {
 			return err
 		}
 		return f.known(ctx, x)
@@ -255,7 +262,7 @@ func play(t *testing.T, f *fault, binary string, rng *rand.Rand) *storm {
 			if rest(ctx, begins) != nil {
 				return nil
 			}
-			if err := f.inject(ctx, x); err != nil {
+			if err := inject(ctx); err != nil {
 				return err
 			}
 		}
