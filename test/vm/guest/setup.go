@@ -73,6 +73,11 @@ func mountAll(cg vm.Cgroup) error {
 		}
 	}
 	if cg != vm.CgroupV2 {
+		// As systemd does: before kernel 5.11 a limit does not hold for the cgroups below it otherwise.
+		err := os.WriteFile("/sys/fs/cgroup/memory/memory.use_hierarchy", []byte("1"), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("make memory limits hierarchical: %w", err)
+		}
 		for _, name := range []string{"cpu", "cpuacct"} {
 			if err := os.Symlink("cpu,cpuacct", "/sys/fs/cgroup/"+name); err != nil {
 				return fmt.Errorf("link controller: %w", err)
