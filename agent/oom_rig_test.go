@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 			_ = unix.Pause()
 		}
 	case "spin":
-		for {
+		for n := new(atomic.Uint64); ; n.Add(1) {
 		}
 	case "parent": // stays small while its child takes it all
 		cmd := exec.Command("/proc/self/exe")
