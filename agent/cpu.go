@@ -22,8 +22,9 @@ type podCPU struct {
 	view   atomic.Pointer[map[string]*status.Waits] // by pod UID
 
 	// Belongs to the goroutine of run.
-	last map[string]cgroup.CPU    // by container ID, what was counted of it
-	pods map[string]*status.Waits // sums of all containers that a pod had while the agent ran
+	begun bool                     // pods were seen: containers that come now are new
+	last  map[string]cgroup.CPU    // by container ID, what was counted of it
+	pods  map[string]*status.Waits // sums of all containers that a pod had while the agent ran
 }
 
 func newPodCPU(tree *cgroup.Tree, mapper *podmap.Mapper) *podCPU {
@@ -67,6 +68,9 @@ func (c *podCPU) look(m *podmap.Map) {
 				continue
 			}
 			last[k.ID] = now
+			if !known && !c.begun {
+				continue // of what was before the agent nothing counts: a counter that begins anew begins at 0
+			}
 			w.CPUPeriods += more(before.Periods, now.Periods, known)
 			w.CPUThrottledPeriods += more(before.Throttled, now.Throttled, known)
 			w.CPUThrottledSeconds += float64(more(before.ThrottledTime, now.ThrottledTime, known)) / 1e6
@@ -74,12 +78,11 @@ func (c *podCPU) look(m *podmap.Map) {
 		w.Pressure = c.stalls(p.Path)
 		pods[p.UID] = w
 	}
-	c.pods, c.last = pods, last
+	c.pods, c.last, c.begun = pods, last, c.begun || len(m.Pods) > 0
 	c.view.Store(&pods)
 }
 
-// more is what a counter rose by. A container that was not known began while the agent ran, or before it: all that it has
-// counts, as it would after a restart of the agent.
+// more is what a counter rose by. Of a container that was not known all counts: it began while the agent ran.
 func more(before, now cgroup.Amount, known bool) uint64 {
 	n, ok := now.Bytes()
 	if !ok {

@@ -58,6 +58,14 @@ func TestKernelThrottling(t *testing.T) {
 	if now := (*c.view.Load())[uid]; now.CPUThrottledPeriods < w.CPUThrottledPeriods {
 		t.Errorf("%d throttled periods after a restart, %d before", now.CPUThrottledPeriods, w.CPUThrottledPeriods)
 	}
+	// An agent that comes later counts from 0.
+	later := newPodCPU(n.tree, nil)
+	m.Pods[0].Containers[0] = podmap.Container{ID: id, Path: container}
+	later.look(&podmap.Map{}) // before anything is mapped
+	later.look(m)
+	if now := (*later.view.Load())[uid]; now.CPUThrottledPeriods != 0 {
+		t.Errorf("%d throttled periods from before the agent", now.CPUThrottledPeriods)
+	}
 	c.look(&podmap.Map{})
 	if left := *c.view.Load(); len(left) != 0 || len(c.last) != 0 {
 		t.Errorf("pods that are gone are kept: %v, %v", left, c.last)

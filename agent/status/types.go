@@ -335,7 +335,7 @@ type Pod struct {
 	Waits           *Waits      `json:"waits,omitempty"`
 }
 
-// Waits is what a pod waited for since the agent's start, or the pod's; read every 15 s.
+// Waits is what a pod waited for since the agent's start, or its own if that was later; read every 15 s.
 type Waits struct {
 	CPUPeriods          uint64        `json:"cpuPeriods"`          // in which a container with a CPU limit wanted to run
 	CPUThrottledPeriods uint64        `json:"cpuThrottledPeriods"` // in which one was stopped by it
