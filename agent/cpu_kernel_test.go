@@ -32,16 +32,17 @@ func TestKernelThrottling(t *testing.T) {
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 			c.look(m)
 			w := (*c.view.Load())[uid]
-			if w.CPUThrottledPeriods >= least {
+			// The kernel counts the time when a stop ends, which may be some periods later.
+			if w.CPUThrottledPeriods >= least && w.CPUThrottledSeconds > 0 {
 				return w
 			}
 			if time.Now().After(end) {
-				t.Fatalf("waits %+v, want %d throttled periods", w, least)
+				t.Fatalf("waits %+v, want %d throttled periods and their time", w, least)
 			}
 		}
 	}
 	w := spun(3)
-	if w.CPUPeriods < w.CPUThrottledPeriods || w.CPUThrottledSeconds <= 0 {
+	if w.CPUPeriods < w.CPUThrottledPeriods {
 		t.Errorf("waits %+v", w)
 	}
 	if first.CPUThrottledPeriods != 0 {
