@@ -77,9 +77,10 @@ verify: ## the longer set: all of the above, lint, generated files, fuzzers, bot
 	@.ci/verify $(STEPS)
 
 .PHONY: bench
-bench: build ## what reading the kernel costs, as ratios in one run, and how long a decision takes to the API server; with COST=10m also what a running agent does
+bench: build ## what reading the kernel costs, as ratios in one run, and how long a decision takes to the API server and an OOM kill to its record; with COST=10m also what a running agent does
 	$(GO) -C test/bench run .
 	SPILLWAY_LATENCY=200 $(GO) -C agent test -count=1 -timeout=30m -run='^TestDecisionLatency$$'
+	$(GO) -C agent test -count=1 -run='^$$' -bench=OOMKillToRecord -benchtime=300x
 	@if [ -n "$(COST)" ]; then $(GO) -C test/bench run . -cost $(COST) -agent $(CURDIR)/bin/spillway; fi
 
 .PHONY: demo

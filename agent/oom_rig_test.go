@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spillway/agent/podmap"
+	"spillway/agent/status"
 	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
 )
@@ -267,7 +268,8 @@ func (r record) text(key string) string { return fmt.Sprint(r[key]) }
 type logs struct {
 	mu    sync.Mutex
 	kills chan record
-	gate  chan struct{} // nil: open
+	kept  chan time.Time // nil: nobody asks when a kill is on disk
+	gate  chan struct{}  // nil: open
 	other []string
 }
 
@@ -277,12 +279,15 @@ func (l *logs) WithGroup(string) slog.Handler            { return l }
 
 func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	if r.Message != "oom kill" {
+		if l.kept != nil && r.Message == "event recorded" && strings.Contains(said(r), " event="+eventPrefixes[status.EventKill]+"-") {
+			l.kept <- r.Time
+		}
 		l.mu.Lock()
 		l.other = append(l.other, said(r))
 		l.mu.Unlock()
 		return nil
 	}
-	rec := record{}
+	rec := record{"time": r.Time}
 	r.Attrs(func(a slog.Attr) bool { rec[a.Key] = a.Value.Any(); return true })
 	l.mu.Lock()
 	gate := l.gate

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -247,6 +248,8 @@ func (w *Waker) wait(epoll int) error {
 		for _, s := range told {
 			w.opts.Told(s.group.want, s.kind)
 		}
+		// Whoever was told runs now: the wait holds this thread in the kernel, and its P with it until the runtime notices.
+		runtime.Gosched()
 	}
 }
 

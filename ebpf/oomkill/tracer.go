@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -242,6 +243,8 @@ func (t *Tracer) Run(ctx context.Context, handle func(*Event)) error {
 			continue
 		}
 		handle(event)
+		// Whoever was told runs now: the wait holds this thread in the kernel, and its P with it until the runtime notices.
+		runtime.Gosched()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -122,6 +123,8 @@ func (r *Reader) wait(fds []unix.PollFd, told func()) error {
 		}
 		if some {
 			told()
+			// Whoever was told runs now: the wait holds this thread in the kernel, and its P with it until the runtime notices.
+			runtime.Gosched()
 		}
 	}
 }
