@@ -104,6 +104,11 @@ func cases() []*fault {
 			begins: [2]time.Duration{4 * second, 12 * second}, inject: killThrice, heal: nothing},
 		{name: "cgroup-churn", what: "cgroups come and go, some thousand a second", load: leak, acts: true,
 			begins: [2]time.Duration{0, second}, lasts: [2]time.Duration{50 * second, 60 * second}, inject: churn, heal: endChurn},
+		{name: "cgroups-gone", what: "the pods' part of the cgroup tree is gone, for the agent alone", load: leak, early: true, silent: true,
+			prepare: apart, lasts: [2]time.Duration{45 * second, 50 * second},
+			inject: beside(`for d in ` + kubepods + `; do mount -t tmpfs -o size=4k tmpfs $d; done`),
+			heal:   beside(`for d in ` + kubepods + `; do umount $d; done`),
+			known:  until("no pod has a cgroup", func(s *status.Status) bool { return !scenario.SourceOK(s, "pod-map") || len(s.Pods) == 0 })},
 		{name: "hourly-cap", what: "two pods leak, one eviction is allowed", load: twoLeaks, acts: true, cap: 1,
 			lasts: [2]time.Duration{90 * second, 90 * second}, inject: nothing, heal: nothing, guard: &HourlyCap, bites: UnderCap},
 		{name: "protected", what: "the pod that leaks may not go", load: protectedLeak, silent: true,
@@ -129,6 +134,18 @@ func toRuntime(signal string) func(context.Context, *storm) error {
 		}
 		return nil
 	}
+}
+
+// kubepods are the directories of all pods, whatever the hierarchies.
+const kubepods = `$(find /sys/fs/cgroup -mindepth 1 -maxdepth 6 -type d \( -name kubepods -o -name kubepods.slice \) -prune)`
+
+func apart(_ context.Context, x *storm) error {
+	x.own.Apart()
+	return nil
+}
+
+func beside(script string) func(context.Context, *storm) error {
+	return func(ctx context.Context, x *storm) error { return x.own.Inside(ctx, script) }
 }
 
 func toAgent(signal string) func(context.Context, *storm) error {

@@ -51,6 +51,7 @@ func TestVM(t *testing.T) {
 		}
 	})
 	t.Run("clock", func(t *testing.T) { clockSteps(t, v) })
+	t.Run("pressure", func(t *testing.T) { pressureGone(t, v) })
 	t.Run("memory", func(t *testing.T) { exhaustion(t, v) })
 }
 
@@ -82,25 +83,42 @@ func inside(t *testing.T, c scenario.Case, what string, checked []string) (*scen
 // clockSteps: the wall clock goes ten minutes forward, twenty back and ten forward while a pod leaks. What is measured in time
 // since boot does not notice; what carries a wall time, as the kubelet's Lease, may hold an eviction back for a moment.
 func clockSteps(t *testing.T, v *cluster.VM) {
-	rng := rand.New(rand.NewPCG(uint64(seed), 1000))
+	disturb(t, "clock", "the wall clock goes +10, -20 and +10 min", 1000, func(ctx context.Context, n int) error {
+		_, err := v.Exec(ctx, nil, "sh", "-c", fmt.Sprintf("date -s @$(( $(date +%%s) + %d ))", []int{600, -1200, 600}[n]))
+		return err
+	})
+}
+
+// pressureGone: the pods' PSI vanishes with its files (cgroup.pressure, since 6.1), comes back and goes again.
+func pressureGone(t *testing.T, v *cluster.VM) {
+	disturb(t, "pressure", "PSI of the pods' cgroups goes, comes back and goes", 1001, func(ctx context.Context, n int) error {
+		on := n % 2
+		out, err := v.Exec(ctx, nil, "sh", "-c", fmt.Sprintf(`n=0; for f in $(find /sys/fs/cgroup/kubepods* -name cgroup.pressure); do echo %d >$f && n=$((n+1)); done; `+
+			`[ $n -gt 0 ] || exit 1; [ %d = 1 ] || ! ls -d /sys/fs/cgroup/kubepods*/memory.pressure`, on, on))
+		if err != nil {
+			return fmt.Errorf("set cgroup.pressure to %d: %w: %s", on, err, out)
+		}
+		return nil
+	})
+}
+
+// disturb does something three times while a pod leaks, at times that the seed says.
+func disturb(t *testing.T, name, what string, stream uint64, do func(ctx context.Context, n int) error) {
+	rng := rand.New(rand.NewPCG(uint64(seed), stream))
 	c := scenario.Leak(25, false)
-	c.Name, c.Note = "clock", "leak of 25 MiB/s that stops at 1.6 GiB, while the clock is set"
+	c.Name, c.Note = name, "leak of 25 MiB/s that stops at 1.6 GiB, while "+what
 	c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1600Mi")
 	c.Quiet = 110 * time.Second
 	var looks []look
-	step := func(ctx context.Context, by int) error {
-		_, err := v.Exec(ctx, nil, "sh", "-c", fmt.Sprintf("date -s @$(( $(date +%%s) + %d ))", by))
-		return err
-	}
 	c.Meanwhile = func(ctx context.Context, since func() time.Duration) error {
-		for _, by := range []int{600, -1200, 600} {
+		for n := range 3 {
 			if rest(ctx, time.Duration(3+rng.IntN(12))*time.Second) != nil {
 				return nil
 			}
-			if err := step(ctx, by); err != nil {
+			if err := do(ctx, n); err != nil {
 				return err
 			}
-			t.Logf("clock set by %d s, %.0f s after the start of the load", by, since().Seconds())
+			t.Logf("%s: %d, %.0f s after the start of the load", what, n+1, since().Seconds())
 		}
 		for rest(ctx, lookEvery) == nil {
 			if s, err := runner.Status(ctx); err == nil {
@@ -109,7 +127,7 @@ func clockSteps(t *testing.T, v *cluster.VM) {
 		}
 		return nil
 	}
-	res, violate := inside(t, c, "the wall clock goes +10, -20 and +10 min", []string{NoInnocent, AskedOnce, NotTooLate, Acted, Sampling, Recovered})
+	res, violate := inside(t, c, what, []string{NoInnocent, AskedOnce, NotTooLate, Acted, Sampling, Recovered})
 	if got := append(res.Innocents(), res.FalseAlarms()...); len(got) > 0 {
 		violate(NoInnocent, "%v", got)
 	}

@@ -29,6 +29,7 @@ type Own struct {
 	Proxy *faults.Proxy
 	Dir   string // on the node's disk: config.yaml, kubeconfig, state
 	args  []string
+	wrap  []string // what the agent is started with
 	r     *Runner
 
 	cmd    *exec.Cmd
@@ -120,7 +121,8 @@ func (o *Own) Log() string {
 // Start runs an agent where operators look for it, and waits until it sees all it needs or is under way with an eviction.
 func (o *Own) Start(ctx context.Context) error {
 	o.stderr, o.done = new(bytes.Buffer), make(chan error, 1)
-	o.cmd = o.r.Cluster.Command(context.WithoutCancel(ctx), o.args[0], o.args[1:]...)
+	args := slices.Concat(o.wrap, o.args)
+	o.cmd = o.r.Cluster.Command(context.WithoutCancel(ctx), args[0], args[1:]...)
 	o.cmd.Stderr = o.stderr
 	if err := o.cmd.Start(); err != nil {
 		return err
@@ -165,12 +167,31 @@ func (o *Own) Kill() {
 // Ended is the channel on which the end of the agent is told.
 func (o *Own) Ended() <-chan error { return o.done }
 
+// Apart gives the agent a mount namespace of its own from its next start on: what is mounted there only it meets.
+func (o *Own) Apart() { o.wrap = []string{"unshare", "--mount"} }
+
+// Inside runs a script of the shell in the agent's mount namespace.
+func (o *Own) Inside(ctx context.Context, script string) error {
+	if err := o.find(ctx, `nsenter -m -t ${p#/proc/} sh -c "$3"`, script); err != nil {
+		return fmt.Errorf("run %q beside the agent: %w", script, err)
+	}
+	return nil
+}
+
 // Signal sends a signal, such as STOP, to the agent itself.
 func (o *Own) Signal(ctx context.Context, name string) error {
+	if err := o.find(ctx, `kill -$3 ${p#/proc/}`, name); err != nil {
+		return fmt.Errorf("send %s to the agent: %w", name, err)
+	}
+	return nil
+}
+
+// find does something to the agent's process, $p in /proc, with $3 as argument.
+func (o *Own) find(ctx context.Context, do, arg string) error {
 	// Not by name: commands of the same binary come and go. Process 1 of the node sees only the node's.
-	script := `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^$1 agent .*--state-dir $2"; then kill -$3 ${p#/proc/} && found=1; fi; done; [ -n "$found" ]`
-	if out, err := o.r.Cluster.Command(ctx, "sh", "-c", script, "sh", o.args[0], o.State(), name).CombinedOutput(); err != nil {
-		return fmt.Errorf("send %s to the agent: %w: %s", name, err, out)
+	script := `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^$1 agent .*--state-dir $2"; then ` + do + ` && found=1; fi; done; [ -n "$found" ]`
+	if out, err := o.r.Cluster.Command(ctx, "sh", "-c", script, "sh", o.args[0], o.State(), arg).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }
