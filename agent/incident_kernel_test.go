@@ -10,6 +10,7 @@ import (
 
 	"spillway/agent/incident"
 	"spillway/agent/status"
+	"spillway/test/oomtest"
 )
 
 // A whole agent on a node of real cgroups: a pod leaks into a limit of 64 MiB, the kernel kills, and the socket tells the story
@@ -18,6 +19,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make cgroups and to see OOM kills")
 	}
+	oomtest.Alone(t) // in a burst an incident takes in the kills of others
 	n := newLatencyNode(t, 2)
 	dir := t.TempDir()
 	a := latencyAgent(t, n, dir)
@@ -49,7 +51,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 			t.Fatalf("no incident: %v; kills %+v, sources %+v", err, a.snapshot.Load().OOMKills, a.sources.list())
 		}
 		for i, e := range l.Events {
-			if e.Type == status.EventIncident && e.Pod == p.name { // other tests may kill on this machine meanwhile
+			if e.Type == status.EventIncident && e.Pod == p.name {
 				found = &l.Events[i]
 			}
 		}

@@ -26,6 +26,7 @@ import (
 	"spillway/agent/status"
 	"spillway/cgroup"
 	"spillway/ebpf/oomkill"
+	"spillway/test/oomtest"
 )
 
 const (
@@ -98,6 +99,7 @@ func newOOMNode(t testing.TB) *oomNode {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make cgroups")
 	}
+	oomtest.Among(t)
 	tree, err := cgroup.Open(cgroup.Options{})
 	if err != nil {
 		t.Skipf("needs a mounted cgroup file system: %v", err)

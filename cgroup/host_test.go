@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"spillway/test/oomtest"
 )
 
 // The tests of this file's kind run on the real kernel with cgroups of their own. They work on v1, hybrid and v2.
@@ -49,6 +51,7 @@ type testGroup struct {
 // newGroup makes a cgroup for this test.
 func newGroup(t testing.TB, tree *Tree) testGroup {
 	t.Helper()
+	oomtest.Among(t)
 	return makeGroup(t, tree, fmt.Sprintf("/%s%d-%d", testPrefix, os.Getpid(), testCount.Add(1)))
 }
 

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"spillway/test/oomtest"
 )
 
 // TestBurst: 60 processes in four cgroups take memory at once; the kernel's log
@@ -71,6 +73,7 @@ func TestBufferFull(t *testing.T) {
 	if size > 4096 {
 		t.Skipf("a page of %d bytes takes too many kills to fill", size)
 	}
+	oomtest.Alone(t)
 	tracer := openTracer(t, Options{BufferBytes: size})
 	g := newMemoryCgroup(t)
 	const kills = 30

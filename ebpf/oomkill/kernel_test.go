@@ -21,6 +21,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"spillway/test/oomtest"
 )
 
 // The kernel tests kill real processes: this binary runs itself again in a
@@ -177,6 +179,7 @@ var cgroupCount atomic.Int32
 // newMemoryCgroup makes one and removes it when the test ends.
 func newMemoryCgroup(t testing.TB) *memoryCgroup {
 	t.Helper()
+	oomtest.Among(t)
 	root, file, v2 := "/sys/fs/cgroup/memory", "memory.limit_in_bytes", false
 	if _, err := os.Stat(filepath.Join(root, file)); err != nil {
 		root, file, v2 = "/sys/fs/cgroup", "memory.max", true

@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"spillway/test/oomtest"
 )
 
 const childEnv = "SPILLWAY_KMSG_CHILD"
@@ -122,6 +124,7 @@ func TestKernelLogOfAnOOMKill(t *testing.T) {
 // limited makes a cgroup with a limit of 32 MiB, of either version.
 func limited(t *testing.T) (dir, path string) {
 	t.Helper()
+	oomtest.Among(t)
 	root, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	if _, err := os.Stat(filepath.Join(root, file)); err != nil {
 		root, file = "/sys/fs/cgroup", "memory.max"
