@@ -21,7 +21,6 @@ import (
 
 	"spillway/agent/ledger"
 	"spillway/agent/status"
-	"spillway/test/oomtest"
 )
 
 // The tests of this file take from a process what the OOM tracer needs, and run a real agent in it: this binary begins again as a
@@ -209,7 +208,6 @@ func TestKernelBadInput(t *testing.T) {
 		conditionOf(name).run(t)
 		return
 	}
-	oomtest.Alone(t)
 	n := newOOMNode(t)
 	for _, c := range conditions {
 		t.Run(c.name, func(t *testing.T) {

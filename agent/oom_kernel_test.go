@@ -17,7 +17,6 @@ import (
 
 	"spillway/agent/status"
 	"spillway/ebpf/oomkill"
-	"spillway/test/oomtest"
 )
 
 // The tests of this file kill real processes in cgroups that look like those of pods, and read the agent's log.
@@ -204,7 +203,6 @@ func TestKernelOOMBurst(t *testing.T) {
 
 // TestKernelOOMKillsMissed: the agent stands still, the buffer is full, and the counters tell what it lost.
 func TestKernelOOMKillsMissed(t *testing.T) {
-	oomtest.Alone(t)
 	n := newOOMNode(t)
 	gate := make(chan struct{})
 	a := n.startAgent(nil, func(a *Agent) {

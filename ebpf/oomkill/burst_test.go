@@ -14,6 +14,7 @@ import (
 // TestBurst: 60 processes in four cgroups take memory at once; the kernel's log
 // drops most reports of what comes faster than 10 in 5 s.
 func TestBurst(t *testing.T) {
+	oomtest.Alone(t) // the kernel's log is of little use to others meanwhile
 	const groups, each = 4, 15
 	tracer := openTracer(t, Options{})
 	want := map[int]*memoryCgroup{}
