@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -39,8 +42,9 @@ func idle(ctx context.Context, r *region, rep *report) error {
 	}
 }
 
-// grow moves the region from where it is to the given size, evenly at rate bytes per second of wall-clock time.
-func grow(ctx context.Context, r *region, rep *report, to, rate int64) error {
+// grow moves the region from where it is to the given size, evenly at rate bytes per second of wall-clock time. It stops before
+// where the node has less than leave bytes left; 0 does not look.
+func grow(ctx context.Context, r *region, rep *report, to, rate, leave int64) error {
 	from, start := r.held, time.Now()
 	for {
 		now := time.Now()
@@ -50,6 +54,17 @@ func grow(ctx context.Context, r *region, rep *report, to, rate int64) error {
 			next = max(from-d, to)
 		} else {
 			next = min(next, to)
+		}
+		if leave > 0 {
+			left, err := left()
+			if err != nil {
+				return err
+			}
+			if left <= leave {
+				return nil
+			}
+			// Others take memory too: on in ever smaller steps.
+			next = min(next, r.held+max((left-leave)/4, 1<<20))
 		}
 		if err := r.resize(next); err != nil {
 			return err
@@ -94,12 +109,39 @@ func waitFor(ctx context.Context, name string, held func()) error {
 	return nil
 }
 
+// left is what the kubelet of a node with cgroup v2 takes for available: free memory and inactive page cache, bytes.
+func left() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	found := 0
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "MemFree" && name != "Inactive(file)" {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read /proc/meminfo: %s: %w", name, err)
+		}
+		sum += n << 10
+		found++
+	}
+	if found != 2 {
+		return 0, errors.New("read /proc/meminfo: no MemFree or no Inactive(file)")
+	}
+	return sum, nil
+}
+
 func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("leak", flag.ContinueOnError)
-	var rate, limit, first size
+	var rate, limit, first, leave size
 	fs.Var(&rate, "rate", "bytes to touch per second")
 	fs.Var(&limit, "limit", "stop growing at this size; 0 never stops")
 	fs.Var(&first, "hold", "touch this much at once before the growth")
+	fs.Var(&leave, "leave", "stop growing when the node has less than this left")
 	delay := fs.Duration("delay", 0, "wait before the growth")
 	start := fs.String("wait-for", "", "wait before the growth until this file exists")
 	deaf := fs.Bool("ignore-sigterm", false, "ignore SIGTERM")
@@ -140,7 +182,7 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if to == 0 {
 		to = 1 << 62
 	}
-	if err := grow(ctx, r, rep, to, int64(rate)); err != nil {
+	if err := grow(ctx, r, rep, to, int64(rate), int64(leave)); err != nil {
 		return err
 	}
 	return idle(ctx, r, rep)
@@ -174,7 +216,7 @@ func sawtooth(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		if err := r.resize(int64(low)); err != nil {
 			return err
 		}
-		if err := grow(ctx, r, rep, int64(high), int64(rate)); err != nil {
+		if err := grow(ctx, r, rep, int64(high), int64(rate), 0); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,7 @@
 //
 //	workload pause
 //	workload hold SIZE
-//	workload leak --rate 100Mi [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+//	workload leak --rate 100Mi [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
 //	workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 //	workload alloc SIZE [--child]        (also: thrash)
 //	workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]
@@ -27,7 +27,7 @@ import (
 
 const usage = `workload pause
 workload hold SIZE
-workload leak --rate SIZE [--limit SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+workload leak --rate SIZE [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
 workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
 workload alloc SIZE [--child]
 workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]

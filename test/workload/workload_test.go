@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,7 +136,7 @@ func TestGrowthFollowsTheClock(t *testing.T) {
 					}
 					seen, last = seen+1, now
 				})
-				if err := grow(t.Context(), &r, rep, tc.to, tc.rate); err != nil {
+				if err := grow(t.Context(), &r, rep, tc.to, tc.rate, 0); err != nil {
 					t.Fatal(err)
 				}
 				if least := int(tc.want / (20 * time.Millisecond)); seen < least {
@@ -266,5 +268,22 @@ func TestUsage(t *testing.T) {
 				t.Errorf("exit %d, said %q; want %d, %q", code, stderr.String(), tc.code, tc.says)
 			}
 		})
+	}
+}
+
+// TestLeakLeaves: where the node has less than that left, nothing more is taken.
+func TestLeakLeaves(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(1500*time.Millisecond, cancel)
+	var out, errs bytes.Buffer
+	if code := run(ctx, []string{"leak", "--rate", "1Gi", "--hold", "1Mi", "--leave", "100000Gi"}, &out, &errs); code != 0 {
+		t.Fatalf("%d: %s", code, &errs)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) < 2 || slices.ContainsFunc(lines, func(l string) bool { return !strings.HasSuffix(l, "held 1048576 bytes (1.0 MiB)") }) {
+		t.Errorf("%q", lines)
+	}
+	if n, err := left(); err != nil || n <= 0 {
+		t.Errorf("left: %d, %v", n, err)
 	}
 }
