@@ -158,19 +158,21 @@ const (
 )
 
 // exhaustion: a pod takes all memory as fast as it can. Its eviction is asked for in time, but it sits out its grace with the node
-// filled to the last 20 MiB, as it does not hear SIGTERM and its grace may not be cut short.
+// filled to the last 55 MiB of 6 GiB, as it does not hear SIGTERM and its grace may not be cut short.
 func exhaustion(t *testing.T, v *cluster.VM) {
 	before, err := v.Memory(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What the neighbours and the agent hold when the threshold is set, and 40 MiB.
+	const others = 590 << 20
 	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 30 s",
 		Workloads: append([]scenario.Workload{
 			{Name: leaker, Part: scenario.Culprit, Grace: 30, Requests: "{cpu: 10m}",
-				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "20Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
+				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "55Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
 		}, scenario.Neighbours()...),
-		// The kubelet is to leave it alone, and the pods are bound to their node, so none has room elsewhere.
-		Margin: before.Available() - 8<<20, Quiet: 90 * time.Second,
+		// The kubelet's threshold lies below that, and the pods are bound to their node, so none has room elsewhere.
+		Margin: before.Available() - others, Quiet: 90 * time.Second,
 		Config: func(m string) string {
 			return strings.NewReplacer("noRoom: hold", "noRoom: evict", "shortenGrace: true", "shortenGrace: false").Replace(m)
 		}}
