@@ -166,13 +166,13 @@ func exhaustion(t *testing.T, v *cluster.VM) {
 	}
 	// What the neighbours and the agent hold when the threshold is set, and 40 MiB.
 	const others = 590 << 20
-	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 30 s",
+	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 90 s",
 		Workloads: append([]scenario.Workload{
-			{Name: leaker, Part: scenario.Culprit, Grace: 30, Requests: "{cpu: 10m}",
+			{Name: leaker, Part: scenario.Culprit, Grace: 90, Requests: "{cpu: 10m}",
 				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "55Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
 		}, scenario.Neighbours()...),
 		// The kubelet's threshold lies below that, and the pods are bound to their node, so none has room elsewhere.
-		Margin: before.Available() - others, Quiet: 90 * time.Second,
+		Margin: before.Available() - others, Quiet: 140 * time.Second,
 		Config: func(m string) string {
 			return strings.NewReplacer("noRoom: hold", "noRoom: evict", "shortenGrace: true", "shortenGrace: false").Replace(m)
 		}}
