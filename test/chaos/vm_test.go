@@ -168,17 +168,15 @@ func exhaustion(t *testing.T, v *cluster.VM) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What the neighbours, the agent and this one hold when the threshold is set, and 40 MiB. On a slow day emulated processors
-	// touch 60 MiB/s.
-	const held = 3 << 30
-	const others = 580<<20 + held
-	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 90 s",
+	// What the neighbours and the agent hold when the threshold is set, and 40 MiB.
+	const others = 590 << 20
+	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 180 s",
 		Workloads: append([]scenario.Workload{
-			{Name: leaker, Part: scenario.Culprit, Grace: 90, Requests: "{cpu: 10m}",
-				Args: []string{"leak", "--rate", "2Gi", "--hold", strconv.Itoa(held), "--delay", "5s", "--leave", "55Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
+			{Name: leaker, Part: scenario.Culprit, Grace: 180, Requests: "{cpu: 10m}", // emulated processors touch 60 MiB/s on a slow day
+				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "55Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
 		}, scenario.Neighbours()...),
 		// The kubelet's threshold lies below that, and the pods are bound to their node, so none has room elsewhere.
-		Margin: before.Available() - others, Quiet: 140 * time.Second,
+		Margin: before.Available() - others, Quiet: 230 * time.Second,
 		Config: func(m string) string {
 			return strings.NewReplacer("noRoom: hold", "noRoom: evict", "shortenGrace: true", "shortenGrace: false").Replace(m)
 		}}
