@@ -53,7 +53,7 @@ func WriteTable(w io.Writer, s *Status) error {
 			if pod.Rank > 0 {
 				rank = strconv.Itoa(pod.Rank)
 			}
-			fmt.Fprintf(t, "%s\t%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.Namespace), Clean(pod.Name), pod.QoS, bytesOf(pod.WorkingSetBytes),
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.who()), pod.QoS, bytesOf(pod.WorkingSetBytes),
 				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), risk(pod.Risk), Clean(protection(pod)))
 		}
 	}
@@ -266,6 +266,14 @@ func writeLadder(w io.Writer, o *OOMWatch) {
 	if o.Lost > 0 || o.Missed > 0 {
 		fmt.Fprintf(w, "%d reported one by one, %d only counted, %d events lost as the agent did not keep up\n", o.Kills, o.Missed, o.Lost)
 	}
+}
+
+// who is the UID, as the cgroup has it, of a pod whose name nobody told.
+func (p *Pod) who() string {
+	if p.Name == "" {
+		return p.UID
+	}
+	return p.Namespace + "/" + p.Name
 }
 
 func (k *OOMKill) who() string {

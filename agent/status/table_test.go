@@ -137,3 +137,18 @@ func TestSize(t *testing.T) {
 		}
 	}
 }
+
+// TestTableOfAPodWithoutName: nobody told its name, as where the agent stands alone.
+func TestTableOfAPodWithoutName(t *testing.T) {
+	const uid = "0b3c0c5e-8c4e-4a25-8000-000000000001"
+	s := &Status{Pods: []Pod{{UID: uid}, {Namespace: "shop", Name: "web-1", UID: "2"}}}
+	var out strings.Builder
+	if err := WriteTable(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"-     " + uid + " ", "-     shop/web-1 "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+}

@@ -142,7 +142,7 @@ func columns(width int) []column {
 			}
 			return fmt.Sprint(p.Rank)
 		}},
-		{"POD", 0, false, func(p *Pod) string { return Clean(p.Namespace + "/" + p.Name) }},
+		{"POD", 0, false, func(p *Pod) string { return Clean(p.who()) }},
 		{"MEMORY", 9, true, func(p *Pod) string { return bytesOf(p.WorkingSetBytes) }},
 		{"GROWTH/S", 9, true, func(p *Pod) string { return floatSize(p.GrowthBytes) }},
 	}

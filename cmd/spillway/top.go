@@ -146,6 +146,10 @@ func (m top) key(key string) (tea.Model, tea.Cmd) {
 			return m, nil
 		}
 		p := pods[m.chosen(pods)]
+		if p.Name == "" {
+			m.view.Text = "Nobody told the name of " + p.UID + ": it cannot be asked for."
+			return m, nil
+		}
 		return m, func() tea.Msg { return m.explain(p.Namespace + "/" + p.Name) }
 	}
 	return m, nil
