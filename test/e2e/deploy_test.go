@@ -122,12 +122,7 @@ func TestCapabilities(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	daemonSets := runner.Cluster.Client().AppsV1().DaemonSets("spillway-system")
 	shipped, err := daemonSets.Get(ctx, "spillway", metav1.GetOptions{})
 	if err != nil {

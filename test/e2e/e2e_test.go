@@ -73,6 +73,20 @@ func writeTable(repo string) error {
 	return scenario.WriteTable(os.Stdout, table.all)
 }
 
+// installAnew takes an agent away if there is one, lets pods come to the node, and installs another.
+func installAnew(ctx context.Context, t *testing.T, mode scenario.Mode) {
+	t.Helper()
+	for _, step := range []func() error{
+		func() error { return runner.Uninstall(ctx) },
+		func() error { return runner.Node.Uncordon(ctx) },
+		func() error { return runner.Install(ctx, mode) },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // long skips what CI has no time for; make verify runs it.
 func long(t *testing.T) {
 	t.Helper()

@@ -26,18 +26,10 @@ func TestExits(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := runner.Node.SetMargin(ctx, cluster.DefaultMargin); err != nil {
 		t.Fatal(err)
 	}
-	if err := runner.Node.Uncordon(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs, err := runner.AgentLog(context.Background())

@@ -23,15 +23,7 @@ func TestHostilePods(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Node.Uncordon(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	before := residentMemory(t, ctx)
 	const pods, annotation = 8, 240 << 10 // the API server takes 256 KiB of annotations
 	var names []string

@@ -24,12 +24,7 @@ func TestPreflight(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	out, err := runner.Agent(ctx, "preflight", "-o", "json")
 	if err != nil {
 		t.Fatal(err)

@@ -25,12 +25,7 @@ func TestReload(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	client := runner.Cluster.Client().CoreV1()
 	before, err := client.ConfigMaps("spillway-system").Get(ctx, "spillway-config", metav1.GetOptions{})
 	if err != nil {

@@ -24,15 +24,7 @@ func TestTop(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, filepath.Join(runner.Repo, ".ci", "deps"), "top").CombinedOutput(); err != nil {
 		t.Fatalf("install tmux: %v: %s", err, out)
 	}
-	if err := runner.Uninstall(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Node.Uncordon(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := runner.Install(ctx, scenario.Observe); err != nil {
-		t.Fatal(err)
-	}
+	installAnew(ctx, t, scenario.Observe)
 	exitPod(t, ctx, "top-pod", `  containers:
   - {name: main, image: $IMAGE, imagePullPolicy: IfNotPresent, args: [hold, 50Mi]}
 `)
