@@ -507,7 +507,7 @@ func BenchmarkOOMKillToRecord(b *testing.B) {
 			steal := stolen(b) - begun
 			for what, all := range took {
 				slices.Sort(all)
-				for name, q := range map[string]int{"p50": 50, "p99": 99} {
+				for name, q := range map[string]int{"p50": 50, "p90": 90, "p99": 99} {
 					b.ReportMetric(float64(all[min(len(all)*q/100, len(all)-1)].Microseconds()), what+"-"+name+"-us")
 				}
 			}

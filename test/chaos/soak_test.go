@@ -67,6 +67,7 @@ func TestSoak(t *testing.T) {
 		}
 	}()
 	rng := rand.New(rand.NewPCG(uint64(seed), 2000))
+	var innocents []string
 	x := &storm{own: own, rng: rng, fault: &fault{}}
 	if err := own.Start(ctx); err != nil {
 		t.Fatal(err)
@@ -79,7 +80,10 @@ func TestSoak(t *testing.T) {
 			c := scenario.Leak(60+rng.IntN(100), false)
 			c.Workloads[0].Args = append(c.Workloads[0].Args, "--limit", "1600Mi")
 			c.Quiet = 35 * time.Second
-			_, err := runner.Run(ctx, c, scenario.OwnAgent)
+			res, err := runner.Run(ctx, c, scenario.OwnAgent)
+			if err == nil {
+				innocents = append(innocents, append(res.Innocents(), res.FalseAlarms()...)...)
+			}
 			return err
 		}},
 		{"OOM kills", soakKills},
@@ -123,7 +127,7 @@ func TestSoak(t *testing.T) {
 		t.Logf("%4.0f s, after %s: heap %.1f MiB, %.0f files, %.0f goroutines, %d watches, ledger %.0f KiB", time.Since(began).Seconds(), l.name,
 			f.heap/(1<<20), f.files, f.goroutines, f.streams, f.ledger/1024)
 	}
-	row := Row{Case: "soak", Fault: fmt.Sprintf("%s of %v", length, done), Runs: 1, Checked: []string{NoHeap, NoFiles, NoThreads, NoStreams, Bounded, Recovered}}
+	row := Row{Case: "soak", Fault: fmt.Sprintf("%s of %v", length, done), Runs: 1, Checked: []string{NoHeap, NoFiles, NoThreads, NoStreams, Bounded, NoInnocent, Recovered}}
 	defer func() { rows = append(rows, row) }()
 	violate := func(invariant, format string, args ...any) {
 		row.Violated = append(row.Violated, invariant+": "+fmt.Sprintf(format, args...))
@@ -146,6 +150,9 @@ func TestSoak(t *testing.T) {
 	compare(NoStreams, func(f figures) float64 { return float64(f.streams) }, 1, 0.5)
 	if n := at[len(at)-1].ledger; n > ledgerBound {
 		violate(Bounded, "%.0f bytes", n)
+	}
+	if len(innocents) > 0 {
+		violate(NoInnocent, "%v", innocents)
 	}
 	x.recover(ctx)
 	for _, v := range x.violated {
