@@ -144,8 +144,8 @@ func (l *loop) readPods(now time.Time) {
 			l.points = append(l.points, pressure.Point{At: got[i].At, Value: value})
 			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: cache})
 		}
-		r.Growth = judge.Growth(l.points, l.verdict.Lasted)
-		r.CacheGrowth = judge.Growth(l.cachePoints, l.verdict.Lasted)
+		r.Growth, r.Lasted = judge.Growth(l.points, l.verdict.Lasted)
+		r.CacheGrowth, _ = judge.Growth(l.cachePoints, l.verdict.Lasted)
 		l.readings[s.Target.Key] = r
 	}
 	l.rank(now)

@@ -108,18 +108,60 @@ func (j *Judge) LastSlow() time.Duration {
 	return j.slow[len(j.slow)-1].At
 }
 
-// Growth returns how fast a pod grows, bytes per second, 0 when it does not rise out of its noise. points are its working
-// set without page cache, oldest first. Growth is taken over as long as the node has been growing, at least the short and at
-// most the long window, and over five readings however slow they come.
-func Growth(points []pressure.Point, lasted time.Duration) float64 {
+// Growth returns how fast a pod grows, bytes per second, 0 when it does not rise out of its noise, and how long its own growth
+// has lasted at the least: what all that it grew takes at its fastest pace, and next to nothing when it nearly stood still for the
+// last second. points are its working set without page cache, oldest first. Growth is taken over as long as the node has been growing,
+// at least the short and at most the long window, and over five readings however slow they come.
+func Growth(points []pressure.Point, lasted time.Duration) (rate float64, own time.Duration) {
 	over := min(max(lasted, pressure.ShortWindow), pressure.LongWindow)
 	if n := len(points); n > 1 {
 		over = min(max(over, 6*(points[n-1].At-points[n-2].At)), pressure.LongWindow)
 	}
-	if t := pressure.Fit(points, over); t.Rising() {
-		return t.Slope
+	t := pressure.Fit(points, over)
+	if !t.Rising() {
+		return 0, 0
 	}
-	return 0
+	if short := pressure.Fit(points, pressure.ShortWindow); short.Known && short.Slope < t.Slope/4 {
+		return t.Slope, 1
+	}
+	grown, pace := stride(points, over, t.Slope)
+	return t.Slope, max(1, time.Duration(grown/pace*float64(time.Second)))
+}
+
+// A pod's pace is taken over a little less than half a second; gains that may be charge batches of the kernel are none.
+const (
+	paceWindow = 400 * time.Millisecond
+	paceGain   = 16 << 20
+)
+
+// stride returns how much the newest reading is above the lowest since the last one before the window, bytes, and the fastest
+// pace in that time, at least slope, bytes per second.
+func stride(points []pressure.Point, over time.Duration, slope float64) (grown, pace float64) {
+	from := len(points) - 1
+	for from > 0 && points[len(points)-1].At-points[from].At < over {
+		from--
+	}
+	newest, lowest := pressure.Unknown, pressure.Unknown
+	before := from // the newest one that is a pace window older
+	pace = slope
+	for i := from; i < len(points); i++ {
+		v := points[i].Value
+		if !v.Known() {
+			continue
+		}
+		if newest = v; !lowest.Known() || v < lowest {
+			lowest = v
+		}
+		for before+1 < i && points[i].At-points[before+1].At >= paceWindow {
+			before++
+		}
+		if d := points[i].At - points[before].At; d >= paceWindow && points[before].Value.Known() {
+			if gain := v - points[before].Value; gain >= paceGain {
+				pace = max(pace, float64(gain)/d.Seconds())
+			}
+		}
+	}
+	return float64(newest - lowest), pace
 }
 
 // Pods is what is known of the pods at one moment: facts, owners, readings, and what stands against evicting some.

@@ -162,8 +162,32 @@ func TestGrowth(t *testing.T) {
 		{"read once a second", line(8, time.Second, 5*mib), 0, 5 * mib},
 		{"shrinks", line(100, 100*time.Millisecond, -5*mib), time.Minute, 0},
 	} {
-		if got := Growth(tc.points, tc.lasted); math.Abs(got-tc.want) > 1 {
+		if got, _ := Growth(tc.points, tc.lasted); math.Abs(got-tc.want) > 1 {
 			t.Errorf("%s: %.0f bytes/s, want %.0f", tc.name, got, tc.want)
+		}
+	}
+}
+
+// A pod's own growth has lasted only as long as it grew itself, however long the node's has.
+func TestGrowthLasted(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		at          func(s float64) float64 // MiB after so many seconds
+		least, most float64                 // seconds
+	}{
+		{"for all of the window", func(s float64) float64 { return 50 * s }, 5.9, 6.1},
+		{"for the last 0.8 s", func(s float64) float64 { return 400 * max(0, s-9.2) }, 0.6, 1.1},
+		{"for 2 s, then for the last 0.5 s again", func(s float64) float64 { return 100*min(max(s-4, 0), 2) + 400*max(0, s-9.5) }, 0.9, 2.1},
+		{"a step every 2 s", func(s float64) float64 { return 100 * math.Floor(s/2) }, 1.1, 7},
+		{"for 3 s, 3 s ago", func(s float64) float64 { return 100 * min(max(s-4, 0), 3) }, 0, 0.01},
+	} {
+		var points []pressure.Point
+		for i := range 201 {
+			s := float64(i) / 20
+			points = append(points, pressure.Point{At: time.Duration(s * float64(time.Second)), Value: gib + pressure.Bytes(tc.at(s)*mib)})
+		}
+		if _, own := Growth(points, 6*time.Second); own.Seconds() < tc.least || own.Seconds() > tc.most {
+			t.Errorf("%s: %s, want %.1f to %.1f s", tc.name, own, tc.least, tc.most)
 		}
 	}
 }

@@ -35,7 +35,9 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 		if st != nil {
 			m = memoryOf(res, st.AllocatedResources, st.Resources, infeasible)
 			out.ID = bareID(st.ContainerID)
-			out.Running = st.State.Running != nil
+			if run := st.State.Running; run != nil {
+				out.Running, out.StartedAt = true, run.StartedAt.Time
+			}
 			out.Restarts = st.RestartCount
 		} else {
 			m = memoryOf(res, nil, nil, infeasible)

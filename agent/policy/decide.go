@@ -20,6 +20,9 @@ type Reading struct {
 	Release    uint64  // bytes that its exit gives back: see Held.Release
 	Growth     float64 // bytes per second over the growth window, page cache left out; 0 when it does not grow
 
+	// Lasted is how long its own growth has lasted at the least, within the growth window; 0: not known.
+	Lasted time.Duration `json:",omitempty"`
+
 	CacheGrowth float64 `json:",omitempty"` // of ActiveFile, in the same way
 }
 
@@ -177,7 +180,7 @@ func Decide(in Input) Decision {
 	if d.closed(&in) {
 		return d
 	}
-	x := exclusion{in: &in}
+	x := exclusion{in: &in, unripe: in.unripe(d.Pods)}
 	open := 0
 	for i := range d.Pods {
 		c := &d.Pods[i]
@@ -257,6 +260,7 @@ func (n *naming) add(c *Candidate, why string) {
 type exclusion struct {
 	in        *Input
 	bigEnough bool // a candidate releases a tenth of the target
+	unripe    bool // see Input.unripe
 
 	refused, held, cluster naming
 }
@@ -266,6 +270,7 @@ const (
 	whyNoEnd   = "its memory would not end the shortage and it has no part in the growth"
 	whyRefills = "it has no part in the growth, which would fill its memory again"
 	whySmall   = "its release is under a tenth of the target"
+	whyUnripe  = "it has no part in the growth, most of which may be starts"
 	whyCache   = "page cache is the shortage, and another pod holds it"
 )
 
@@ -277,6 +282,8 @@ func (x *exclusion) unhelpful(c *Candidate) string {
 		return x.in.little(c)
 	case x.in.joins() && !c.Grower:
 		return whyJoins
+	case x.unripe && !c.Grower:
+		return whyUnripe
 	case !c.Covers && (!c.Grower || x.in.Outside):
 		return whyNoEnd
 	case !x.in.Need.ByETA && x.in.NodeGrowth > 0 && !c.Grower:

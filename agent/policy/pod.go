@@ -60,10 +60,26 @@ type Container struct {
 	Limit    uint64 // memory limit in bytes, 0 means none
 	Running  bool
 	Restarts int32
+
+	StartedAt time.Time `json:",omitzero"` // of the run that Running is about; zero: not known
 }
 
 // Key returns "namespace/name".
 func (p *Pod) Key() string { return p.Namespace + "/" + p.Name }
+
+// began returns since when the newest of what runs in the pod runs, and whether anything does, as far as the API server tells.
+func (p *Pod) began() (at time.Time, runs bool) {
+	at, runs = p.StartedAt, len(p.Containers) == 0
+	for i := range p.Containers {
+		if c := &p.Containers[i]; c.Running {
+			runs = true
+			if c.StartedAt.After(at) {
+				at = c.StartedAt
+			}
+		}
+	}
+	return at, runs
+}
 
 // Owner names the controller of a pod. The zero value means that no controller owns it.
 type Owner struct {

@@ -20,6 +20,9 @@ func randomInput(r *rand.Rand) Input {
 		if pick(2) {
 			c.Reading.Growth = r.ExpFloat64() * 40 * testMiB
 		}
+		if pick(4) {
+			c.Reading.Lasted = time.Duration(r.Int64N(int64(8 * time.Second)))
+		}
 		if pick(6) {
 			c.Reading.Release = uint64(r.IntN(20)) * testMiB
 		}
@@ -422,7 +425,7 @@ func TestMoreGrowthNeverWorsensTheRank(t *testing.T) {
 		faster.Pods = slices.Clone(in.Pods)
 		faster.Pods[at].Reading.Growth += r.ExpFloat64() * 60 * testMiB
 		old, now := find(before, name), find(Rank(faster), name)
-		if old.Rank == 0 {
+		if old.Rank == 0 || now.Protection.Name == ProtectStarting || now.Protection.Name == ProtectBrief { // for what does not grow neither asks
 			continue
 		}
 		if now.Rank == 0 || now.Rank > old.Rank {

@@ -32,6 +32,8 @@ const (
 	ProtectNoRoom      = "no-room"
 	ProtectNotStarted  = "not-started"
 	ProtectYoung       = "young"
+	ProtectStarting    = "starting"
+	ProtectBrief       = "brief-growth"
 	ProtectCooldown    = "workload-cooldown"
 	ProtectReplacement = "replacement-pending"
 	ProtectReading     = "no-reading"
@@ -168,6 +170,8 @@ var rules = [...]rule{
 		}
 		return fmt.Sprintf("started %.0f s ago with at least %d others", age.Seconds(), surgePods-1)
 	}},
+	{ProtectStarting, starting},
+	{ProtectBrief, brief},
 	{ProtectCooldown, func(r *round, c *Candidate) string {
 		if c.Leader || r.in.Critical {
 			return ""

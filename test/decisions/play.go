@@ -109,7 +109,7 @@ func (s *scenario) run() result {
 		Pressure: pressure.Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
 		Policy:   policy.Config{ProtectedNamespaces: []string{"kube-system"}, History: policy.DefaultHistory()},
 	}
-	p := &player{s: s, n: n, judge: judge.New(cfg), history: map[string][]pressure.Point{}, result: result{lowest: math.Inf(1), states: map[string]int{}, held: map[string]int{}}}
+	p := &player{podsAt: math.Inf(-1), s: s, n: n, judge: judge.New(cfg), history: map[string][]pressure.Point{}, result: result{lowest: math.Inf(1), states: map[string]int{}, held: map[string]int{}}}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var err error
@@ -303,8 +303,9 @@ func (p *player) reading(uid string, t float64) policy.Reading {
 		cache, shmem := x.at(x.cache, then), x.at(x.shmem, then)
 		anon := max(0, float64(h[len(h)-1].Value)-shmem)
 		use := uint64(anon + shmem + cache)
+		growth, lasted := judge.Growth(h, p.verdict.Lasted)
 		return policy.Reading{Fresh: boot(t)-at < 3*time.Second, Usage: use, WorkingSet: use, ActiveFile: uint64(cache), Held: policy.Held{Known: true, Anon: uint64(anon), Shmem: uint64(shmem)},
-			Growth: judge.Growth(h, p.verdict.Lasted)}
+			Growth: growth, Lasted: lasted}
 	}
 	return policy.Reading{}
 }

@@ -272,6 +272,54 @@ func scenarios() []*scenario {
 			return n
 		}, check: nobody,
 	})
+	// starts puts seven pods on a node with 4 GiB to its threshold, one every 1.3 s, each up to most within so many seconds.
+	starts := func(recommendation curve, most, within float64) *node {
+		n := shop(recommendation)
+		n.system = flat(3.1 * gib)
+		for i := range 7 {
+			p := newPod("starts", fmt.Sprintf("web-%d", i), policy.Burstable, leak(10*mib, most*mib/within, most*mib))
+			p.facts.Request = 100 * mib
+			p.born = 1.3 * float64(i)
+			p.facts.StartedAt = epoch.Add(time.Duration(p.born * float64(time.Second)))
+			p.facts.CreatedAt = p.facts.StartedAt
+			n.pods = append(n.pods, p)
+		}
+		return n
+	}
+	for _, c := range []struct{ most, within float64 }{{400, 1.2}, {400, 5}, {400, 10}} {
+		add(scenario{
+			name: fmt.Sprintf("seven pods start one after the other, each takes %.0f MiB within %.1f s", c.most, c.within), want: "nobody", seconds: 90,
+			node: func() *node { return starts(flat(2*gib), c.most, c.within) }, check: nobody,
+		})
+	}
+	add(scenario{
+		name: "leak of 50 MiB/s while seven pods start, each takes 300 MiB within 1.2 s", want: "the leaking pod goes, alone", seconds: 90,
+		node: func() *node { return starts(leak(2*gib, 50*mib, 0), 300, 1.2) }, check: goes(culprit),
+	})
+	for _, rate := range []float64{50, 200, 800} {
+		add(scenario{
+			name: fmt.Sprintf("a pod leaks %.0f MiB/s from its start on", rate), want: "it goes, alone", seconds: 4000/rate + 60,
+			node: func() *node {
+				n := shop(flat(2 * gib))
+				n.system = flat(4 * gib)
+				p := newPod("shop", "fresh", policy.Burstable, leak(10*mib, rate*mib, 0))
+				p.born, p.facts.StartedAt, p.facts.CreatedAt = 0, epoch, epoch
+				n.pods = append(n.pods, p)
+				return n
+			}, check: goes("shop/fresh"),
+		})
+	}
+	add(scenario{
+		name: "four old pods take 300 MiB each within a second, one after the other, and stop", want: "nobody", seconds: 60,
+		node: func() *node {
+			n := shop(flat(2 * gib))
+			n.system = flat(4 * gib)
+			for i, p := range n.pods[3:] {
+				p.anon = func(t float64) float64 { return 700*mib + min(max(t-float64(i), 0), 1)*300*mib }
+			}
+			return n
+		}, check: nobody,
+	})
 	add(scenario{
 		name: "the node idles at 94 % and nothing grows", want: "nobody", seconds: 120,
 		node: func() *node {

@@ -76,6 +76,47 @@ func TestStartSurge(t *testing.T) {
 	checkReplay(t, "")
 }
 
+// TestStarts: seven pods start beside a running agent, too few for a surge, and each takes at once what it needs. What is left
+// would last for seconds at that pace, each of them leads the growth for a moment, and then there is room: nobody goes.
+func TestStarts(t *testing.T) {
+	long(t)
+	const pods, each = 7, 350
+	c := scenario.Case{Name: "starts", Note: "seven pods start, each takes 350 MiB within 1.2 s", Workloads: scenario.Neighbours(), Margin: pods*each<<20 + 1600<<20, Quiet: 40 * time.Second}
+	for i := range pods {
+		c.Workloads = append(c.Workloads, scenario.Workload{Name: fmt.Sprintf("web-%d", i), Starts: true, Requests: "{cpu: 1m, memory: 100Mi}",
+			Args: []string{"leak", "--rate", "300Mi", "--limit", fmt.Sprintf("%dMi", each)}})
+	}
+	c.Installed = func(context.Context) error {
+		time.Sleep(time.Minute) // the neighbours do not make it a surge
+		return nil
+	}
+	spared := map[string]int{}
+	c.Meanwhile = func(ctx context.Context, _ func() time.Duration) error {
+		for ; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+			if s, err := runner.Status(ctx); err == nil {
+				for _, p := range s.Pods {
+					spared[p.Protection]++
+				}
+			}
+		}
+		return nil
+	}
+	res := runCase(t, c, scenario.Enforce)
+	unharmed(t, res)
+	if len(res.Fates) != 0 || len(res.Status.Evictions.Outcomes) != 0 || len(res.FalseAlarms()) != 0 {
+		t.Errorf("pods went %+v, asked for %+v, want none", res.Fates, res.Status.Evictions.Outcomes)
+	}
+	slope, lasts := steepest(res.Points, 2*time.Second)
+	t.Logf("steepest 2 s %.0f MiB/s; the margin would have lasted %.1f s at the least; protections seen %v times", slope/(1<<20), lasts.Seconds(), spared)
+	if lasts > 12*time.Second || spared["starting"] == 0 {
+		t.Errorf("the margin would have lasted %s, spared %v: want a few seconds, and pods that start", lasts, spared)
+	}
+	if took := res.Start - res.Lowest; took < pods*each<<20 {
+		t.Errorf("the margin went down by %d MiB, less than the pods hold", took>>20)
+	}
+	checkReplay(t, "")
+}
+
 // steepest returns the fastest fall of the margin over a window in bytes per second, and how long the margin at the end of a
 // window would have lasted at the fall in it, at the least.
 func steepest(points []scenario.Point, window time.Duration) (slope float64, lasts time.Duration) {

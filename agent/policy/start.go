@@ -1,0 +1,78 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+)
+
+// A pod that starts takes memory as fast as a leak, and then stops. How far it goes nobody knows; its request says what
+// was planned, and for those that have none, or ask for less than they take, startMemory is more than most services hold
+// when they are up.
+const (
+	startTime   = time.Minute
+	startMemory = 512 << 20
+)
+
+// briefPart of the time that is left is how long a pod's own growth has to have lasted. The node's has to for a quarter of it;
+// of one pod there are fewer readings, and they are less even.
+const briefPart = 5
+
+// longestBrief bounds that time: the growth window has no more.
+const longestBrief = 6 * time.Second
+
+// starting spares a pod whose growth may be its start: for a minute, up to its request or to startMemory, but to no more than
+// half of what is left. At critical nobody can wait for it to stop.
+func starting(r *round, c *Candidate) string {
+	if !r.in.early() || c.Reading.Growth <= 0 || r.in.CacheOwner == c.Pod.UID {
+		return ""
+	}
+	at, runs := c.Pod.began()
+	age := r.in.Now.Sub(at)
+	if runs && age >= startTime {
+		return ""
+	}
+	held := c.Reading.WorkingSet - min(c.Reading.ActiveFile, c.Reading.WorkingSet)
+	usual := max(c.Pod.Request, min(startMemory, uint64(max(r.in.Need.Margin, 0))/2))
+	if held >= usual {
+		return ""
+	}
+	since := fmt.Sprintf("started %.0f s ago", max(age, 0).Seconds())
+	if !runs {
+		since = "is about to start"
+	}
+	return fmt.Sprintf("%s and holds %.0f MiB: up to %.0f MiB that may be its start", since, float64(held)/(1<<20), float64(usual)/(1<<20))
+}
+
+// brief spares a pod that began to grow a moment ago, beside others whose growth has lasted.
+func brief(r *round, c *Candidate) string {
+	if !r.in.early() || !r.in.Need.ByETA || c.Reading.Growth <= 0 || c.Reading.Lasted <= 0 || r.in.CacheOwner == c.Pod.UID {
+		return ""
+	}
+	left := r.in.Need.eta()
+	if c.Reading.Lasted < time.Millisecond {
+		return "it all but stood still for the last second"
+	}
+	if need := min(left/briefPart, longestBrief.Seconds()); c.Reading.Lasted.Seconds() < need {
+		return fmt.Sprintf("its own growth has lasted for %.1f s, with %.1f s left it has to for %.1f s", c.Reading.Lasted.Seconds(), left, need)
+	}
+	return ""
+}
+
+// early reports whether there is time to see what becomes of a growth.
+func (in *Input) early() bool { return !in.Critical && !in.Maintenance }
+
+// unripe reports whether at least half of the growth may be about to end by itself: then it is no reason yet to take a pod
+// that has no part in it.
+func (in *Input) unripe(pods []Candidate) bool {
+	if !in.early() || !in.Need.ByETA {
+		return false
+	}
+	sum := 0.0
+	for i := range pods {
+		if p := pods[i].Protection.Name; p == ProtectStarting || p == ProtectBrief {
+			sum += pods[i].Reading.Growth
+		}
+	}
+	growth := in.NodeGrowth
+	return sum > 0 && sum >= growth/2
+}
