@@ -26,6 +26,9 @@ const (
 	keepSlow    = 12
 )
 
+// longest is the longest time to the threshold that is told from others.
+const longest = 24 * time.Hour
+
 // Judge is for one goroutine. Make it with New.
 type Judge struct {
 	cfg     Config
@@ -180,6 +183,9 @@ func (j *Judge) input(p *Pods) policy.Input {
 		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, Outside: v.Cause == pressure.CauseOutside, RoundLimit: j.cfg.RoundLimit,
 		Pods: p.Pods, History: p.History, InFlight: p.InFlight, Config: j.cfg.Policy,
 		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
+	}
+	if v.EvictSlope > 0 && v.Nearest.Margin > 0 {
+		in.Left = time.Duration(min(float64(v.Nearest.Margin)/v.EvictSlope, longest.Seconds()) * float64(time.Second))
 	}
 	if p.CacheOwner != "" {
 		in.CacheOwner, in.NodeGrowth = p.CacheOwner, v.Slope

@@ -106,10 +106,11 @@ type Input struct {
 	NodeMemory uint64 // MemTotal, bytes
 	NodeGrowth float64
 	Need       Need
-	Critical   bool // the level is critical: the kubelet is about to act, and past evictions hold nobody back
-	Outside    bool // pods cause less than half of the growth: asked only at critical, see Decide
-	RoundLimit int  // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
-	InFlight   int  // victims on their way out that the need is credited with: this decision would join their round
+	Left       time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
+	Critical   bool          // the level is critical: the kubelet is about to act, and past evictions hold nobody back
+	Outside    bool          // pods cause less than half of the growth: asked only at critical, see Decide
+	RoundLimit int           // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
+	InFlight   int           // victims on their way out that the need is credited with: this decision would join their round
 
 	// CacheOwner is the UID of a pod that is to go for its page cache, and only it: this is the shortage, most of it is its own,
 	// and the kernel cannot be made to drop it while the pod runs. Its page cache counts as growth and as release, as its cgroup

@@ -49,6 +49,9 @@ func brief(r *round, c *Candidate) string {
 		return ""
 	}
 	left := r.in.Need.eta()
+	if r.in.Left > 0 {
+		left = r.in.Left.Seconds()
+	}
 	if c.Reading.Lasted < time.Millisecond {
 		return "it all but stood still for the last second"
 	}

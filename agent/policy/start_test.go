@@ -45,6 +45,7 @@ func TestStarts(t *testing.T) {
 		{"grew for a fifth of what is left", far, []func(*Candidate){lasts(4 * time.Second)}, nil, "", ""},
 		{"for less", far, []func(*Candidate){lasts(3900 * time.Millisecond)}, nil, ProtectBrief, "lasted for 3.9 s, with 20.0 s left it has to for 4.0 s"},
 		{"never more than the window shows", Need{ByETA: true, Margin: 9000 * testMiB, Slope: 100 * testMiB, Horizon: 93 * time.Second}, []func(*Candidate){lasts(6 * time.Second)}, nil, "", ""},
+		{"with victims in flight what counts is how long it lasts without them", far, []func(*Candidate){lasts(2 * time.Second)}, func(in *Input) { in.Left = 10 * time.Second }, "", ""},
 		{"it stands still again", far, []func(*Candidate){lasts(1)}, nil, ProtectBrief, "all but stood still"},
 		{"nobody knows for how long", far, nil, nil, "", ""},
 		{"at critical", far, []func(*Candidate){lasts(time.Second)}, func(in *Input) { in.Critical = true }, "", ""},
