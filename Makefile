@@ -68,7 +68,7 @@ decisions: ## what is decided under three dozen loads, modelled and recorded: pr
 	@$(GO) run ./test/decisions
 
 .PHONY: kernels
-kernels: ## the tests that read the kernel, in virtual machines: cgroup v1 and v2 on Debian's kernels (some 10 minutes)
+kernels: ## the tests that read the kernel, in virtual machines: cgroup v1 and v2 on Debian's kernels, and the systemd units (half an hour)
 	$(GO) test -tags=vm -count=1 -v -timeout=60m ./test/vm
 
 .PHONY: verify

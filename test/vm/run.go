@@ -42,6 +42,8 @@ type Spec struct {
 	Env    []string
 	// Files are copied into the machine, by their paths there; relative ones are below /test.
 	Files map[string]string
+	// Programs are executables of this machine that are copied with the shared libraries that they need.
+	Programs map[string]string
 	// MemoryMiB defaults to 1024. DiskMiB and SwapMiB are sizes of an ext4 file system, which holds the temporary
 	// files, and of a swap device; 0: none.
 	MemoryMiB, DiskMiB, SwapMiB int
@@ -175,6 +177,11 @@ func (s Spec) prepare(ctx context.Context, dir string) (Machine, error) {
 			name = filepath.Join("/test", name)
 		}
 		if err := a.File(name, source); err != nil {
+			return m, err
+		}
+	}
+	for name, source := range s.Programs {
+		if err := a.Program(ctx, name, source); err != nil {
 			return m, err
 		}
 	}
