@@ -54,6 +54,8 @@ func TestWanted(t *testing.T) {
 	add("bare", "", policy.ProtectOwnerless, "")
 	add("system", "", policy.ProtectNamespace, "ReplicaSet")
 	add("held", "", policy.ProtectNoRoom, "ReplicaSet")
+	add("starts", "", policy.ProtectStarting, "ReplicaSet")
+	add("began", "", policy.ProtectBrief, "ReplicaSet")
 	names := func() (out []string) {
 		for _, w := range wanted(ranking, func(*policy.Pod) uint64 { return 7 }) {
 			if out = append(out, w.pod.Name); w.use != 7 {
@@ -62,7 +64,7 @@ func TestWanted(t *testing.T) {
 		}
 		return out
 	}
-	if got := strings.Join(names(), " "); got != "0 1 2 3 4 5 job held" {
+	if got := strings.Join(names(), " "); got != "0 1 2 3 4 5 job held starts began" {
 		t.Errorf("wanted %s", got)
 	}
 	for i := range 40 {

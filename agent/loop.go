@@ -235,13 +235,13 @@ func (l *loop) allocatable() pressure.Bytes {
 func (l *loop) askOwners() { l.a.cluster.ask(l.wishes(wanted(l.judge.Ranking(), l.usual))) }
 
 // wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
-// that may change, and they leave their places to the next.
+// that may change, and they leave their places to the next. Pods that are spared for a moment only are the candidates of the next.
 func wanted(ranking []policy.Candidate, usual func(*policy.Pod) uint64) []asked {
 	var want []asked
 	open := 0
 	for i := range ranking {
 		c := &ranking[i]
-		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && !c.Protection.OfCluster() {
+		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && !c.Protection.OfCluster() && !c.Protection.Passing() {
 			continue
 		}
 		if c.Refused == "" && c.Protection.Name == "" {

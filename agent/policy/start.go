@@ -61,6 +61,9 @@ func brief(r *round, c *Candidate) string {
 	return ""
 }
 
+// Passing reports whether the protection is of a growth that has to last or to go further first: it ends by itself, within seconds.
+func (p Protection) Passing() bool { return p.Name == ProtectStarting || p.Name == ProtectBrief }
+
 // early reports whether there is time to see what becomes of a growth.
 func (in *Input) early() bool { return !in.Critical && !in.Maintenance }
 
@@ -72,7 +75,7 @@ func (in *Input) unripe(pods []Candidate) bool {
 	}
 	sum := 0.0
 	for i := range pods {
-		if p := pods[i].Protection.Name; p == ProtectStarting || p == ProtectBrief {
+		if pods[i].Protection.Passing() {
 			sum += pods[i].Reading.Growth
 		}
 	}
