@@ -22,8 +22,10 @@ var recorded = []struct {
 	file, name, want string
 	victims          []string // workloads, in order
 }{
-	{"leak-400.gz", "recorded: leak of 400 MiB/s on a real node", "`recommendation` goes, alone", []string{"recommendation"}},
-	{"reread-and-two-leaks.gz", "recorded: a pod re-reads a file of 2.6 GiB; later two pods leak 120 MiB/s each", "nobody for the file; then `recommendation` and `second`", []string{"recommendation", "second"}},
+	{"leaks.gz", "recorded: leaks of 100 and of 400 MiB/s on a real node", "`recommendation` goes, alone, each time", []string{"recommendation", "recommendation"}},
+	{"reread.gz", "recorded: a pod re-reads a file of 2.6 GiB", "nobody", nil},
+	{"owner-and-two-leaks.gz", "recorded: a pod re-reads a file, and its page cache may not be reclaimed; later two pods leak 120 MiB/s each", "the reader `batch`; then `recommendation` and `second`",
+		[]string{"batch", "recommendation", "second"}},
 }
 
 // defaults is the configuration of an empty file, which those agents had.
@@ -52,7 +54,7 @@ func replayed(file string, victims []string) (text, problem string) {
 	for _, e := range r.Episodes {
 		looks, decisions = looks+e.Looks, decisions+e.Decisions
 		for _, s := range e.Steps {
-			if s.Recorded.Victims == "" || s.Recorded.Held != "" {
+			if s.Recorded.Decision != policy.StateVictim || s.Recorded.Held != "" {
 				continue
 			}
 			first, _, _ := strings.Cut(s.Recorded.Victims, ", ")
