@@ -131,9 +131,10 @@ func Growth(points []pressure.Point, lasted time.Duration) (rate float64, own ti
 	return t.Slope, max(1, time.Duration(grown/pace*float64(time.Second)))
 }
 
-// A pod's pace is taken over a little less than half a second; gains that may be charge batches of the kernel are none.
+// A pod's pace is taken over a second, as busy processors let a steady leak go in steps; gains that may be charge batches of the
+// kernel are none.
 const (
-	paceWindow = 400 * time.Millisecond
+	paceWindow = time.Second
 	paceGain   = 16 << 20
 )
 
