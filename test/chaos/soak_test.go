@@ -82,7 +82,11 @@ func TestSoak(t *testing.T) {
 			c.Quiet = 35 * time.Second
 			res, err := runner.Run(ctx, c, scenario.OwnAgent)
 			if err == nil {
-				innocents = append(innocents, append(res.Innocents(), res.FalseAlarms()...)...)
+				for _, name := range append(res.Innocents(), res.FalseAlarms()...) {
+					if !strings.HasPrefix(name, leaker+"-") { // the agent still tells of the leaks before, whose pods this case does not know
+						innocents = append(innocents, name)
+					}
+				}
 			}
 			return err
 		}},
