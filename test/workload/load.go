@@ -42,8 +42,8 @@ func idle(ctx context.Context, r *region, rep *report) error {
 	}
 }
 
-// grow moves the region from where it is to the given size, evenly at rate bytes per second of wall-clock time. It stops before
-// where the node has less than leave bytes left; 0 does not look.
+// grow moves the region from where it is to the given size, evenly at rate bytes per second of wall-clock time. It waits
+// where the node would have less than leave bytes left; 0 does not look.
 func grow(ctx context.Context, r *region, rep *report, to, rate, leave int64) error {
 	from, start := r.held, time.Now()
 	for {
@@ -61,7 +61,12 @@ func grow(ctx context.Context, r *region, rep *report, to, rate, leave int64) er
 				return err
 			}
 			if left <= leave {
-				return nil
+				rep.print(now, r.held)
+				// The kernel may be about to drop what it holds for itself: there can be more again.
+				if err := wait(ctx, step); err != nil {
+					return err
+				}
+				continue
 			}
 			// Others take memory too: on in ever smaller steps.
 			next = min(next, r.held+max((left-leave)/4, 1<<20))
@@ -141,7 +146,7 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.Var(&rate, "rate", "bytes to touch per second")
 	fs.Var(&limit, "limit", "stop growing at this size; 0 never stops")
 	fs.Var(&first, "hold", "touch this much at once before the growth")
-	fs.Var(&leave, "leave", "stop growing when the node has less than this left")
+	fs.Var(&leave, "leave", "wait while the node has less than this left")
 	delay := fs.Duration("delay", 0, "wait before the growth")
 	start := fs.String("wait-for", "", "wait before the growth until this file exists")
 	deaf := fs.Bool("ignore-sigterm", false, "ignore SIGTERM")
