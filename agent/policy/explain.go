@@ -86,7 +86,7 @@ func Explain(in Input, uid string) Explanation {
 		e.Leader, e.Grower = c.Leader, c.Grower
 		e.Covers, e.Missing = in.Need.Covers(e.Release, e.Growth), in.Need.Missing(e.Release, e.Growth)
 	}
-	r := round{in: &in, surge: surging(&in)}
+	r := round{in: &in, surge: surging(&in), growth: growth}
 	e.Protections = r.protections(c)
 	e.Fate, e.Why = d.fate(at)
 	return e

@@ -73,8 +73,9 @@ type Protection struct {
 
 // round is what the rules of one ranking look at besides the pod.
 type round struct {
-	in    *Input
-	surge bool
+	in     *Input
+	surge  bool
+	growth float64 // of all pods and the node, bytes per second: see nodeGrowth
 }
 
 // rule is one protection; why returns "" when it does not hold.

@@ -42,7 +42,7 @@ func Rank(in Input) []Candidate {
 	}
 	in.Pods = pods
 	growth, fastest := nodeGrowth(&in)
-	r := round{in: &in, surge: surging(&in)}
+	r := round{in: &in, surge: surging(&in), growth: growth}
 	weights := in.Config.weights()
 	var history map[owner][]PastEviction
 	if in.Config.History != (HistoryConfig{}) {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -11,6 +12,13 @@ import (
 const (
 	startTime   = time.Minute
 	startMemory = 512 << 20
+)
+
+// A growth of less than trifleShare of all, or than trifleRate (bytes per second), is the coming and going of a pod that stands
+// still. Nine pods that start, the most before they are a surge, hide less than a fifth of the growth in it.
+const (
+	trifleShare = 0.02
+	trifleRate  = 256 << 10
 )
 
 // briefPart of the time that is left is how long a pod's own growth has to have lasted. The node's has to for a quarter of it;
@@ -23,7 +31,7 @@ const longestBrief = 6 * time.Second
 // starting spares a pod whose growth may be its start: for a minute, up to its request or to startMemory, but to no more than
 // half of what is left. At critical nobody can wait for it to stop.
 func starting(r *round, c *Candidate) string {
-	if !r.in.early() || c.Reading.Growth <= 0 || r.in.CacheOwner == c.Pod.UID {
+	if !r.in.early() || !r.grows(c) || r.in.CacheOwner == c.Pod.UID {
 		return ""
 	}
 	at, runs := c.Pod.began()
@@ -45,7 +53,7 @@ func starting(r *round, c *Candidate) string {
 
 // brief spares a pod that began to grow a moment ago, beside others whose growth has lasted.
 func brief(r *round, c *Candidate) string {
-	if !r.in.early() || !r.in.Need.ByETA || c.Reading.Growth <= 0 || c.Reading.Lasted <= 0 || r.in.CacheOwner == c.Pod.UID {
+	if !r.in.early() || !r.in.Need.ByETA || !r.grows(c) || c.Reading.Lasted <= 0 || r.in.CacheOwner == c.Pod.UID {
 		return ""
 	}
 	left := r.in.Need.eta()
@@ -59,6 +67,12 @@ func brief(r *round, c *Candidate) string {
 		return fmt.Sprintf("its own growth has lasted for %.1f s, with %.1f s left it has to for %.1f s", c.Reading.Lasted.Seconds(), left, need)
 	}
 	return ""
+}
+
+// grows reports whether the growth of a pod is more than a trifle. Where nobody knows how much all of it is, it is.
+func (r *round) grows(c *Candidate) bool {
+	share := trifleShare * r.growth
+	return c.Reading.Growth >= trifleRate && (c.Reading.Growth >= share || math.IsInf(share, 1))
 }
 
 // Passing reports whether the protection is of a growth that has to last or to go further first: it ends by itself, within seconds.
@@ -79,6 +93,5 @@ func (in *Input) unripe(pods []Candidate) bool {
 			sum += pods[i].Reading.Growth
 		}
 	}
-	growth := in.NodeGrowth
-	return sum > 0 && sum >= growth/2
+	return sum > 0 && sum >= in.NodeGrowth/2
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ func restarted(ago time.Duration) func(*Candidate) {
 func TestStarts(t *testing.T) {
 	near := Need{ByETA: true, Margin: 600 * testMiB, Slope: 100 * testMiB, Horizon: 93 * time.Second}
 	far := Need{ByETA: true, Margin: 2000 * testMiB, Slope: 100 * testMiB, Horizon: 93 * time.Second}
+	of100 := func(in *Input) { in.NodeGrowth = 100 * testMiB }
 	for _, tc := range []struct {
 		name   string
 		need   Need
@@ -40,12 +42,17 @@ func TestStarts(t *testing.T) {
 		{"at critical nobody waits", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Critical = true }, "", ""},
 		{"nor in maintenance", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Maintenance = true }, "", ""},
 		{"the owner of the page cache that is the shortage", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.CacheOwner = "uid-it" }, "", ""},
+		{"its growth is a trifle", far, []func(*Candidate){age(5 * time.Second), grows(1.9), lasts(time.Second)}, of100, "", ""},
+		{"more than a trifle", far, []func(*Candidate){age(5 * time.Second), grows(2)}, of100, ProtectStarting, ""},
+		{"a trifle where nothing grows", far, []func(*Candidate){age(5 * time.Second), grows(0.24), lasts(time.Second)}, nil, "", ""},
+		{"nobody knows how much all of the growth is", far, []func(*Candidate){age(5 * time.Second), grows(1)}, func(in *Input) { in.NodeGrowth = math.NaN() }, ProtectStarting, ""},
 		{"it does not grow", far, []func(*Candidate){age(5 * time.Second), grows(0)}, nil, "", ""},
 
 		{"grew for a fifth of what is left", far, []func(*Candidate){lasts(4 * time.Second)}, nil, "", ""},
 		{"for less", far, []func(*Candidate){lasts(3900 * time.Millisecond)}, nil, ProtectBrief, "lasted for 3.9 s, with 20.0 s left it has to for 4.0 s"},
 		{"never more than the window shows", Need{ByETA: true, Margin: 9000 * testMiB, Slope: 100 * testMiB, Horizon: 93 * time.Second}, []func(*Candidate){lasts(6 * time.Second)}, nil, "", ""},
 		{"with victims in flight what counts is how long it lasts without them", far, []func(*Candidate){lasts(2 * time.Second)}, func(in *Input) { in.Left = 10 * time.Second }, "", ""},
+		{"for less, but a trifle", far, []func(*Candidate){lasts(time.Second), grows(1.9)}, of100, "", ""},
 		{"it stands still again", far, []func(*Candidate){lasts(1)}, nil, ProtectBrief, "all but stood still"},
 		{"nobody knows for how long", far, nil, nil, "", ""},
 		{"at critical", far, []func(*Candidate){lasts(time.Second)}, func(in *Input) { in.Critical = true }, "", ""},
