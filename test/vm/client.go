@@ -30,7 +30,8 @@ const (
 // MemorySample is a machine's memory as its kubelet counts it, from the kernel.
 type MemorySample struct {
 	node.Memory
-	OOMKills int64     `json:"oomKills"` // processes killed since boot, /proc/vmstat
+	Left     int64     `json:"left"`     // of a virtual machine: see meminfo.Left
+	OOMKills int64     `json:"oomKills"` // of a virtual machine: processes killed since boot, /proc/vmstat
 	Time     time.Time `json:"time"`     // the machine's clock
 }
 

@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"spillway/test/meminfo"
 )
 
 // step is the longest pause between two touches of growing memory.
@@ -56,7 +55,7 @@ func grow(ctx context.Context, r *region, rep *report, to, rate, leave int64) er
 			next = min(next, to)
 		}
 		if leave > 0 {
-			left, err := left()
+			left, err := meminfo.Left("/proc/meminfo")
 			if err != nil {
 				return err
 			}
@@ -112,32 +111,6 @@ func waitFor(ctx context.Context, name string, held func()) error {
 		}
 	}
 	return nil
-}
-
-// left is what the kubelet of a node with cgroup v2 takes for available: free memory and inactive page cache, bytes.
-func left() (int64, error) {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	found := 0
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(line, ":")
-		if name != "MemFree" && name != "Inactive(file)" {
-			continue
-		}
-		n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read /proc/meminfo: %s: %w", name, err)
-		}
-		sum += n << 10
-		found++
-	}
-	if found != 2 {
-		return 0, errors.New("read /proc/meminfo: no MemFree or no Inactive(file)")
-	}
-	return sum, nil
 }
 
 func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"spillway/test/cluster/node"
+	"spillway/test/meminfo"
 	"spillway/test/vm"
 )
 
@@ -72,8 +73,12 @@ func readMemory() (vm.MemorySample, error) {
 	if err != nil {
 		return vm.MemorySample{}, err
 	}
+	left, err := meminfo.Left("/proc/meminfo")
+	if err != nil {
+		return vm.MemorySample{}, err
+	}
 	kills, err := vm.OOMKills()
-	return vm.MemorySample{Memory: m, OOMKills: kills, Time: time.Now()}, err
+	return vm.MemorySample{Memory: m, Left: left, OOMKills: kills, Time: time.Now()}, err
 }
 
 func (s *server) memory(w http.ResponseWriter, req *http.Request) {
