@@ -158,7 +158,7 @@ const (
 )
 
 // exhaustion: a pod takes all memory as fast as it can. Its eviction is asked for in time, but it sits out its grace with the node
-// filled to the last 40 MiB of 6 GiB, as it does not hear SIGTERM and its grace may not be cut short.
+// filled to the last 52 MiB of 6 GiB, as it does not hear SIGTERM and its grace may not be cut short.
 func exhaustion(t *testing.T, v *cluster.VM) {
 	// Huge pages have the kernel keep 66 MiB free, which is more than the last hundredth.
 	if out, err := v.Exec(t.Context(), nil, "sh", "-c", "echo 16384 > /proc/sys/vm/min_free_kbytes"); err != nil {
@@ -173,7 +173,7 @@ func exhaustion(t *testing.T, v *cluster.VM) {
 	c := scenario.Case{Name: "exhaustion", Note: "a pod takes all memory at once and ignores SIGTERM for 180 s",
 		Workloads: append([]scenario.Workload{
 			{Name: leaker, Part: scenario.Culprit, Grace: 180, Requests: "{cpu: 10m}", // emulated processors touch 60 MiB/s on a slow day
-				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "40Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
+				Args: []string{"leak", "--rate", "2Gi", "--hold", "10Mi", "--delay", "5s", "--leave", "52Mi", "--ignore-sigterm", "--wait-for", "$GO"}},
 		}, scenario.Neighbours()...),
 		// The kubelet's threshold lies below that, and the pods are bound to their node, so none has room elsewhere.
 		Margin: before.Available() - others, Quiet: 230 * time.Second,
