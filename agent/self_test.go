@@ -47,6 +47,7 @@ func TestHoldMemory(t *testing.T) {
 			if err != nil || !regexp.MustCompile(`(?m)^`+tc.want).Match(out) {
 				t.Errorf("%v, want %q in:\n%s", err, tc.want, out)
 			}
+			t.Logf("%s", regexp.MustCompile(`(?m)^map\[.*`).Find(out))
 		})
 	}
 }
