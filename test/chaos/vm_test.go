@@ -228,6 +228,9 @@ func exhaustion(t *testing.T, v *cluster.VM) {
 	used := part(least)
 	t.Logf("memory filled at up to %.0f MiB/s to %.1f %%, by the kubelet's reckoning %.1f %%; %d looks, late p50 %s p99 %s, slowest in %s; OOM kills %d, kubelet %v, API %v; agent: %s", fastest/(1<<20), used, part(lowest),
 		late.count, late.quantile(0.5), late.quantile(0.99), late.quantile(1), res.OOMKills, res.Kubelet(), res.API(), strings.Join(strings.Fields(memory), " "))
+	for _, k := range after.OOMKills {
+		t.Logf("%s: %s", k.Who(), status.KillText(&k))
+	}
 	rows[len(rows)-1].Fault += fmt.Sprintf(": %.0f MiB/s to %.1f %%; late p99 %s", fastest/(1<<20), used, late.quantile(0.99))
 	if used < 99 {
 		t.Errorf("%.1f %% of the memory was used, want 99: the case does not show what it should", used)
