@@ -186,6 +186,7 @@ func (j *Judge) input(p *Pods) policy.Input {
 		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
 	}
 	if v.EvictSlope > 0 && v.Nearest.Margin > 0 {
+		in.LeftBytes = int64(v.Nearest.Margin)
 		in.Left = time.Duration(min(float64(v.Nearest.Margin)/v.EvictSlope, longest.Seconds()) * float64(time.Second))
 	}
 	if p.CacheOwner != "" {

@@ -42,10 +42,8 @@ type FieldProblem struct {
 // The highest priority that a PriorityClass of a user may have (k8s.io/api/scheduling/v1, HighestUserDefinablePriority).
 const highestUserPriority = 1_000_000_000
 
-// The longest times that the history is looked back for.
 const (
-	maxCooldown = 24 * time.Hour
-	maxLookBack = 7 * 24 * time.Hour
+	maxLookBack = 24 * time.Hour // package evict keeps no longer history
 	maxRepeats  = 100
 )
 
@@ -77,13 +75,12 @@ func (c *Config) Problems() []FieldProblem {
 	for _, d := range []struct {
 		field string
 		v     time.Duration
-		most  time.Duration
 	}{
-		{"history.workloadCooldown", h.WorkloadCooldown, maxCooldown}, {"history.repeatWindow", h.RepeatWindow, maxLookBack},
-		{"history.boomerangWindow", h.BoomerangWindow, maxLookBack},
+		{"history.workloadCooldown", h.WorkloadCooldown}, {"history.repeatWindow", h.RepeatWindow},
+		{"history.boomerangWindow", h.BoomerangWindow},
 	} {
-		if d.v < 0 || d.v > d.most {
-			bad(d.field, "%s, want 0s to %s", d.v, d.most)
+		if d.v < 0 || d.v > maxLookBack {
+			bad(d.field, "%s, want 0s to %s", d.v, maxLookBack)
 		}
 	}
 	if h.RepeatCount < 0 || h.RepeatCount > maxRepeats {

@@ -99,7 +99,7 @@ func TestConfigProblems(t *testing.T) {
 		`protection.labels: "c in (" does not select, want a label selector such as tier=database`,
 		"protection.namePrefixes: an empty prefix, which is every pod's, want the beginning of a name",
 		"protection.priorityCeiling: 1000000001, want -2147483648 to 1000000000",
-		"history.workloadCooldown: 25h0m0s, want 0s to 24h0m0s", "history.repeatWindow: -1s, want 0s to 168h0m0s", "history.boomerangWindow: 169h0m0s, want 0s to 168h0m0s",
+		"history.workloadCooldown: 25h0m0s, want 0s to 24h0m0s", "history.repeatWindow: -1s, want 0s to 24h0m0s", "history.boomerangWindow: 169h0m0s, want 0s to 24h0m0s",
 		"history.repeatCount: 101, want 0 to 100",
 	}
 	if got := told(bad.Problems()); got != strings.Join(want, "\n") {

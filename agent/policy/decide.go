@@ -51,6 +51,7 @@ type Candidate struct {
 	Past       Past          // of its workload
 	Excluded   string        // why it is not chosen although nothing protects it; empty when it may be
 	Rank       int           // 1 is first; 0 for protected pods
+	Passing    bool          `json:"-"` // its growth may be about to end by itself, whatever else protects it
 }
 
 // Need is what the eviction has to achieve beyond what victims on their way out will give: see pressure.Need.
@@ -107,6 +108,7 @@ type Input struct {
 	NodeGrowth float64
 	Need       Need
 	Left       time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
+	LeftBytes  int64         `json:",omitempty"` // what is left until then, bytes, likewise; 0: as the need says
 	Critical   bool          // the level is critical: the kubelet is about to act, and past evictions hold nobody back
 	Outside    bool          // pods cause less than half of the growth: asked only at critical, see Decide
 	RoundLimit int           // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit

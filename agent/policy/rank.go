@@ -65,6 +65,7 @@ func Rank(in Input) []Candidate {
 			c.Refused = c.budget(&in)
 		}
 		c.Protection = r.protection(c)
+		c.Passing = r.passes(c)
 	}
 	return order(pods)
 }

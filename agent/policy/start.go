@@ -40,7 +40,11 @@ func starting(r *round, c *Candidate) string {
 		return ""
 	}
 	held := c.Reading.WorkingSet - min(c.Reading.ActiveFile, c.Reading.WorkingSet)
-	usual := max(c.Pod.Request, min(startMemory, uint64(max(r.in.Need.Margin, 0))/2))
+	left := r.in.Need.Margin
+	if r.in.LeftBytes > 0 {
+		left = r.in.LeftBytes
+	}
+	usual := max(c.Pod.Request, min(startMemory, uint64(max(left, 0))/2))
 	if held >= usual {
 		return ""
 	}
@@ -78,6 +82,11 @@ func (r *round) grows(c *Candidate) bool {
 // Passing reports whether the protection is of a growth that has to last or to go further first: it ends by itself, within seconds.
 func (p Protection) Passing() bool { return p.Name == ProtectStarting || p.Name == ProtectBrief }
 
+// passes reports the same of the growth itself: that of a pod which may not go in any case, such as a DaemonSet's, ends too.
+func (r *round) passes(c *Candidate) bool {
+	return c.Reading.Fresh && (c.Protection.Name == ProtectYoung || starting(r, c) != "" || brief(r, c) != "")
+}
+
 // early reports whether there is time to see what becomes of a growth.
 func (in *Input) early() bool { return !in.Critical && !in.Maintenance }
 
@@ -89,8 +98,8 @@ func (in *Input) unripe(pods []Candidate) bool {
 	}
 	sum := 0.0
 	for i := range pods {
-		if pods[i].Protection.Passing() {
-			sum += pods[i].Reading.Growth
+		if pods[i].Passing {
+			sum += max(pods[i].Reading.Growth, 0)
 		}
 	}
 	return sum > 0 && sum >= in.NodeGrowth/2

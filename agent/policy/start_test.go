@@ -52,6 +52,7 @@ func TestStarts(t *testing.T) {
 		{"for less", far, []func(*Candidate){lasts(3900 * time.Millisecond)}, nil, ProtectBrief, "lasted for 3.9 s, with 20.0 s left it has to for 4.0 s"},
 		{"never more than the window shows", Need{ByETA: true, Margin: 9000 * testMiB, Slope: 100 * testMiB, Horizon: 93 * time.Second}, []func(*Candidate){lasts(6 * time.Second)}, nil, "", ""},
 		{"with victims in flight what counts is how long it lasts without them", far, []func(*Candidate){lasts(2 * time.Second)}, func(in *Input) { in.Left = 10 * time.Second }, "", ""},
+		{"and how much is left without them", far, []func(*Candidate){age(5 * time.Second), size(300)}, func(in *Input) { in.LeftBytes = 500 * testMiB }, "", ""},
 		{"for less, but a trifle", far, []func(*Candidate){lasts(time.Second), grows(1.9)}, of100, "", ""},
 		{"it stands still again", far, []func(*Candidate){lasts(1)}, nil, ProtectBrief, "all but stood still"},
 		{"nobody knows for how long", far, nil, nil, "", ""},
@@ -76,6 +77,10 @@ func TestStarts(t *testing.T) {
 func TestNobodyPaysForAStart(t *testing.T) {
 	need := Need{ByETA: true, Margin: 2000 * testMiB, Slope: 60 * testMiB, Horizon: 93 * time.Second}
 	large := pod("large", size(6000))
+	twelve := []Candidate{large}
+	for _, name := range strings.Split("abcdefghijkl", "") {
+		twelve = append(twelve, pod(name, grows(5), age(3*time.Second)))
+	}
 	for _, tc := range []struct {
 		name string
 		pods []Candidate
@@ -85,6 +90,8 @@ func TestNobodyPaysForAStart(t *testing.T) {
 		{"a brief growth", []Candidate{pod("brief", grows(60), lasts(time.Second)), large}, ""},
 		{"starts that are half of it, and a leak that may not go", []Candidate{pod("start", grows(30), age(3*time.Second)), pod("leak", grows(30), annotated), large}, ""},
 		{"starts that are less, and a leak that may not go", []Candidate{pod("start", grows(20), age(3*time.Second)), pod("leak", grows(40), annotated), large}, "large"},
+		{"a surge, of which each pod is too young", twelve, ""},
+		{"the start of a pod that may not go in any case", []Candidate{pod("start", grows(60), age(3*time.Second), annotated), large}, ""},
 		{"a leak beside starts", []Candidate{pod("start", grows(40), age(3*time.Second)), pod("leak", grows(20), size(3000), lasts(9*time.Second)), large}, "leak"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -258,19 +258,24 @@ func scenarios() []*scenario {
 			return n
 		}, explained: func(float64) float64 { return 1 }, check: nobody,
 	})
+	surge := func(recommendation curve, pods int, within float64) *node {
+		n := shop(recommendation)
+		for i := range pods {
+			p := newPod("surge", fmt.Sprintf("web-%02d", i), policy.Burstable, leak(10*mib, 20*mib, 80*mib))
+			p.born = float64(i) * within / float64(pods)
+			p.facts.StartedAt = epoch.Add(time.Duration(p.born * float64(time.Second)))
+			p.facts.CreatedAt = p.facts.StartedAt
+			n.pods = append(n.pods, p)
+		}
+		return n
+	}
 	add(scenario{
 		name: "start surge: 60 pods of 80 MiB within 20 s", want: "nobody", seconds: 90,
-		node: func() *node {
-			n := shop(flat(2 * gib))
-			for i := range 60 {
-				p := newPod("surge", fmt.Sprintf("web-%02d", i), policy.Burstable, leak(10*mib, 20*mib, 80*mib))
-				p.born = float64(i) / 3
-				p.facts.StartedAt = epoch.Add(time.Duration(p.born * float64(time.Second)))
-				p.facts.CreatedAt = p.facts.StartedAt
-				n.pods = append(n.pods, p)
-			}
-			return n
-		}, check: nobody,
+		node: func() *node { return surge(flat(2*gib), 60, 20) }, check: nobody,
+	})
+	add(scenario{
+		name: "start surge: 20 pods of 80 MiB within 30 s, beside a pod of 5.5 GiB whose memory would end it", want: "nobody", seconds: 90,
+		node: func() *node { return surge(flat(5.5*gib), 20, 30) }, check: nobody,
 	})
 	// starts puts seven pods on a node with 4 GiB to its threshold, one every 1.3 s, each up to most within so many seconds.
 	starts := func(recommendation curve, most, within float64) *node {
