@@ -2,6 +2,7 @@ package evict
 
 import (
 	"context"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ func TestAnswers(t *testing.T) {
 		{name: "budget with a long wait", answer: policy.Answer{Verb: policy.Budget, Code: 429, RetryAfter: 2 * time.Minute}, state: Refused, refused: "PodDisruptionBudget", memory: 2 * time.Minute},
 		{name: "blocked", answer: policy.Answer{Verb: policy.Blocked, Code: 403, Message: "no"}, state: Refused, refused: "API server (403): no", memory: 5 * time.Minute},
 		{name: "back off", answer: policy.Answer{Verb: policy.Backoff, Code: 503, Message: "busy"}, state: Refused, forbid: "(503): busy", next: time.Second},
+		{name: "budget with an endless wait", answer: policy.Answer{Verb: policy.Budget, Code: 429, RetryAfter: time.Hour}, state: Refused, refused: "PodDisruptionBudget", memory: longestAsked},
+		{name: "back off for no longer than that", answer: policy.Answer{Verb: policy.Backoff, Code: 503, RetryAfter: time.Hour}, state: Refused, forbid: "(503)", next: longestAsked},
 		{name: "back off for as long as the server says", answer: policy.Answer{Verb: policy.Backoff, Code: 429, RetryAfter: 20 * time.Second}, state: Refused, forbid: "(429)", next: 20 * time.Second},
 		{name: "unauthorized", answer: policy.Answer{Verb: policy.Unauthorized, Code: 401}, state: Refused, forbid: "401", next: time.Minute},
 		{name: "no answer", answer: policy.Answer{Verb: policy.Unknown, Message: "time-out"}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, refused: "asked to go already (uncertain)", counted: 1},
@@ -98,6 +101,28 @@ func TestBackoffGrows(t *testing.T) {
 		r.evict("a")
 		r.about("the next may start", r.free(false), time.Second)
 	})
+}
+
+// A grace period may be as long as the API's int64 of seconds lets it be.
+func TestEndlessGrace(t *testing.T) {
+	file := &shelf{}
+	endless := victim("a")
+	endless.Pod.Grace = math.MaxInt64
+	check := func(r *rig) {
+		r.facts["uid-a"] = leaving
+		r.pass(time.Second, true)
+		if o := r.m.Outcomes()[0]; o.State != InFlight || time.Until(o.Deadline) < 23*time.Hour {
+			t.Errorf("state %s, %v left", o.State, time.Until(o.Deadline))
+		}
+	}
+	play(t, Options{Store: file}, func(r *rig) {
+		if _, ok := r.m.Start(time.Now(), endless); !ok {
+			t.Fatal(r.m.Forbid(time.Now()))
+		}
+		r.take()
+		check(r)
+	})
+	play(t, Options{Store: file}, check)
 }
 
 // The call itself ends after 3 s; the loop is free meanwhile, and no second call is made.

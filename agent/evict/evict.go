@@ -32,7 +32,13 @@ const (
 	authPause      = time.Minute // after a 401
 	keepOutcomes   = 64          // those that go on are kept beyond
 	maxRefusals    = 1024
+	readRetry      = 5 * time.Second // while the state of before is not known
+	longestAsked   = 2 * time.Minute // for which a Retry-After is heeded: a proxy may say an hour, and evictions would be off for that
+	longestGrace   = 24 * time.Hour  // that is waited for
 )
+
+// exitTime is how long a victim has, until it is overdue. A grace period may be as long as an int64.
+func exitTime(grace time.Duration) time.Duration { return min(max(grace, 0), longestGrace) + exitSlack }
 
 // Request is one Eviction call.
 type Request struct {
@@ -167,8 +173,10 @@ type Manager struct {
 	follow    follow
 	shortens  *Outcome // whose shortening has no answer yet; nil: none
 	setAside  string
-	seq       uint64 // of the newest snapshot
-	written   uint64 // seq of the newest state on disk; belongs to runWrites
+	unread    bool      // what the store has could not be read: nothing may replace it
+	readAgain time.Time // when that is tried again
+	seq       uint64    // of the newest snapshot
+	written   uint64    // seq of the newest state on disk; belongs to runWrites
 }
 
 type sent struct {
@@ -206,7 +214,7 @@ func New(opts Options) (*Manager, error) {
 		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{}, follow: newFollow(),
 	}
 	if err := m.load(opts.Now); err != nil {
-		// No state can be kept there: every call will be refused for that, and the rest of the agent is of use.
+		// What was evicted lately is not known, and nobody is while that is so; the rest of the agent is of use.
 		text := err.Error() + "; no eviction is asked for that could not be remembered"
 		m.fault.Store(&text)
 		m.coolUntil = opts.Now.Add(opts.Cooldown)
@@ -419,14 +427,14 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 			break
 		}
 		o.State = InFlight
-		o.Deadline = now.Add(o.Victim.Pod.Grace + exitSlack)
+		o.Deadline = now.Add(exitTime(o.Victim.Pod.Grace))
 		m.remember(now, o)
 	case policy.Gone:
 		end(Vanished)
 		m.refuse(now, o, blockedMemory, "the pod was gone when its eviction was asked for")
 	case policy.Budget:
 		end(Refused)
-		m.refuse(now, o, max(budgetMemory, r.answer.RetryAfter), "refused by a PodDisruptionBudget: "+r.answer.Message)
+		m.refuse(now, o, max(budgetMemory, min(r.answer.RetryAfter, longestAsked)), "refused by a PodDisruptionBudget: "+r.answer.Message)
 	case policy.Blocked:
 		end(Refused)
 		m.refuse(now, o, blockedMemory, fmt.Sprintf("refused by the API server (%d): %s", r.answer.Code, r.answer.Message))
@@ -440,7 +448,7 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 		if r.answer.Code != 0 {
 			why = fmt.Sprintf("the API server cannot take evictions now (%d): %s", r.answer.Code, r.answer.Message)
 		}
-		m.pause(now, max(m.backoff, r.answer.RetryAfter), why)
+		m.pause(now, max(m.backoff, min(r.answer.RetryAfter, longestAsked)), why)
 	default:
 		if o.DryRun {
 			end(NotHappened)

@@ -18,6 +18,7 @@ type Fact struct {
 // Observe moves open outcomes on by what is seen of their pods, ends the cooldown when the last release of the round is
 // measured and the level is under evict, and returns the outcomes whose state changed.
 func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look func(p *policy.Pod) Fact) []*Outcome {
+	m.reload(now)
 	var changed []*Outcome
 	for _, o := range m.outcomes {
 		if !o.Open() || o.State == Asking {
@@ -42,7 +43,7 @@ func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look fun
 			m.learn(o)
 		case o.State == Uncertain && !f.Stale && f.Terminating:
 			o.State = InFlight
-			o.Deadline = o.AskedAt.Add(o.Victim.Pod.Grace + exitSlack)
+			o.Deadline = o.AskedAt.Add(exitTime(o.Victim.Pod.Grace))
 			m.happened(now, o)
 		case o.State == Uncertain && !f.Stale && now.After(o.Deadline):
 			m.end(now, o, NotHappened)

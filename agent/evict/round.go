@@ -50,6 +50,9 @@ func (m *Manager) ForbidJoining(now time.Time) string {
 }
 
 func (m *Manager) forbid(now time.Time, joining bool) string {
+	if m.unread {
+		return "it is not known who was evicted lately: " + m.Fault()
+	}
 	for _, o := range m.outcomes {
 		if !o.Open() {
 			continue

@@ -65,7 +65,7 @@ func (m *Manager) Shorten(now time.Time, left time.Duration) *Outcome {
 func (m *Manager) takeShortening(now time.Time, o *Outcome, a policy.Answer) {
 	m.shortens = nil
 	o.Shortening = a
-	o.shortenNext = now.Add(max(shortenRetry, a.RetryAfter))
+	o.shortenNext = now.Add(max(shortenRetry, min(a.RetryAfter, longestAsked)))
 	if a.Verb == policy.Unauthorized {
 		m.pause(now, authPause, "the API server does not accept our credentials (401)")
 	}

@@ -83,8 +83,8 @@ func (m *Manager) snapshot(now time.Time) state {
 
 // save hands the present state to the sender, which writes it; an older one that still waits is replaced.
 func (m *Manager) save(now time.Time) {
-	if m.opts.Store == nil {
-		return
+	if m.opts.Store == nil || m.unread {
+		return // what is there is of more worth than what is known here
 	}
 	select {
 	case <-m.saves:
@@ -105,6 +105,17 @@ func (s state) keep(store Store) error {
 	return nil
 }
 
+// reload takes the state over that could not be read at the start, when it can be. The store has it in memory then.
+func (m *Manager) reload(now time.Time) {
+	if !m.unread || now.Before(m.readAgain) {
+		return
+	}
+	m.readAgain = now.Add(readRetry)
+	if err := m.load(now); err == nil {
+		m.fault.Store(nil)
+	}
+}
+
 // load takes the state of the agent before this one over. No state is a first start. One that cannot be used is set aside,
 // and the cooldown starts as if an eviction had just been accepted, as it does when the store itself was set aside: what was
 // in it is not known.
@@ -113,7 +124,7 @@ func (m *Manager) load(now time.Time) error {
 		return nil
 	}
 	data, lost, err := m.opts.Store.Load()
-	if err != nil {
+	if m.unread = err != nil; m.unread {
 		return fmt.Errorf("read eviction state: %w", err)
 	}
 	if data == nil {
@@ -158,8 +169,8 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 				Owner: policy.Owner{APIVersion: v.OwnerAPI, Kind: v.OwnerKind, Name: v.OwnerName, UID: v.OwnerUID}}},
 			State: v.State, AskedAt: notAhead(v.AskedAt), AnswerAt: notAhead(v.AnswerAt), Deadline: v.Deadline,
 		}
-		if o.Deadline.IsZero() || o.Deadline.After(now.Add(v.Grace+exitSlack)) {
-			o.Deadline = now.Add(v.Grace + exitSlack)
+		if longest := now.Add(exitTime(v.Grace)); o.Deadline.IsZero() || o.Deadline.After(longest) {
+			o.Deadline = longest
 		}
 		switch o.State {
 		case Asking: // the answer was lost with the agent: it counts like one that never came

@@ -205,11 +205,29 @@ func TestStatesThatCannotBeUsed(t *testing.T) {
 		}
 	})
 	t.Run("the store cannot be read", func(t *testing.T) {
-		play(t, Options{Store: &shelf{loadErr: errors.New("EIO")}}, func(r *rig) {
-			if !strings.Contains(r.m.Fault(), "read eviction state: EIO") {
-				t.Errorf("fault %q", r.m.Fault())
+		file := &shelf{}
+		play(t, Options{Limits: Limits{HourlyCap: 1}, Store: file}, func(r *rig) { r.evict("a") })
+		before := file.text()
+		file.loadErr = errors.New("EIO")
+		play(t, Options{Limits: Limits{HourlyCap: 1}, Store: file}, func(r *rig) {
+			r.facts["uid-a"] = gone
+			r.pass(5*time.Minute, false)
+			if why := r.m.Forbid(time.Now()); !strings.Contains(r.m.Fault(), "read eviction state: EIO") || !strings.Contains(why, "not known who was evicted lately: read eviction state: EIO") {
+				t.Errorf("fault %q, forbidden because %q", r.m.Fault(), why)
 			}
-			r.about("the next may start", r.free(false), 90*time.Second)
+			if _, ok := r.m.Start(time.Now(), victim("b")); ok || file.text() != before {
+				t.Errorf("started %t, the state of before is now %s", ok, file.text())
+			}
+			file.mu.Lock()
+			file.loadErr = nil
+			file.mu.Unlock()
+			r.pass(10*time.Second, false)
+			if n, _ := r.m.LastHour(time.Now()); n != 1 || r.m.Fault() != "" || r.m.Outcomes()[0].Victim.Pod.Name != "a" || r.m.Outcomes()[0].State != Released {
+				t.Errorf("counted %d, fault %q, outcomes %+v", n, r.m.Fault(), r.m.Outcomes())
+			}
+			if why := r.m.Forbid(time.Now()); !strings.Contains(why, "hour") {
+				t.Errorf("forbidden because %q", why)
+			}
 		})
 	})
 }

@@ -42,6 +42,10 @@ func (l *Ledger) Run(ctx context.Context) error {
 		if !b.full() {
 			records = l.records
 		}
+		var again <-chan time.Time
+		if l.file.Load() == nil {
+			again = time.After(retryMost) // somebody may wait for what is in it
+		}
 		select {
 		case <-ctx.Done():
 			for more := true; more; {
@@ -64,6 +68,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 				continue
 			}
 		case <-b.due:
+		case <-again:
 		case <-idle.C:
 		}
 		l.commitBatch(&b)
@@ -187,6 +192,9 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 				return err
 			}
 			h = l.file.Load()
+			l.state.Lock()
+			delete(l.unread, "") // it has been read now, see take
+			l.state.Unlock()
 		}
 		var after map[string]tally
 		err := guard(func() error {

@@ -165,6 +165,24 @@ func TestNewerFormat(t *testing.T) {
 	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("it was changed: %v", err)
 	}
+
+	// The older file is put back: what could not be read at the start can be, once the ledger has looked again.
+	older := filepath.Join(t.TempDir(), FileName)
+	o := begin(t, Options{Dir: filepath.Dir(older)})
+	save(t, o, "a", "3")
+	o.Close()
+	if err := os.Rename(older, file); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.commit(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if data, _, err := l.Document("a").Load(); err != nil || string(data) != "3" {
+		t.Errorf("then it has %q, %v", data, err)
+	}
+	if data, _, err := l.Document("b").Load(); err != nil || data != nil {
+		t.Errorf("and of what nobody saved %q, %v", data, err)
+	}
 }
 
 // Somebody removes the file, or its folder, under a ledger that is open: a write makes it anew with all documents, and no ID
