@@ -56,9 +56,9 @@ type cluster struct {
 
 	node      atomic.Pointer[nodeView]
 	lease     atomic.Pointer[leaseView]
-	workloads atomic.Pointer[map[string]policy.Workload] // by owner UID
-	facts     atomic.Pointer[facts]                      // by pod UID
-	want      chan []asked                               // from the loop, from alert on; capacity 1
+	workloads atomic.Pointer[workloads] // by owner UID
+	facts     atomic.Pointer[facts]     // by pod UID
+	want      chan []asked              // from the loop, from alert on; capacity 1
 
 	settings atomic.Pointer[clusterSettings]
 
@@ -77,7 +77,7 @@ func newCluster(client *kube.Client, settings clusterSettings, v2 bool, src *sou
 	c.settings.Store(&settings)
 	c.node.Store(&nodeView{})
 	c.lease.Store(&leaseView{})
-	c.workloads.Store(&map[string]policy.Workload{})
+	c.workloads.Store(&workloads{})
 	c.facts.Store(&facts{})
 	return c
 }
@@ -282,18 +282,17 @@ func (c *cluster) urgent(ctx context.Context, want []asked) {
 	c.client.Warm(ctx) // an idle connection may have been closed; what is wrong shows in the calls that follow
 	renewed, err := c.client.LeaseRenewed(ctx)
 	c.lease.Store(&leaseView{asked: time.Now(), renewed: renewed, err: err, forbidden: kube.IsForbidden(err)})
-	next := make(map[string]policy.Workload, len(want))
+	next := make(workloads, len(want))
 	old := *c.workloads.Load()
 	var failed error
 	asking, cancel := context.WithTimeout(ctx, learnTimeout) // the Lease must not get old meanwhile
 	defer cancel()
 	for _, w := range want {
 		got, err := c.client.Workload(asking, w.pod.Namespace, w.pod.Owner)
-		if err != nil {
+		if next[w.pod.Owner.UID] = (workload{time.Now(), got}); err != nil {
 			failed = err
-			got = old[w.pod.Owner.UID]
+			next[w.pod.Owner.UID] = old[w.pod.Owner.UID]
 		}
-		next[w.pod.Owner.UID] = got
 	}
 	c.workloads.Store(&next)
 	c.heard(ctx, "owners", failed, len(want))

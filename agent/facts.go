@@ -16,6 +16,22 @@ const (
 	factsFresh = 30 * time.Second
 )
 
+// workloads is what the cluster said about the owners of pods, by UID.
+type workloads map[string]workload
+
+type workload struct {
+	at time.Time
+	policy.Workload
+}
+
+// of returns what is known of an owner and young enough: the number of replicas, or of retries that are left, changes.
+func (w workloads) of(uid string, now time.Time) policy.Workload {
+	if got := w[uid]; now.Sub(got.at) <= factsFresh {
+		return got.Workload
+	}
+	return policy.Workload{}
+}
+
 // facts is what the cluster said about evicting pods, by UID.
 type facts map[string]fact
 

@@ -36,6 +36,12 @@ func TestFactsGrowOld(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
+	w := workloads{"job": {now, policy.Workload{Retries: 2}}}
+	for after, known := range map[time.Duration]bool{factsFresh: true, factsFresh + 1: false} {
+		if got := w.of("job", now.Add(after)); (got.Retries == 2) != known {
+			t.Errorf("after %v the owner has %+v", after, got)
+		}
+	}
 }
 
 func TestWanted(t *testing.T) {

@@ -41,8 +41,9 @@ func (l *loop) readNode() {
 		seen = last.At
 	}
 	var window []sampler.NodeSample
-	window, l.scratch = l.a.samples.Window(l.node[:newNode], l.scratch)
-	if len(window) == newNode && window[0].At > seen {
+	some := min(newNode, len(l.node)) // at a slow pace all of them are fewer
+	window, l.scratch = l.a.samples.Window(l.node[:some], l.scratch)
+	if len(window) == some && window[0].At > seen {
 		window, l.scratch = l.a.samples.Window(l.node[:cap(l.node)], l.scratch)
 	}
 	l.samples = l.samples[:0]
@@ -169,10 +170,10 @@ func reading(s *sampler.GroupSample) (policy.Reading, bool) {
 // candidates joins the API server's pods with their readings.
 func (l *loop) candidates(now time.Time) []policy.Candidate {
 	m := l.a.mapper.Map()
-	var workloads map[string]policy.Workload
+	var owners workloads
 	var known facts
 	if l.a.cluster != nil {
-		workloads, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
+		owners, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
 	}
 	out := make([]policy.Candidate, 0, len(m.Pods))
 	for i := range m.Pods {
@@ -180,7 +181,7 @@ func (l *loop) candidates(now time.Time) []policy.Candidate {
 		if p.API == nil {
 			continue // a pod that the API server does not list cannot be evicted through it
 		}
-		out = append(out, policy.Candidate{Pod: p.API, Workload: workloads[p.API.Owner.UID], Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
+		out = append(out, policy.Candidate{Pod: p.API, Workload: owners.of(p.API.Owner.UID, now), Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
 	}
 	return out
 }
