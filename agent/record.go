@@ -40,7 +40,7 @@ func (l *loop) booked(o *evict.Outcome) {
 			if o.DryRun {
 				reason, verb = "SpillwayWouldEvict", "Observe mode: Spillway would evict this pod"
 			}
-			l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: reason, Message: verb + ": " + eventText(d), At: o.AnswerAt})
+			l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: reason, Message: verb + ": " + podText(d, v.Pod.UID) + eventText(d) + "; " + d.Reason, At: o.AnswerAt})
 		}
 	}
 }
@@ -98,6 +98,16 @@ func eventText(d *status.Decision) string {
 	}
 	return fmt.Sprintf("signal %s, margin %.0f MiB, ETA %s at %.1f MiB/s, lead time %.0f s%s; %s",
 		d.Signal, float64(d.MarginBytes)/(1<<20), eta, d.SlopeBytes/(1<<20), d.LeadSeconds, score, d.Why)
+}
+
+// podText says what the pod of that UID had to do with it.
+func podText(d *status.Decision, uid string) string {
+	for i := range d.Ranking {
+		if p := &d.Ranking[i]; p.UID == uid && p.WorkingSetBytes != nil && p.GrowthBytes != nil {
+			return fmt.Sprintf("it uses %.0f MiB and grows by %.1f MiB/s; ", float64(*p.WorkingSetBytes)/(1<<20), *p.GrowthBytes/(1<<20))
+		}
+	}
+	return ""
 }
 
 // record makes the record of one look at the pods.

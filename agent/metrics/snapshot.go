@@ -93,7 +93,7 @@ func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
-		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact, descPeriods, descThrottled, descThrottledS, descWaiting, descStalled, descNoJournal, descNoEvent, descNoKmsg,
+		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact, descPeriods, descThrottled, descThrottledS, descWaiting, descStalled, descNoJournal, descNoEvent, descNoKmsg, descRung, descOOMLost,
 	} {
 		ch <- d
 	}

@@ -328,7 +328,7 @@ func checkEvent(t *testing.T, o status.Outcome, reason string) {
 		seen = nil
 		for _, e := range events.Items {
 			if string(e.InvolvedObject.UID) == o.UID && e.Type == corev1.EventTypeWarning {
-				for _, part := range []string{"signal ", "margin ", "ETA ", " MiB/s", "score "} {
+				for _, part := range []string{"signal ", "margin ", "ETA ", "it uses ", "grows by ", "score ", "ranks "} {
 					if !strings.Contains(e.Message, part) {
 						t.Errorf("Event %q does not name %q", e.Message, part)
 					}
