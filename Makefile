@@ -60,11 +60,11 @@ e2e-parts: ## single parts on real clusters: the harness itself, the Kubernetes 
 	$(GO) test -tags=e2e -count=1 -p=1 -timeout=60m $$(git grep -l '^//go:build e2e' -- '*_test.go' ':(exclude,glob)test/e2e/*.go' ':!cri' | xargs -n1 dirname | sort -u | sed 's,^,./,')
 
 .PHONY: chaos
-chaos: ## faults beside a leak, on a real cluster, each with its invariants, and again without the guard that upholds them (SPILLWAY_CHAOS_SEED=1, SPILLWAY_CHAOS_RUNS=1)
+chaos: ## faults beside a leak, on a real cluster, each with its invariants, six of them again without the guard that upholds them (SPILLWAY_CHAOS_SEED=1, SPILLWAY_CHAOS_RUNS=1)
 	$(GO) test -tags=chaos -count=1 -v -timeout=150m ./test/chaos
 
 .PHONY: decisions
-decisions: ## what is decided under three dozen loads, modelled and recorded: prints a table
+decisions: ## what is decided under fifty loads, modelled and recorded: prints a table
 	@$(GO) run ./test/decisions
 
 .PHONY: kernels
