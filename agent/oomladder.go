@@ -279,7 +279,7 @@ func (w *killWatch) adopt(ctx context.Context, r rungs, parts *sync.WaitGroup) {
 	}
 	if r.log != nil {
 		r.log.Take() // the files of the cgroups tell of what was before
-		w.log, w.noLog = r.log, nil
+		w.log, w.noLog, w.logSince = r.log, nil, w.a.samples.Now()
 		w.reader.Store(r.log)
 		w.startLog(ctx, parts)
 	}
@@ -306,6 +306,12 @@ func (w *killWatch) wasReported(v *victim) bool {
 	if _, ok := w.lined[v.kill.PID]; ok {
 		return true
 	}
+	return w.wasCounted(v)
+}
+
+// wasCounted says the same of the cgroups' files. It is for the moment in which a rung takes over: a counter that was never read
+// before looks as if all that it has had been reported.
+func (w *killWatch) wasCounted(v *victim) bool {
 	if len(v.levels) == 0 || !v.levels[0].Read {
 		return false
 	}

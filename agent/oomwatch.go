@@ -48,6 +48,7 @@ type killWatch struct {
 	mayTrace, mayLog                  atomic.Bool   // it is, and the climber is to try again
 	retry                             time.Duration // how often; retryEvery but in tests
 	since                             time.Duration // when the tracer that the climber opened took over
+	logSince                          time.Duration // when the log that it opened did; 0: it was there
 
 	table  *oom.Table
 	primed time.Duration // when the table was
@@ -279,9 +280,12 @@ func (w *killWatch) reportLines(ctx context.Context) {
 		line := w.kills[0]
 		w.kills = w.kills[1:]
 		now := w.a.samples.Now()
-		w.audit.Seen(now)
 		w.lined[line.PID] = now
 		v := w.fromLine(ctx, line)
+		if w.logSince > 0 && now-w.logSince < orphanWait && w.wasCounted(&v) {
+			continue // the files told of it when the log took over
+		}
+		w.audit.Seen(now)
 		if v.kill.Cgroup == "" && !line.Global {
 			w.orphans = append(w.orphans, orphan{v, now + orphanWait})
 			continue
