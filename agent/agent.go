@@ -70,6 +70,7 @@ type Agent struct {
 	tree     *cgroup.Tree
 	samples  *sampler.Sampler
 	waker    *cgroup.Waker // nil: none here
+	habits   *habits       // nil without a cluster
 	mapper   *podmap.Mapper
 	podCPU   *podCPU                        // nil: standalone
 	runtime  *cri.Client                    // nil: none here
@@ -225,6 +226,7 @@ func (a *Agent) openCluster() error {
 	a.cluster = newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet, excluded: a.cfg.ExcludedNodes}, a.tree.MemoryVersion() == 2, &a.sources, a.log)
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
+	a.openHabits()
 	a.evicts, err = evict.New(evict.Options{
 		Limits: a.cfg.limits(), Store: a.ledger.Document(evictionsDocument),
 		Look: client.Replacement, Node: a.opts.NodeName,
@@ -339,6 +341,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
 		start("evict", a.evicts.Run)
+		start("habits", a.habits.run)
 		start("replacements", a.evicts.RunLooks)
 	}
 	if a.exits != nil {

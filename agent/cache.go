@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
+	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/reclaim"
 	"spillway/agent/status"
@@ -197,13 +199,33 @@ func (l *loop) noteCacheVictim(pods *judge.Pods, p *policy.Pod) {
 	if pods.CacheOwner != p.UID || m == nil {
 		return
 	}
-	v := &cacheVictim{uid: p.UID, path: m.Path, id: m.CgroupID}
+	l.cacheVictim = newCacheVictim(p.UID, m)
+}
+
+func newCacheVictim(uid string, m *podmap.Pod) *cacheVictim {
+	v := &cacheVictim{uid: uid, path: m.Path, id: m.CgroupID}
 	for i := range m.Containers {
-		if c := &m.Containers[i]; c.Name != "" {
+		if c := &m.Containers[i]; c.Name != "" && c.Name != podmap.Sandbox {
 			v.apps = append(v.apps, c.Path)
 		}
 	}
-	l.cacheVictim = v
+	return v
+}
+
+// leftOf returns what is charged to the cgroup of a pod whose processes have ended; false while they have not, or where that
+// cannot be read.
+func leftOf(tree *cgroup.Tree, m *podmap.Pod) (uint64, bool) {
+	if !newCacheVictim(m.UID, m).ended(tree.Processes) {
+		return 0, false
+	}
+	g, err := tree.Group(m.Path)
+	if err != nil {
+		return 0, false
+	}
+	defer g.Close()
+	usage, err := g.Usage()
+	bytes, ok := usage.Bytes()
+	return bytes, ok && err == nil && g.ID() == m.CgroupID
 }
 
 // ended reports whether the processes of the pod have ended, but for one that may be left when all named containers are
@@ -316,8 +338,8 @@ func (l *loop) reclaimed(r reclaim.Result) {
 		attrs = append(attrs, "why", a.Answer.Refused)
 	}
 	level := slog.LevelDebug // a reader is reclaimed every second
-	if key := state + " " + a.UID; now.Sub(l.said[key]) >= time.Minute {
-		l.said[key], level = now, slog.LevelInfo
+	if l.due(now, state+" "+a.UID) {
+		level = slog.LevelInfo
 	}
 	count, back := l.a.reclaims.Totals()
 	l.a.log.Log(context.Background(), level, "page cache "+state, append(attrs, "reclaims", count, "all_back_bytes", back)...)
@@ -328,14 +350,28 @@ func (l *loop) reclaimed(r reclaim.Result) {
 	} else if a.Answer.Refused == "" && a.Answer.Err == nil {
 		l.a.sources.set("reclaim", status.OK, "")
 	}
-	if key := "reclaimed " + a.UID; a.Answer.Back > 0 && now.Sub(l.said[key]) >= time.Minute {
-		l.said[key] = now
+	if a.Answer.Back > 0 && l.due(now, "event "+a.UID) {
 		if p := l.apiPod(a.UID); p != nil {
 			l.a.cluster.client.Record(kube.PodRef(p.Namespace, p.Name, p.UID), kube.Event{Reason: "SpillwayReclaimed", At: now,
 				Message: fmt.Sprintf("Spillway gave %.0f MiB of this pod's page cache back in %.2f s, which the kubelet counts as used: %s has a margin of %.0f MiB",
 					float64(a.Answer.Back)/(1<<20), a.Answer.Took.Seconds(), l.verdict.Nearest.Signal, float64(l.verdict.Nearest.Margin)/(1<<20))})
 		}
 	}
+}
+
+// maxSaid is from how many keys on those that are not needed any more are dropped.
+const maxSaid = 64
+
+// due reports whether something that repeats may be said again, once a minute, and notes that it is.
+func (l *loop) due(now time.Time, key string) bool {
+	if at, ok := l.said[key]; ok && now.Sub(at) < time.Minute {
+		return false
+	}
+	if len(l.said) >= maxSaid {
+		maps.DeleteFunc(l.said, func(_ string, at time.Time) bool { return now.Sub(at) >= time.Minute })
+	}
+	l.said[key] = now
+	return true
 }
 
 // reclaimState is what came of an attempt, in one word or two.

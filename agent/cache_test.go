@@ -2,8 +2,13 @@ package agent
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"spillway/agent/podmap"
 	"spillway/cgroup"
 )
 
@@ -81,5 +86,108 @@ func TestCacheVictimEnded(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
+	}
+}
+
+// TestDueIsBounded: what is said of each pod is said once a minute, and pods that are gone are forgotten.
+func TestDueIsBounded(t *testing.T) {
+	for _, perMinute := range []int{1, 30, 500} {
+		l := loop{said: map[string]time.Time{}}
+		now, most := time.Unix(1e9, 0), 0
+		for minute := range 100 {
+			for i := range perMinute {
+				key := fmt.Sprint(minute, " ", i)
+				if !l.due(now, key) {
+					t.Fatalf("%s is not said", key)
+				}
+				if l.due(now.Add(time.Minute-1), key) {
+					t.Fatalf("%s is said again within a minute", key)
+				}
+			}
+			now = now.Add(time.Minute)
+			most = max(most, len(l.said))
+		}
+		if most > maxSaid+perMinute {
+			t.Errorf("%d keys with %d a minute", most, perMinute)
+		}
+		if l.due(now, "again"); l.due(now.Add(time.Second), "again") || !l.due(now.Add(time.Minute), "again") {
+			t.Errorf("%d a minute: a key that repeats is not said once a minute", perMinute)
+		}
+	}
+}
+
+// TestLeftOf: what is still charged is told when at most the sandbox's process is left, and of this cgroup only.
+func TestLeftOf(t *testing.T) {
+	for _, tc := range []struct {
+		name                   string
+		pod, app, sandbox      string // their cgroup.procs; "-": no such cgroup
+		usage                  string
+		otherID, alone, noName bool // another cgroup has the path; the pod has no containers; the application has no name
+		want                   uint64
+		ok                     bool
+	}{
+		{name: "running", app: "7\n8\n", sandbox: "5\n", usage: "100\n"},
+		{name: "one process left beside the sandbox's", app: "7\n", sandbox: "5\n", usage: "100\n"},
+		{name: "the sandbox left", sandbox: "5\n", usage: "8192\n", want: 8192, ok: true},
+		{name: "the sandbox left, the container's cgroup removed", app: "-", sandbox: "5\n", usage: "8192\n", want: 8192, ok: true},
+		{name: "all have ended", usage: "4096\n", want: 4096, ok: true},
+		{name: "nothing is charged", usage: "0\n", want: 0, ok: true},
+		{name: "containers removed", app: "-", sandbox: "-", alone: true, usage: "4096\n", want: 4096, ok: true},
+		{name: "a process of its own", pod: "9\n", app: "-", sandbox: "-", alone: true, usage: "4096\n"},
+		{name: "one left, and it may be the application's", app: "7\n", noName: true, usage: "4096\n"},
+		{name: "another pod has the path", usage: "4096\n", otherID: true},
+		{name: "usage cannot be read", usage: "lots\n"},
+		{name: "gone", pod: "-"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			root := t.TempDir()
+			write := func(path, text string) {
+				if err := os.WriteFile(filepath.Join(root, path), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mkdir := func(path, procs string) {
+				if procs == "-" {
+					return
+				}
+				if err := os.MkdirAll(filepath.Join(root, path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				write(path+"/cgroup.procs", procs)
+				write(path+"/memory.stat", "anon 1\n")
+				write(path+"/memory.current", tc.usage)
+				write(path+"/memory.max", "max\n")
+			}
+			write("cgroup.controllers", "cpu memory\n")
+			tree, err := cgroup.Open(cgroup.Options{Root: root, Proc: t.TempDir(), AnyFilesystem: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tree.Close()
+			m := &podmap.Pod{UID: "u", Path: "/pod"}
+			mkdir("pod", tc.pod)
+			if tc.pod != "-" {
+				mkdir("pod/app", tc.app)
+				mkdir("pod/box", tc.sandbox)
+				g, err := tree.Group("/pod")
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.CgroupID = g.ID()
+				g.Close()
+			}
+			if tc.otherID {
+				m.CgroupID++
+			}
+			if !tc.alone {
+				m.Containers = []podmap.Container{{Name: "app", Path: "/pod/app"}, {Name: podmap.Sandbox, Path: "/pod/box"}}
+			}
+			if tc.noName {
+				m.Containers = m.Containers[1:]
+			}
+			if got, ok := leftOf(tree, m); ok != tc.ok || ok && got != tc.want {
+				t.Errorf("%d, %v; want %d, %v", got, ok, tc.want, tc.ok)
+			}
+		})
 	}
 }

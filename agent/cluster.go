@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,21 +19,27 @@ import (
 )
 
 const (
-	stateEvery    = time.Second      // look at the pod watch and at the kubelet's file: both are local
-	kubeletEvery  = 5 * time.Minute  // node and kubelet configuration at rest
-	kubeletRetry  = 10 * time.Second // while they are not known
-	urgentEvery   = 10 * time.Second // Lease and owners, from alert on
-	urgentLeast   = time.Second      // between two looks, also when a new pod is among the first
-	leaseStale    = 40 * time.Second // the kubelet's default lease duration: older, and the node counts as dead
-	podContactMax = 3 * time.Minute  // a healthy watch hears a bookmark about once a minute
+	stateEvery    = time.Second             // look at the pod watch and at the kubelet's file: both are local
+	kubeletEvery  = 5 * time.Minute         // node and kubelet configuration at rest
+	kubeletRetry  = 10 * time.Second        // while they are not known
+	urgentEvery   = 10 * time.Second        // Lease and owners, from alert on
+	urgentLeast   = time.Second             // between two looks, also when a new pod is among the first
+	turnTimeout   = 5 * time.Second         // of all questions of one look
+	ownersFirst   = 1500 * time.Millisecond // of those, until the others do not wait for the owners any more
+	leaseLasts    = 40 * time.Second        // the kubelet's default lease duration
+	podRetryMax   = time.Minute             // for which a watch that cannot be opened again leaves the view usable
+	podContactMax = 3 * time.Minute         // a healthy watch hears a bookmark about once a minute
 )
 
 // leaseView is what is known of the kubelet's heartbeat.
 type leaseView struct {
 	asked     time.Time // when it was last asked for; zero: never
-	renewed   time.Time
-	err       error
-	forbidden bool // we may not read Leases: nothing is known, and that is not the kubelet's fault
+	err       error     // of that
+	forbidden bool      // we may not read Leases: nothing is known, and that is not the kubelet's fault
+
+	read    time.Time // when the newest that was answered was asked for; zero: none was
+	renewed time.Time
+	lasts   time.Duration // without a renewal, until the node counts as dead; 0: leaseLasts
 }
 
 // nodeView is what is known of the node and of the kubelet's thresholds.
@@ -94,24 +102,20 @@ func (c *cluster) ask(want []asked) {
 	}
 }
 
-// run asks until ctx ends.
+// run asks until ctx ends. What decisions wait for has a goroutine of its own.
 func (c *cluster) run(ctx context.Context) error {
+	var urgent sync.WaitGroup
+	defer urgent.Wait()
+	urgent.Go(func() { c.runUrgent(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var nextKubelet, nextUrgent, lastUrgent time.Time
+	var nextKubelet time.Time
 	var file os.FileInfo
 	settings := c.settings.Load()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case want := <-c.want:
-			if now := time.Now(); now.Sub(lastUrgent) >= urgentLeast && (!now.Before(nextUrgent) || c.misses(want)) {
-				nextUrgent = now.Add(urgentEvery)
-				c.urgent(ctx, want)
-				lastUrgent = time.Now()
-			}
-			continue
 		case <-timer.C:
 		}
 		changed := c.fileChanged(&file)
@@ -126,6 +130,23 @@ func (c *cluster) run(ctx context.Context) error {
 		}
 		c.watchState()
 		timer.Reset(stateEvery)
+	}
+}
+
+// runUrgent asks what decisions need until ctx ends.
+func (c *cluster) runUrgent(ctx context.Context) {
+	var next, last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case want := <-c.want:
+			if now := time.Now(); now.Sub(last) >= urgentLeast && (!now.Before(next) || c.misses(want)) {
+				next = now.Add(urgentEvery)
+				c.urgent(ctx, want)
+				last = time.Now()
+			}
+		}
 	}
 }
 
@@ -277,39 +298,80 @@ func (c *cluster) misses(want []asked) bool {
 }
 
 // urgent asks what a decision needs: the kubelet's heartbeat, the owners of the first candidates, and what else the cluster
-// says of them.
+// says of them. An API server that is slow to answer the others does not delay the heartbeat.
 func (c *cluster) urgent(ctx context.Context, want []asked) {
-	c.client.Warm(ctx) // an idle connection may have been closed; what is wrong shows in the calls that follow
-	renewed, err := c.client.LeaseRenewed(ctx)
-	c.lease.Store(&leaseView{asked: time.Now(), renewed: renewed, err: err, forbidden: kube.IsForbidden(err)})
-	next := make(workloads, len(want))
-	old := *c.workloads.Load()
-	var failed error
-	asking, cancel := context.WithTimeout(ctx, learnTimeout) // the Lease must not get old meanwhile
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
 	defer cancel()
-	for _, w := range want {
-		got, err := c.client.Workload(asking, w.pod.Namespace, w.pod.Owner)
-		if next[w.pod.Owner.UID] = (workload{time.Now(), got}); err != nil {
-			failed = err
-			next[w.pod.Owner.UID] = old[w.pod.Owner.UID]
-		}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() { c.askLease(ctx) })
+	beside.Go(func() { c.client.Warm(ctx) }) // an idle connection may have been closed; what is wrong shows in the other calls
+	owners := make(chan struct{})
+	beside.Go(func() {
+		defer close(owners)
+		c.askOwners(ctx, want)
+	})
+	select {
+	case <-owners: // some of the other questions need an owner, which is kept then
+	case <-time.After(ownersFirst):
 	}
-	c.workloads.Store(&next)
-	c.heard(ctx, "owners", failed, len(want))
 	c.learn(ctx, want)
 }
 
-// dead returns why the kubelet looks dead, "" when it does not. Nothing is known before the first answer.
+// askLease reads the kubelet's heartbeat. A question without an answer leaves the answer before.
+func (c *cluster) askLease(ctx context.Context) {
+	view := *c.lease.Load()
+	asked := time.Now() // of no later time than this is the answer
+	renewed, lasts, err := c.client.LeaseRenewed(ctx)
+	view.asked, view.err, view.forbidden = asked, err, kube.IsForbidden(err)
+	if err == nil {
+		view.read, view.renewed, view.lasts = asked, renewed, lasts
+	}
+	c.lease.Store(&view)
+}
+
+// askOwners asks for the owners of the pods, all at once. An owner that is not answered for keeps its answer before.
+func (c *cluster) askOwners(ctx context.Context, want []asked) {
+	var asking sync.WaitGroup
+	var mu sync.Mutex // guards next and failed
+	var failed error
+	next, old := make(workloads, len(want)), *c.workloads.Load()
+	owners := map[string]*policy.Pod{} // by UID, each with one of its pods
+	for _, w := range want {
+		owners[w.pod.Owner.UID] = w.pod
+	}
+	for uid, p := range owners {
+		asking.Go(func() {
+			got, err := c.client.Workload(ctx, p.Namespace, p.Owner)
+			mu.Lock()
+			defer mu.Unlock()
+			if next[uid] = (workload{time.Now(), got}); err != nil {
+				failed, next[uid] = err, old[uid]
+			}
+		})
+	}
+	asking.Wait()
+	c.workloads.Store(&next)
+	c.heard(ctx, "owners", failed, len(want))
+}
+
+// dead returns why the kubelet looks dead or is not known to live, "" when it lives. Its Lease counts by its age when it was
+// read, and an answer for as long as a renewal does: an API server that is only slow makes no kubelet look dead.
 func (l *leaseView) dead(now time.Time) string {
-	switch {
+	lasts := cmp.Or(l.lasts, leaseLasts)
+	switch age := now.Sub(l.read); {
 	case l.asked.IsZero():
 		return "the kubelet's Lease has not been read yet"
 	case l.forbidden:
 		return ""
-	case l.err != nil:
+	case l.err != nil && l.read.IsZero():
 		return "the kubelet's Lease cannot be read: " + l.err.Error()
-	case now.Sub(l.renewed) > leaseStale:
-		return fmt.Sprintf("the kubelet looks dead: its Lease was renewed %.0f s ago", now.Sub(l.renewed).Seconds())
+	case l.read.Sub(l.renewed) > lasts:
+		return fmt.Sprintf("the kubelet looks dead: its Lease was renewed %.0f s before it was read", l.read.Sub(l.renewed).Seconds())
+	case age > lasts && l.err != nil:
+		return fmt.Sprintf("the kubelet's Lease was read %.0f s ago, and cannot be read now: %s", age.Seconds(), l.err)
+	case age > lasts:
+		return fmt.Sprintf("the kubelet's Lease was read %.0f s ago", age.Seconds())
 	}
 	return ""
 }

@@ -1,15 +1,22 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"spillway/agent/kube"
+	"spillway/agent/policy"
 	"spillway/agent/pressure"
 )
 
@@ -118,19 +125,222 @@ func TestRootFormulaFollowsTheKubelet(t *testing.T) {
 	}
 }
 
+// TestLeaseOfADeadKubelet: a Lease counts by its age when it was read. What is not known lately is not dead.
 func TestLeaseOfADeadKubelet(t *testing.T) {
 	now := time.Unix(1e9, 0)
+	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
+	timeout := errors.New("time-out")
 	for name, tc := range map[string]struct {
 		view leaseView
-		want string
+		want string // part of it; "" is alive
 	}{
-		"not read yet": {leaseView{}, "not been read yet"},
-		"fresh":        {leaseView{asked: now, renewed: now.Add(-10 * time.Second)}, ""},
-		"old":          {leaseView{asked: now, renewed: now.Add(-10 * time.Minute)}, "renewed 600 s ago"},
-		"forbidden":    {leaseView{asked: now, forbidden: true}, ""},
+		"not read yet":                           {leaseView{}, "not been read yet"},
+		"fresh":                                  {leaseView{asked: now, read: now, renewed: ago(10)}, ""},
+		"as old as it may be":                    {leaseView{asked: now, read: now, renewed: ago(40)}, ""},
+		"too old":                                {leaseView{asked: now, read: now, renewed: ago(41)}, "looks dead: its Lease was renewed 41 s before it was read"},
+		"old":                                    {leaseView{asked: now, read: now, renewed: ago(600)}, "renewed 600 s before"},
+		"fresh when it was read 35 s ago":        {leaseView{asked: ago(35), read: ago(35), renewed: ago(60)}, ""},
+		"old when it was read 35 s ago":          {leaseView{asked: ago(35), read: ago(35), renewed: ago(80)}, "looks dead"},
+		"the next answer did not come":           {leaseView{asked: ago(1), err: timeout, read: ago(20), renewed: ago(50)}, ""},
+		"nor did others":                         {leaseView{asked: ago(1), err: timeout, read: ago(41), renewed: ago(50)}, "read 41 s ago, and cannot be read now: time-out"},
+		"dead, and the next answer did not come": {leaseView{asked: ago(1), err: timeout, read: ago(20), renewed: ago(90)}, "looks dead"},
+		"never answered":                         {leaseView{asked: now, err: timeout}, "cannot be read: time-out"},
+		"not asked for while calm":               {leaseView{asked: ago(900), read: ago(900), renewed: ago(901)}, "read 900 s ago"},
+		"a shorter duration":                     {leaseView{asked: now, read: now, renewed: ago(15), lasts: 12 * time.Second}, "looks dead"},
+		"a longer duration":                      {leaseView{asked: now, read: now, renewed: ago(90), lasts: 2 * time.Minute}, ""},
+		"forbidden":                              {leaseView{asked: now, err: timeout, forbidden: true}, ""},
+		"forbidden by now":                       {leaseView{asked: now, err: timeout, forbidden: true, read: ago(500), renewed: ago(700)}, ""},
+		"the kubelet's clock is ahead":           {leaseView{asked: now, read: now, renewed: ago(-5)}, ""},
 	} {
 		if got := tc.view.dead(now); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
 			t.Errorf("%s: %q, want %q in it", name, got, tc.want)
 		}
+	}
+}
+
+const leasePath = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"
+
+// slowAPI answers the Lease, owners and empty lists, each path after its delay; a negative one is for ever.
+type slowAPI struct {
+	delay func(path string) time.Duration
+	mu    sync.Mutex // guards got
+	got   map[string]int
+}
+
+func (a *slowAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	a.mu.Lock()
+	a.got[path]++
+	a.mu.Unlock()
+	switch d := a.delay(path); {
+	case d < 0:
+		<-r.Context().Done()
+		return
+	case d > 0:
+		select {
+		case <-time.After(d):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case path == leasePath:
+		fmt.Fprintf(w, `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","spec":{"renewTime":%q,"leaseDurationSeconds":40}}`, time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"))
+	case strings.Contains(path, "/replicasets/"):
+		fmt.Fprintf(w, `{"apiVersion":"apps/v1","kind":"ReplicaSet","metadata":{"uid":%q},"spec":{"replicas":3}}`, "uid-"+filepath.Base(path))
+	default:
+		fmt.Fprint(w, `{"metadata":{},"items":[]}`)
+	}
+}
+
+func (a *slowAPI) asked(path string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.got[path]
+}
+
+// clusterOf asks this API server.
+func clusterOf(t *testing.T, api http.Handler) *cluster {
+	t.Helper()
+	server := httptest.NewServer(api)
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: %q}}], contexts: [{name: x, context: {cluster: c, user: u}}], users: [{name: u, user: {}}], current-context: x}", server.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kube.New(kube.Options{Kubeconfig: config, NodeName: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	var src sources
+	src.init(slog.New(slog.DiscardHandler))
+	return newCluster(client, clusterSettings{}, true, &src, slog.New(slog.DiscardHandler))
+}
+
+// askedOwners are pods of so many workloads, each in a namespace of its own.
+func askedOwners(n int) (want []asked) {
+	for i := range n {
+		name := fmt.Sprint("web-", i)
+		want = append(want, asked{&policy.Pod{Namespace: fmt.Sprint("shop-", i), Name: name, UID: "pod-" + name,
+			Owner: policy.Owner{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name, UID: "uid-" + name}}, 0})
+	}
+	return want
+}
+
+// TestASlowAPIServer: one look ends within about 5 s, whatever the API server is slow with; the Lease is known as soon as it
+// is answered, and owners as soon as the slowest of them is.
+func TestASlowAPIServer(t *testing.T) {
+	const forever = -1
+	all := func(d time.Duration) func(string) time.Duration { return func(string) time.Duration { return d } }
+	for _, tc := range []struct {
+		name   string
+		delay  func(path string) time.Duration
+		pods   int
+		lease  time.Duration // from the start of the look until the Lease is known; 0: not within it
+		owners int           // that are known at its end
+		most   time.Duration
+	}{
+		{"fast", all(0), 5, time.Second, 5, time.Second},
+		{"900 ms each", all(900 * time.Millisecond), 10, 2 * time.Second, 10, turnTimeout + 700*time.Millisecond},
+		{"3 s each", all(3 * time.Second), 10, 4 * time.Second, 10, turnTimeout + 700*time.Millisecond},
+		{"all but the Lease hang", func(path string) time.Duration {
+			if path == leasePath {
+				return 0
+			}
+			return forever
+		}, 5, time.Second, 0, turnTimeout + 700*time.Millisecond},
+		{"the Lease hangs", func(path string) time.Duration {
+			if path == leasePath {
+				return forever
+			}
+			return 0
+		}, 5, 0, 5, turnTimeout + 700*time.Millisecond},
+		{"one owner hangs", func(path string) time.Duration {
+			if strings.HasSuffix(path, "/web-2") {
+				return forever
+			}
+			return 0
+		}, 5, time.Second, 4, turnTimeout + 700*time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			api := &slowAPI{delay: tc.delay, got: map[string]int{}}
+			c := clusterOf(t, api)
+			before := leaseView{asked: time.Now().Add(-20 * time.Second), read: time.Now().Add(-20 * time.Second), renewed: time.Now().Add(-30 * time.Second)}
+			c.lease.Store(&before)
+			begin := time.Now()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				c.urgent(context.Background(), askedOwners(tc.pods))
+			}()
+			known := time.Duration(0)
+			for running := true; running; {
+				select {
+				case <-done:
+					running = false
+				case <-time.After(5 * time.Millisecond):
+				}
+				view := c.lease.Load()
+				if known == 0 && view.read.After(begin) {
+					known = time.Since(begin)
+				}
+				if why := view.dead(time.Now()); why != "" {
+					t.Fatalf("after %v: %s", time.Since(begin), why)
+				}
+			}
+			if took := time.Since(begin); took > tc.most {
+				t.Errorf("the look took %v, want %v at most", took, tc.most)
+			}
+			if (known == 0) != (tc.lease == 0) || known > tc.lease {
+				t.Errorf("the Lease was known after %v, want %v at most", known, tc.lease)
+			}
+			if tc.lease == 0 && (c.lease.Load().err == nil || !c.lease.Load().read.Equal(before.read)) {
+				t.Errorf("view %+v after a Lease that was not answered", c.lease.Load())
+			}
+			if api.asked("/apis/policy/v1/namespaces/shop-0/poddisruptionbudgets") == 0 {
+				t.Error("budgets are not asked for")
+			}
+			owners := 0
+			for _, w := range *c.workloads.Load() {
+				if w.Replicas == 3 {
+					owners++
+				}
+			}
+			if owners != tc.owners {
+				t.Errorf("%d owners are known, want %d", owners, tc.owners)
+			}
+		})
+	}
+}
+
+// TestTheLeaseDoesNotWaitForTheNode: while the node or the kubelet's configuration is waited for, the Lease is read.
+func TestTheLeaseDoesNotWaitForTheNode(t *testing.T) {
+	for _, hangs := range []string{"/api/v1/nodes/n1", "/version"} {
+		t.Run(hangs, func(t *testing.T) {
+			t.Parallel()
+			api := &slowAPI{got: map[string]int{}, delay: func(path string) time.Duration {
+				if path == hangs {
+					return -1
+				}
+				return 0
+			}}
+			c := clusterOf(t, api)
+			running(t, c.run)
+			for begin := time.Now(); api.asked(hangs) == 0; time.Sleep(5 * time.Millisecond) {
+				if time.Since(begin) > 20*time.Second {
+					t.Fatalf("%s is not asked for", hangs)
+				}
+			}
+			begin := time.Now()
+			for c.lease.Load().read.IsZero() {
+				c.ask(askedOwners(1))
+				if time.Sleep(5 * time.Millisecond); time.Since(begin) > 2*time.Second {
+					t.Fatalf("the Lease is not read while %s hangs: %s", hangs, c.lease.Load().dead(time.Now()))
+				}
+			}
+		})
 	}
 }

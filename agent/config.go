@@ -46,6 +46,7 @@ type Config struct {
 	ReclaimCache  bool             `yaml:"reclaimCache"`
 	Brake         bool             `yaml:"brake"`
 	Profile       policy.Profile   `yaml:"profile"`
+	Patience      policy.Patience  `yaml:"patience"`
 	Weights       policy.Weights   `yaml:"weights"`
 	History       HistoryConfig    `yaml:"history"`
 	Protection    ProtectionConfig `yaml:"protection"`
@@ -100,21 +101,23 @@ type RecordingConfig struct {
 
 // ProtectionConfig names what is never evicted beyond the built-in protections.
 type ProtectionConfig struct {
-	Namespaces      []string `yaml:"namespaces"`
-	Labels          []string `yaml:"labels"`
-	NamePrefixes    []string `yaml:"namePrefixes"`
-	PriorityCeiling *int32   `yaml:"priorityCeiling"`
-	LastReplica     bool     `yaml:"lastReplica"`
-	EmptyDir        bool     `yaml:"emptyDir"`
-	MemoryEmptyDir  bool     `yaml:"memoryEmptyDir"`
-	VolumeClaims    bool     `yaml:"volumeClaims"`
+	Namespaces   []string `yaml:"namespaces"`
+	Labels       []string `yaml:"labels"`
+	NamePrefixes []string `yaml:"namePrefixes"`
+	// RecreatingOwners are kinds of controllers, "Kind.group", that create an evicted pod again, beside those that are known to.
+	RecreatingOwners []string `yaml:"recreatingOwners"`
+	PriorityCeiling  *int32   `yaml:"priorityCeiling"`
+	LastReplica      bool     `yaml:"lastReplica"`
+	EmptyDir         bool     `yaml:"emptyDir"`
+	MemoryEmptyDir   bool     `yaml:"memoryEmptyDir"`
+	VolumeClaims     bool     `yaml:"volumeClaims"`
 }
 
 // policy returns what the policy needs of c, and what is wrong with it.
 func (c *Config) policy() (policy.Config, []finding) {
 	p := c.Protection
 	out := policy.Config{
-		Profile: c.Profile, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, PriorityCeiling: p.PriorityCeiling,
+		Profile: c.Profile, Patience: c.Patience, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, RecreatingOwners: p.RecreatingOwners, PriorityCeiling: p.PriorityCeiling,
 		ProtectLastReplica: p.LastReplica, ProtectEmptyDir: p.EmptyDir, ProtectMemoryEmptyDir: p.MemoryEmptyDir, ProtectPVC: p.VolumeClaims,
 	}
 	h := c.History
@@ -226,6 +229,7 @@ func DefaultConfig() Config {
 		ShortenGrace: true,
 		ReclaimCache: true,
 		Profile:      policy.LeakAware,
+		Patience:     policy.Balanced,
 		Protection:   ProtectionConfig{Namespaces: []string{"kube-system", "kube-public", "monitoring", "logging"}},
 		HPA:          HPAConfig{Respect: true},
 		NoRoom:       policy.Hold,

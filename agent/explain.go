@@ -62,14 +62,14 @@ func (l *loop) answer(now time.Time, q question) {
 		pods.CacheOwner = l.cacheOwner(&plan)
 	}
 	e := l.judge.Explain(pods, uid)
-	held, why := l.hold(now, &pods)
+	held, why := l.hold(now, &pods, &policy.Candidate{Grower: e.Grower})
 	if held == "" {
 		why = ""
 	}
 	v := &l.verdict
 	out := status.Explanation{
 		At: now, Pod: e.Pod, UID: uid, Level: v.Now.String(), LevelReason: v.Reason, Held: why, Fate: string(e.Fate), FateReason: e.Why,
-		Cluster: cluster, Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned,
+		Cluster: cluster, Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned, KubeletChoice: e.Without.Text(),
 	}
 	for _, g := range v.Gates {
 		out.Gates = append(out.Gates, status.Gate(g))

@@ -37,35 +37,37 @@ type loop struct {
 	verdict  pressure.Verdict // of the judge
 	rankedAt time.Time
 
-	node        []sampler.NodeSample
-	group       []sampler.GroupSample
-	scratch     []uint64
-	slowBuffer  [12]sampler.SlowSample
-	slow        []pressure.Slow   // that the judge has not seen
-	samples     []pressure.Sample // likewise
-	limits      limits
-	wakes       wakeFilter
-	risks       risks
-	near        nearMiss
-	points      []pressure.Point
-	cachePoints []pressure.Point
-	readings    map[string]policy.Reading // by pod cgroup UID
-	kills       []status.OOMKill
-	decisions   []*status.Decision
-	lastKey     string // of the newest decision, to fold repeats
-	serial      int
-	passes      uint64
-	published   time.Time
-	decidedAt   time.Time    // zero below level evict
-	refreshed   time.Time    // when the runtime was last asked
-	plannedAt   time.Time    // when page cache was last looked at for reclaim
-	cacheVictim *cacheVictim // nil: nobody is evicted for page cache
-	level       pressure.Level
-	said        map[string]time.Time // when a repeating state was last logged
-	once        *onceRun             // nil: no maintenance run goes on
-	flight      flight
-	dog         watchdog
-	pending     *ConfigChanged // nil: none waits
+	node         []sampler.NodeSample
+	group        []sampler.GroupSample
+	scratch      []uint64
+	slowBuffer   [12]sampler.SlowSample
+	minute       [64]sampler.GroupSample
+	slow         []pressure.Slow   // that the judge has not seen
+	samples      []pressure.Sample // likewise
+	limits       limits
+	wakes        wakeFilter
+	risks        risks
+	near         nearMiss
+	points       []pressure.Point
+	cachePoints  []pressure.Point
+	minutePoints []pressure.Point
+	readings     map[string]policy.Reading // by pod cgroup UID
+	kills        []status.OOMKill
+	decisions    []*status.Decision
+	lastKey      string // of the newest decision, to fold repeats
+	serial       int
+	passes       uint64
+	published    time.Time
+	decidedAt    time.Time    // zero below level evict
+	refreshed    time.Time    // when the runtime was last asked
+	plannedAt    time.Time    // when page cache was last looked at for reclaim
+	cacheVictim  *cacheVictim // nil: nobody is evicted for page cache
+	level        pressure.Level
+	said         map[string]time.Time // when a repeating state was last logged
+	once         *onceRun             // nil: no maintenance run goes on
+	flight       flight
+	dog          watchdog
+	pending      *ConfigChanged // nil: none waits
 }
 
 func (l *loop) init(a *Agent) {
@@ -166,6 +168,9 @@ func (l *loop) pass(now time.Time) {
 	l.assess(now)
 	if l.a.evicts != nil {
 		l.followVictims(now)
+		if l.a.habits != nil {
+			l.followEnds(now)
+		}
 		l.followBrakes(now)
 		l.followReplacements(now)
 		l.emptyCgroup(now)
@@ -290,6 +295,11 @@ func (l *loop) followVictims(now time.Time) {
 				f.Usage, _ = got[0].Usage.Bytes()
 			}
 		}
+		if m := l.mapped(p); m != nil && f.HasCgroup && (f.Terminating || f.Stale || !f.Listed) {
+			if usage, ok := leftOf(l.a.tree, m); ok {
+				f.Usage, f.Empty = usage, true
+			}
+		}
 		return f
 	}) {
 		l.booked(o)
@@ -307,7 +317,7 @@ func (l *loop) shorten(now time.Time) {
 	if v.Now < pressure.Evict || l.a.evicts.InFlight() == 0 {
 		return
 	}
-	if name, _ := l.hold(now, &judge.Pods{CacheOwner: l.leavingForCache()}); name != "" && name != "brake" {
+	if name, _ := l.hold(now, &judge.Pods{CacheOwner: l.leavingForCache()}, nil); name != "" && name != "brake" {
 		return
 	}
 	if o := l.a.evicts.Shorten(now, left); o != nil {
@@ -316,13 +326,19 @@ func (l *loop) shorten(now time.Time) {
 	}
 }
 
-// hold returns why no decision may act now, "" when one may: every path to an eviction asks it.
-func (l *loop) hold(now time.Time, pods *judge.Pods) (name, why string) {
-	return l.holdFor(now, func() (name, why string) { return l.judge.Hold(pods) })
+// hold returns why no decision may act now, "" when one may: every path to an eviction asks it. victim is the pod that would be
+// evicted; nil stands for one without a part in the growth.
+func (l *loop) hold(now time.Time, pods *judge.Pods, victim *policy.Candidate) (name, why string) {
+	return l.holdFor(now, victim, func() (name, why string) { return l.judge.Hold(pods) })
+}
+
+// causes reports whether a pod has a real part in a growth that has to be answered now: no cooldown holds it.
+func (l *loop) causes(victim *policy.Candidate) bool {
+	return victim != nil && victim.Grower && l.verdict.Need.ByETA
 }
 
 // holdFor asks cause whether the verdict itself forbids an eviction.
-func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, why string) {
+func (l *loop) holdFor(now time.Time, victim *policy.Candidate, cause func() (name, why string)) (name, why string) {
 	boot, health := l.a.samples.Now(), l.a.samples.Health()
 	runtime, view, node := l.a.runtimeView.Load(), l.a.cluster.client.Pods(), l.a.cluster.node.Load()
 	m, pause := l.a.mapper.Map(), l.a.cluster.client.Pause()
@@ -344,7 +360,7 @@ func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, wh
 		return "late-loop", fmt.Sprintf("the agent itself is %.1f s late", health.LastLate.Seconds())
 	case !view.Synced:
 		return "pods-unknown", "the pods of this node are not known from the API server yet"
-	case view.Err != "":
+	case view.Err != "" && now.Sub(view.LastContact) > podRetryMax: // the UID of the pod is a precondition, so that a view of seconds ago will do
 		return "pods-stale", "the view of this node's pods is not current: " + view.Err
 	case now.Sub(view.LastContact) > podContactMax:
 		return "pods-stale", fmt.Sprintf("the API server was last heard %.0f s ago", now.Sub(view.LastContact).Seconds())
@@ -359,7 +375,7 @@ func (l *loop) holdFor(now time.Time, cause func() (name, why string)) (name, wh
 		return "kubelet-dead", why
 	}
 	// A decision knows who is on the way out already: it is for what they cannot do in time.
-	if why := l.a.evicts.ForbidJoining(now); why != "" {
+	if why := l.a.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: l.causes(victim)}); why != "" {
 		return "brake", why
 	}
 	return "", ""
@@ -371,7 +387,11 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 	made := l.judge.Decide(pods)
 	l.rankedAt = now
 
-	name, why := l.hold(now, &pods)
+	var victim *policy.Candidate
+	if made.State == policy.StateVictim {
+		victim = &made.Pods[made.Set[0]]
+	}
+	name, why := l.hold(now, &pods, victim)
 	d := l.record(now, &made)
 	if made.State != policy.StateVictim {
 		// Who is protected matters more than what would have held the eviction back.
@@ -379,7 +399,6 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 		l.recordDecision(&pods, &made, "", d.ID)
 		return
 	}
-	victim := &made.Pods[made.Set[0]]
 	d.Victim, d.VictimUID, d.Score = victim.Pod.Key(), victim.Pod.UID, &victim.Score
 	if name != "" {
 		d.State, d.Reason = stateHeld, why
@@ -391,12 +410,13 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 	l.recordDecision(&pods, &made, "", d.ID)
 	_, ok := l.a.evicts.Start(now, evict.Victim{
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
+		Grower: l.causes(victim), Bystander: !victim.Grower && pods.CacheOwner == "", Level: l.verdict.Now.String(), Hard: victim.Hard,
 		SampledAt: time.Now().Add(l.verdict.At - l.a.samples.Now()),
 	})
 	if ok {
 		l.noteCacheVictim(&pods, victim.Pod)
 	} else {
-		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidJoining(now)))
+		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: l.causes(victim)})))
 	}
 }
 

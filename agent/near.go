@@ -18,12 +18,12 @@ type nearMiss struct {
 	decided bool             // a decision was made meanwhile, which is a record of its own
 }
 
-// closeness is how many times the lead time and 2 s the margin lasts: an eviction begins at 1.
+// closeness is how many times lead time and slack the margin lasts: an eviction begins at 1.
 func closeness(v *pressure.Verdict) float64 {
 	if v.ETALower == pressure.Forever {
 		return 1000
 	}
-	return v.ETALower.Seconds() / (v.LeadTime + 2*time.Second).Seconds()
+	return v.ETALower.Seconds() / (v.LeadTime + max(v.Slack, time.Second)).Seconds()
 }
 
 // seen takes a verdict in; at calm it returns the worst one that is worth a record, nil when there is none.
@@ -54,7 +54,7 @@ func (l *loop) noteNearMiss(now time.Time) {
 			closed = append(closed, g.Name+" ("+g.Detail+")")
 		}
 	}
-	made := policy.Decision{State: stateNearMiss, Reason: fmt.Sprintf("pressure passed and nobody had to go: at its worst %.1f times lead time + 2 s were left, margin %.0f MiB; closed gates: %s",
+	made := policy.Decision{State: stateNearMiss, Reason: fmt.Sprintf("pressure passed without an eviction: at its worst %.1f times the lead time and its slack were left, margin %.0f MiB; closed gates: %s",
 		closeness(v), float64(v.Nearest.Margin)/(1<<20), strings.Join(closed, "; "))}
 	present := l.verdict
 	l.verdict = *v

@@ -123,6 +123,7 @@ func minus(a, b cgroup.Amount) pressure.Bytes {
 func (l *loop) readPods(now time.Time) {
 	boot, fresh := l.a.samples.Now(), l.a.samples.Fresh().Pods
 	clear(l.readings)
+	usual := l.usualPeaks()
 	for _, s := range l.a.samples.Series() {
 		if s.Gone() {
 			continue
@@ -137,19 +138,42 @@ func (l *loop) readPods(now time.Time) {
 		r.Fresh = ok && boot-last.At <= fresh
 		l.points, l.cachePoints = l.points[:0], l.cachePoints[:0]
 		for i := range got {
-			ws, cache := amount(got[i].WorkingSet), amount(got[i].ActiveFile)
-			value := pressure.Unknown
-			if ws.Known() && cache.Known() {
-				value = ws - cache
-			}
-			l.points = append(l.points, pressure.Point{At: got[i].At, Value: value})
-			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: cache})
+			l.points = append(l.points, pressure.Point{At: got[i].At, Value: minus(got[i].WorkingSet, got[i].ActiveFile)})
+			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: amount(got[i].ActiveFile)})
 		}
-		r.Growth, r.Lasted = judge.Growth(l.points, l.verdict.Lasted)
 		r.CacheGrowth, _ = judge.Growth(l.cachePoints, l.verdict.Lasted)
+		judge.Measure(&r, l.points, func() []pressure.Point { return l.lastMinute(s) }, usual[s.Target.Key], &l.verdict)
 		l.readings[s.Target.Key] = r
 	}
 	l.rank(now)
+}
+
+// usualPeaks is up to where pods are expected to grow by what their workloads did before, bytes by pod cgroup UID.
+func (l *loop) usualPeaks() map[string]uint64 {
+	out := map[string]uint64{}
+	if l.a.habits == nil {
+		return out
+	}
+	m := l.a.mapper.Map()
+	for i := range m.Pods {
+		if p := &m.Pods[i]; p.API != nil {
+			if peak := l.a.habits.learned.Bound(p.API); peak > 0 {
+				out[p.UID] = peak
+			}
+		}
+	}
+	return out
+}
+
+// lastMinute is the last minute of a pod, one point a second: its working set without page cache.
+func (l *loop) lastMinute(s *sampler.Series) []pressure.Point {
+	var got []sampler.GroupSample
+	got, l.scratch = s.Seconds(l.minute[:], l.scratch)
+	l.minutePoints = l.minutePoints[:0]
+	for i := range got {
+		l.minutePoints = append(l.minutePoints, pressure.Point{At: got[i].At, Value: minus(got[i].WorkingSet, got[i].ActiveFile)})
+	}
+	return l.minutePoints
 }
 
 // reading is one pod's figures; ok is false when one of them is missing.
@@ -167,7 +191,8 @@ func reading(s *sampler.GroupSample) (policy.Reading, bool) {
 	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Held: held}, okUsage && okWS && okCache && okAnon
 }
 
-// candidates joins the API server's pods with their readings.
+// candidates joins the API server's pods with their readings. What the API server says of a pod is taken from the newest view: the
+// join may be seconds older, and a protection that was set a moment ago counts.
 func (l *loop) candidates(now time.Time) []policy.Candidate {
 	m := l.a.mapper.Map()
 	var owners workloads
@@ -175,13 +200,24 @@ func (l *loop) candidates(now time.Time) []policy.Candidate {
 	if l.a.cluster != nil {
 		owners, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
 	}
+	newest := map[string]*policy.Pod{}
+	if l.a.cluster != nil {
+		view := l.a.cluster.client.Pods()
+		for i := range view.Pods {
+			newest[view.Pods[i].UID] = &view.Pods[i]
+		}
+	}
 	out := make([]policy.Candidate, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
 		if p.API == nil {
 			continue // a pod that the API server does not list cannot be evicted through it
 		}
-		out = append(out, policy.Candidate{Pod: p.API, Workload: owners.of(p.API.Owner.UID, now), Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
+		facts := p.API
+		if now := newest[facts.UID]; now != nil {
+			facts = now
+		}
+		out = append(out, policy.Candidate{Pod: facts, Workload: owners.of(p.API.Owner.UID, now), Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
 	}
 	return out
 }
@@ -197,8 +233,8 @@ func (l *loop) pods(now time.Time) judge.Pods {
 				s := reclaims.Standing(now, c.Pod.UID)
 				c.Unreclaimable, c.Reclaiming, c.Reclaimed = s.Blocked, s.Busy, s.Recent
 			}
-			if lead, ok := m.Lead(c.Pod); ok {
-				c.Learned = lead
+			if exit, ok := l.learnedExit(c.Pod); ok {
+				c.Learned = exit
 			}
 			m.Returned(now, c.Pod)
 		}
@@ -207,9 +243,23 @@ func (l *loop) pods(now time.Time) judge.Pods {
 	return out
 }
 
+// learnedExit is how long the exit of p is expected to take: by our own evictions of its workload, or by any end of its pods,
+// whichever took longer.
+func (l *loop) learnedExit(p *policy.Pod) (time.Duration, bool) {
+	own, evicted := l.a.evicts.Lead(p)
+	seen, known := time.Duration(0), false
+	if l.a.habits != nil {
+		seen, known = l.a.habits.learned.Exit(p)
+	}
+	return max(own, seen), evicted || known
+}
+
 // rank orders the pods for the lead time, for the ETA's bounds and for people.
 func (l *loop) rank(now time.Time) {
 	pods := l.pods(now)
+	if l.a.habits != nil {
+		l.a.habits.see(now, pods.Pods)
+	}
 	l.recordRead(&pods, l.judge.Read(pods))
 	l.rankedAt = now
 }

@@ -96,8 +96,12 @@ func eventText(d *status.Decision) string {
 	if d.Score != nil {
 		score = fmt.Sprintf(", score %.1f", *d.Score)
 	}
-	return fmt.Sprintf("signal %s, margin %.0f MiB, ETA %s at %.1f MiB/s, lead time %.0f s%s; %s",
-		d.Signal, float64(d.MarginBytes)/(1<<20), eta, d.SlopeBytes/(1<<20), d.LeadSeconds, score, d.Why)
+	without := ""
+	if d.KubeletChoice != "" {
+		without = "; without Spillway: " + d.KubeletChoice
+	}
+	return fmt.Sprintf("signal %s, margin %.0f MiB, ETA %s at %.1f MiB/s, lead time %.0f s%s; %s%s",
+		d.Signal, float64(d.MarginBytes)/(1<<20), eta, d.SlopeBytes/(1<<20), d.LeadSeconds, score, d.Why, without)
 }
 
 // podText says what the pod of that UID had to do with it.
@@ -117,6 +121,7 @@ func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
 		At: now, Level: v.Now.String(), Signal: string(v.Nearest.Signal), MarginBytes: int64(v.Nearest.Margin), ETASeconds: etaSeconds(v.ETA),
 		SlopeBytes: v.EvictSlope, LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause), Why: v.Reason,
 		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != Enforce,
+		KubeletChoice: made.Without.Text(),
 	}
 	for i := range made.Pods {
 		d.Ranking = append(d.Ranking, podStatus(&made.Pods[i], nil))
@@ -127,10 +132,13 @@ func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
 // keep stores and reports a decision. One that repeats the last (same key) is counted there instead; an empty key is
 // always new.
 func (l *loop) keep(now time.Time, d *status.Decision, key string) {
-	if n := len(l.decisions); key != "" && key == l.lastKey && n > 0 && now.Sub(l.said[key]) < time.Minute {
+	said := "decision " + key
+	fresh := l.due(now, said)
+	if n := len(l.decisions); key != "" && key == l.lastKey && n > 0 && !fresh {
 		l.decisions[n-1].Repeats++
 		return
 	}
+	l.said[said] = now
 	l.serial++
 	d.ID = fmt.Sprintf("%s-%d", l.a.begin.UTC().Format("0102-150405"), l.serial)
 	l.decisions = append(l.decisions, d)
@@ -138,15 +146,11 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		l.decisions = l.decisions[len(l.decisions)-keepDecisions:]
 	}
 	l.lastKey = key
-	if len(l.said) > 64 {
-		clear(l.said)
-	}
-	l.said[key] = now
 	l.published = time.Time{}
 	l.a.metrics.Decision(d.State)
 	l.a.log.Info("decision", messageDecision, "decision", d.ID, "state", d.State, "reason", d.Reason, "victim", d.Victim, "victim_uid", d.VictimUID, "level", d.Level,
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
-		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "score", optional(d.Score), "dry_run", d.DryRun)
+		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "without_spillway", d.KubeletChoice, "score", optional(d.Score), "dry_run", d.DryRun)
 	switch d.State {
 	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss:
 		// something is done, or nothing has to be
@@ -154,8 +158,12 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		if key == stateHeld+"brake" {
 			break
 		}
+		reason := "SpillwayHeld"
+		if d.State == policy.StateStandBy {
+			reason = "SpillwayStandBy"
+		}
 		node := l.a.cluster.node.Load().node
-		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayHeld", Message: fmt.Sprintf("memory pressure, nobody is evicted: %s; %s", d.Reason, eventText(d)), At: now})
+		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: reason, Message: fmt.Sprintf("memory pressure, no pod is evicted: %s; %s", d.Reason, eventText(d)), At: now})
 	}
 }
 

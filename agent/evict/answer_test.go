@@ -2,6 +2,7 @@ package evict
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func TestAnswers(t *testing.T) {
 		{name: "a verb from the future", answer: policy.Answer{Verb: 99}, state: Uncertain, open: true, forbid: "may still happen", next: 10 * time.Second, refused: "asked to go already (uncertain)", counted: 1},
 		{name: "dry run, accepted", answer: policy.Answer{Verb: policy.Accepted, Code: 201}, dryRun: true, state: WouldEvict, forbid: "cooldown", next: 90 * time.Second, counted: 1},
 		{name: "dry run, budget", answer: policy.Answer{Verb: policy.Budget, Code: 429}, dryRun: true, state: Refused, refused: "PodDisruptionBudget", memory: 30 * time.Second},
-		{name: "dry run, no answer", answer: policy.Answer{Verb: policy.Unknown}, dryRun: true, state: NotHappened, forbid: "dry-run call had no answer", next: 10 * time.Second},
+		{name: "dry run, no answer", answer: policy.Answer{Verb: policy.Unknown}, dryRun: true, state: NotHappened, forbid: "dry-run call had no answer", next: 10 * time.Second, refused: "dry-run call for it had no answer"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			play(t, Options{Limits: Limits{DryRun: tc.dryRun}}, func(r *rig) {
@@ -87,12 +88,12 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// Repeated 5xx answers are waited out twice as long each time, up to 30 s; any other answer starts anew.
+// Repeated 5xx answers for different pods are waited out twice as long each time, up to 30 s, until another answer comes.
 func TestBackoffGrows(t *testing.T) {
 	play(t, Options{}, func(r *rig) {
 		r.answer = say(policy.Answer{Verb: policy.Backoff, Code: 500})
-		for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-			r.evict("a")
+		for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+			r.evict(fmt.Sprintf("p%d", i))
 			r.about("the next may start", r.free(false), want*time.Second)
 		}
 		r.answer = say(policy.Answer{Verb: policy.Gone, Code: 404})
@@ -189,7 +190,14 @@ func TestNoAnswerThenWhatTheWatchShows(t *testing.T) {
 				t.Errorf("still counted %d times", n)
 			}
 			r.answer = say(policy.Answer{Verb: policy.Accepted, Code: 201})
-			r.evict("a") // it may be asked for again
+			if why := r.m.RefusedBefore(time.Now(), "uid-a"); !strings.Contains(why, "had no answer and did not happen, 1 in a row") {
+				t.Errorf("the pod is refused because %q", why)
+			}
+			r.evict("b")
+			time.Sleep(30 * time.Second)
+			if why := r.m.RefusedBefore(time.Now(), "uid-a"); why != "" {
+				t.Errorf("the pod is still refused after 30 s: %s", why)
+			}
 		})
 	})
 	t.Run("the answer is lost but the pod is gone at once", func(t *testing.T) {

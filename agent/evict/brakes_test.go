@@ -272,7 +272,8 @@ func TestCredit(t *testing.T) {
 		want   uint64
 	}{
 		{"in flight", false, say(policy.Answer{Verb: policy.Accepted}), leaving, time.Second, 7},
-		{"no answer", false, silence, running, time.Second, 7},
+		{"no answer", false, silence, running, 500 * time.Millisecond, 7},
+		{"no answer, and no sign of it", false, silence, running, 2 * time.Second, 0},
 		{"overdue", false, say(policy.Answer{Verb: policy.Accepted}), leaving, 40 * time.Second, 0},
 		{"released", false, say(policy.Answer{Verb: policy.Accepted}), gone, time.Second, 0},
 		{"refused", false, say(policy.Answer{Verb: policy.Budget}), running, time.Second, 0},
@@ -305,7 +306,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		if n := len(r.m.Outcomes()); n != keepOutcomes {
 			t.Errorf("%d outcomes, want %d", n, keepOutcomes)
 		}
-		if n := len(r.m.refusals); n > maxRefusals {
+		if n := len(r.m.refused.pods); n > maxRefusals {
 			t.Errorf("%d refusals, want at most %d", n, maxRefusals)
 		}
 		if last := r.m.Outcomes()[keepOutcomes-1].Victim.Pod.Name; last != fmt.Sprintf("p%d", maxRefusals+49) {

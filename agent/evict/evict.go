@@ -27,6 +27,8 @@ const (
 	overdueHold    = 5 * time.Minute       // how long an overdue victim forbids the next eviction
 	budgetMemory   = 30 * time.Second      // how long a refusal by a PodDisruptionBudget is remembered
 	blockedMemory  = 5 * time.Minute       // how long a refusal by policy or permission is remembered
+	watchLag       = time.Second           // after a call without an answer, until the pod watch should show its effect
+	unclearMemory  = 30 * time.Second      // how long a pod is left alone after answers that name no cause: see doubt
 	firstBackoff   = time.Second
 	longestBackoff = 30 * time.Second
 	authPause      = time.Minute // after a 401
@@ -110,11 +112,15 @@ const (
 type Victim struct {
 	Pod        *policy.Pod
 	DecisionID string
-	Release    uint64    // bytes expected back
-	Growth     float64   // bytes per second that end with it
-	Margin     int64     // hard margin at the decision, bytes
-	SampledAt  time.Time // of the sample that the decision was made of
-	Joins      bool      // may be started beside victims of the present round: see ForbidJoining
+	Release    uint64        // bytes expected back
+	Growth     float64       // bytes per second that end with it
+	Margin     int64         // hard margin at the decision, bytes
+	SampledAt  time.Time     // of the sample that the decision was made of
+	Joins      bool          // may be started beside victims of the present round: see Ask
+	Grower     bool          // has a real part in the growth: see Ask
+	Bystander  bool          // had no part in the growth
+	Level      string        // at the decision
+	Hard       time.Duration // less than so far from the threshold its grace period is cut short; 0: 4 s
 }
 
 // Outcome is one eviction from the call to the measured release.
@@ -132,6 +138,8 @@ type Outcome struct {
 	Shortening  policy.Answer // to the newest call that was to shorten it
 	shortenTry  int
 	shortenNext time.Time
+	doubtful    bool // it had no answer, and the pod watch should have shown it by now: it is credited no more
+	aside       bool // the call before for the same pod had no answer either: it holds no others back
 
 	Measured      uint64 // bytes that the pod's cgroup gave back
 	MeasuredKnown bool
@@ -145,6 +153,9 @@ func (o *Outcome) Latency() time.Duration {
 	}
 	return o.Answer.SentAt.Sub(o.Victim.SampledAt)
 }
+
+// Shortened reports whether the grace period was cut short, or may have been.
+func (o *Outcome) Shortened() bool { return !o.ShortenedAt.IsZero() || o.shortenTry > 0 }
 
 // Open reports whether the outcome still waits for something.
 func (o *Outcome) Open() bool { return o.EndedAt.IsZero() }
@@ -161,11 +172,11 @@ type Manager struct {
 
 	outcomes  []*Outcome // newest last
 	round     round
-	accepted  []time.Time
+	pace      pace   // by evictions
+	dryPace   pace   // by dry runs: counts in observe mode only, and is not saved
 	history   []past // oldest first
 	leads     map[workload]leadTimes
-	refusals  map[string]refusal // by pod UID
-	coolUntil time.Time
+	refused   refused
 	backoff   time.Duration
 	waitUntil time.Time
 	waitWhy   string
@@ -192,9 +203,10 @@ type Result struct {
 	shorten bool
 }
 
-type refusal struct {
-	until time.Time
-	why   string
+// pace is what the hourly cap and the cooldown are judged by.
+type pace struct {
+	accepted  []time.Time
+	coolUntil time.Time
 }
 
 // New checks the options and takes over what an agent before this one left in the store; see Fault for when that could
@@ -211,26 +223,32 @@ func New(opts Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opts: opts, send: make(chan sent, 1), saves: make(chan state, 1), results: make(chan Result, 1), firsts: make(chan first, 1),
-		refusals: map[string]refusal{}, lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{}, follow: newFollow(),
+		refused: newRefused(), lastUsage: map[string]uint64{}, leads: map[workload]leadTimes{}, follow: newFollow(),
 	}
 	if err := m.load(opts.Now); err != nil {
 		// What was evicted lately is not known, and nobody is while that is so; the rest of the agent is of use.
 		text := err.Error() + "; no eviction is asked for that could not be remembered"
 		m.fault.Store(&text)
-		m.coolUntil = opts.Now.Add(opts.Cooldown)
+		m.pace.coolUntil = opts.Now.Add(opts.Cooldown)
 	}
 	return m, nil
 }
 
 // Configure replaces the limits from now on; with an error they stay. What is on its way was asked for under those before,
-// and a cooldown lasts no longer than a new one would.
+// and a cooldown lasts no longer than a new one would. A change of mode ends all that dry runs have led to.
 func (m *Manager) Configure(now time.Time, l Limits) error {
 	if err := l.check(); err != nil {
 		return err
 	}
+	if l.DryRun != m.opts.DryRun {
+		m.dryPace, m.refused = pace{}, newRefused()
+		m.backoff, m.waitUntil = 0, time.Time{}
+	}
 	m.opts.Limits = l
-	if longest := now.Add(l.Cooldown); m.coolUntil.After(longest) {
-		m.coolUntil = longest
+	for _, p := range []*pace{&m.pace, &m.dryPace} {
+		if longest := now.Add(l.Cooldown); p.coolUntil.After(longest) {
+			p.coolUntil = longest
+		}
 	}
 	return nil
 }
@@ -348,34 +366,14 @@ func (m *Manager) Fault() string {
 // Results delivers answers; the loop hands each to Take at once.
 func (m *Manager) Results() <-chan Result { return m.results }
 
-// RefusedBefore returns why a pod that was refused a short time ago is not asked for again, "" when it may be. Nor is one
-// whose eviction goes on.
-func (m *Manager) RefusedBefore(now time.Time, uid string) string {
-	for _, o := range m.outcomes {
-		if o.Open() && !o.DryRun && o.Victim.Pod.UID == uid {
-			return "was asked to go already (" + string(o.State) + ")"
-		}
-	}
-	r, ok := m.refusals[uid]
-	if !ok || !now.Before(r.until) {
-		delete(m.refusals, uid)
-		return ""
-	}
-	return r.why
-}
-
-// Start queues the Eviction call for v. The caller has asked Forbid, or ForbidJoining when v joins, in the same pass;
-// Start asks again and returns false when something forbids it, so that no path leads around the brakes.
+// Start queues the Eviction call for v. The caller has asked ForbidFor the same in the same pass; Start asks again and
+// returns false when something forbids it, so that no path leads around the brakes.
 func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
-	forbid := m.Forbid
-	if v.Joins {
-		forbid = m.ForbidJoining
-	}
-	if forbid(now) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
+	if m.ForbidFor(now, Ask{Joins: v.Joins, Grower: v.Grower}) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
 		return nil, false
 	}
 	if m.open() == 0 {
-		m.round = round{}
+		m.round = round{before: m.lastReleased()}
 	}
 	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now}
 	req := Request{Namespace: v.Pod.Namespace, Name: v.Pod.Name, UID: v.Pod.UID, DryRun: m.opts.DryRun}
@@ -413,51 +411,55 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 		m.takeShortening(now, o, r.answer)
 		return o
 	}
+	if denied(&r.answer) {
+		r.answer.Verb = policy.Blocked
+	}
 	o.Answer, o.AnswerAt = r.answer, now
-	end := func(s State) { m.end(now, o, s) }
 	if r.answer.Verb != policy.Backoff && r.answer.Verb != policy.Unknown {
-		m.backoff = 0
+		m.clear(o)
 	}
 	switch r.answer.Verb {
 	case policy.Accepted:
-		m.accepted = append(m.accepted, now)
-		m.coolUntil = now.Add(m.opts.Cooldown)
+		p := &m.pace
 		if o.DryRun {
-			end(WouldEvict)
-			break
+			p = &m.dryPace
+			m.end(now, o, WouldEvict)
+		} else {
+			o.State = InFlight
+			o.Deadline = now.Add(exitTime(o.Victim.Pod.Grace))
+			m.remember(now, o)
 		}
-		o.State = InFlight
-		o.Deadline = now.Add(exitTime(o.Victim.Pod.Grace))
-		m.remember(now, o)
+		p.accepted, p.coolUntil = append(p.accepted, now), now.Add(m.opts.Cooldown)
 	case policy.Gone:
-		end(Vanished)
+		m.end(now, o, Vanished)
 		m.refuse(now, o, blockedMemory, "the pod was gone when its eviction was asked for")
 	case policy.Budget:
-		end(Refused)
+		m.end(now, o, Refused)
 		m.refuse(now, o, max(budgetMemory, min(r.answer.RetryAfter, longestAsked)), "refused by a PodDisruptionBudget: "+r.answer.Message)
 	case policy.Blocked:
-		end(Refused)
+		m.end(now, o, Refused)
 		m.refuse(now, o, blockedMemory, fmt.Sprintf("refused by the API server (%d): %s", r.answer.Code, r.answer.Message))
 	case policy.Unauthorized:
-		end(Refused)
+		m.end(now, o, Refused)
 		m.pause(now, authPause, "the API server does not accept our credentials (401)")
 	case policy.Backoff:
-		end(Refused)
-		m.backoff = min(max(2*m.backoff, firstBackoff), longestBackoff)
-		why := "no eviction could be asked for: " + r.answer.Message
-		if r.answer.Code != 0 {
-			why = fmt.Sprintf("the API server cannot take evictions now (%d): %s", r.answer.Code, r.answer.Message)
-		}
-		m.pause(now, max(m.backoff, min(r.answer.RetryAfter, longestAsked)), why)
+		m.end(now, o, Refused)
+		m.backOff(now, o)
 	default:
-		if o.DryRun {
-			end(NotHappened)
-			m.pause(now, unknownWait, "the dry-run call had no answer: "+r.answer.Message)
+		again, others := m.doubt(now, o)
+		if !o.DryRun {
+			o.State, o.Deadline, o.aside = Uncertain, now.Add(unknownWait), again
+			m.pace.accepted = append(m.pace.accepted, now) // counted against the cap until it is known not to have happened
 			break
 		}
-		o.State = Uncertain
-		o.Deadline = now.Add(unknownWait)
-		m.accepted = append(m.accepted, now) // counted against the cap until it is known not to have happened
+		m.end(now, o, NotHappened)
+		m.refuse(now, o, unclearMemory, "the dry-run call for it had no answer: "+r.answer.Message)
+		switch {
+		case !again:
+			m.pause(now, unknownWait, "the dry-run call had no answer: "+r.answer.Message)
+		case others:
+			m.pauseLonger(now, 0, "dry-run calls for different pods had no answer: "+r.answer.Message)
+		}
 	}
 	m.save(now)
 	return o
@@ -465,13 +467,6 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 
 func (m *Manager) pause(now time.Time, d time.Duration, why string) {
 	m.waitUntil, m.waitWhy = now.Add(d), why
-}
-
-func (m *Manager) refuse(now time.Time, o *Outcome, d time.Duration, why string) {
-	if len(m.refusals) >= maxRefusals {
-		clear(m.refusals)
-	}
-	m.refusals[o.Victim.Pod.UID] = refusal{now.Add(d), why}
 }
 
 // Outcomes returns the newest outcomes, oldest first. The caller must not change them.

@@ -34,7 +34,10 @@ type past struct {
 	Namespace    string    `json:"namespace"`
 	OwnerKind    string    `json:"ownerKind"`
 	OwnerName    string    `json:"ownerName"`
-	At           time.Time `json:"at"` // of the call: a replacement cannot be older
+	At           time.Time `json:"at"`                  // of the call: a replacement cannot be older
+	Bystander    bool      `json:"bystander,omitempty"` // the pod had no part in the growth
+	Level        string    `json:"level,omitempty"`     // at the decision
+	Created      time.Time `json:"created,omitzero"`    // the pod
 	ReturnedHere bool      `json:"returnedHere,omitempty"`
 	After        after     `json:"replacement,omitzero"`
 }
@@ -64,6 +67,7 @@ func (m *Manager) remember(now time.Time, o *Outcome) {
 	m.history = append(m.history, past{
 		DecisionID: o.Victim.DecisionID, PodName: p.Name, PodUID: p.UID, Namespace: p.Namespace,
 		OwnerAPI: p.Owner.APIVersion, OwnerUID: p.Owner.UID, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name,
+		Bystander: o.Victim.Bystander, Level: o.Victim.Level, Created: p.CreatedAt.UTC().Round(0),
 		At: o.AskedAt.UTC().Round(0), // as the state file will have it
 	})
 	m.prune(now)
@@ -100,7 +104,7 @@ func (m *Manager) History(now time.Time) policy.History {
 	for i := range m.history {
 		e := &m.history[i]
 		out[i] = policy.PastEviction{OwnerUID: e.OwnerUID, Namespace: e.Namespace, OwnerKind: e.OwnerKind, OwnerName: e.OwnerName, At: e.At, ReturnedHere: e.ReturnedHere,
-			Waiting: e.waiting(now)}
+			Bystander: e.Bystander, Created: e.Created, Waiting: e.waiting(now)}
 	}
 	return out
 }

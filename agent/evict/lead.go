@@ -11,10 +11,13 @@ import (
 
 // What is kept of how long evictions take, and what is made of it.
 const (
-	keepLeads  = 5   // of one workload, the newest
-	maxLeads   = 128 // workloads
-	leastLeads = 2   // from so many on a lead time is known
-	leastLead  = 2 * time.Second
+	keepLeads   = 20  // of one workload, the newest
+	maxLeads    = 128 // workloads
+	leastLeads  = 2   // from so many on a lead time is known
+	longestOf   = 5   // the longest of so many, while they are few
+	manyLeads   = 10  // from so many on the 90th percentile is known
+	leastLead   = time.Second
+	longestExit = time.Hour // what is longer makes no difference
 )
 
 // leadTimes is how long the evictions of one workload took, as the state file has it.
@@ -56,13 +59,12 @@ func (m *Manager) boundLeads() {
 	}
 }
 
-// Lead returns how long an eviction of p is expected to take until its memory is back, learned from its workload; false
-// while there are fewer than two measurements, and the grace of the pod has to do.
+// Lead returns how long the exit of p is expected to take until its memory is back, learned from its workload; false while
+// there are fewer than two measurements: one may have been luck.
 //
-// It is 1.5 × the longest of the last five plus 1 s, at least 2 s, and never more than policy.LeadTime(p). The longest
-// and a good deal more, because the two errors are not alike: a victim that takes longer than expected gives its memory
-// back when the threshold was reached already, while one that is quicker was only evicted a little early. Two, because
-// one may have been luck.
+// It is 1.25 × the longest of the last five, or, from ten on, 1.25 × their 90th percentile; at least 1 s. The longest, because
+// the two errors are not alike: a victim that takes longer than expected gives its memory back when the threshold was
+// reached already, while one that is quicker was only evicted a little early. The grace period bounds it: see policy.
 func (m *Manager) Lead(p *policy.Pod) (time.Duration, bool) {
 	w, owned := workloadOf(p)
 	if !owned {
@@ -72,9 +74,13 @@ func (m *Manager) Lead(p *policy.Pod) (time.Duration, bool) {
 	if !ok || len(l.Took) < leastLeads {
 		return 0, false
 	}
-	most := policy.LeadTime(p)
-	longest := min(slices.Max(l.Took), most) // what is longer than that makes no difference
-	return min(max(longest+longest/2+time.Second, leastLead), most), true
+	took := slices.Max(l.Took[max(0, len(l.Took)-longestOf):])
+	if n := len(l.Took); n >= manyLeads {
+		sorted := slices.Sorted(slices.Values(l.Took))
+		took = sorted[(9*n-1)/10]
+	}
+	took = min(took, longestExit)
+	return max(took+took/4, leastLead), true
 }
 
 // savedLeads is what the state file holds, in an order of its own.

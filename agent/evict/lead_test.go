@@ -45,16 +45,12 @@ func TestLead(t *testing.T) {
 	}{
 		{"never seen", nil, 30 * s, 0},
 		{"once may be luck", []time.Duration{2 * s}, 30 * s, 0},
-		{"twice: half as much again as the longer, and a second", []time.Duration{2 * s, 4 * s}, 30 * s, 7 * s},
-		{"in any order", []time.Duration{4 * s, 2 * s}, 30 * s, 7 * s},
-		{"at least two seconds", []time.Duration{200 * time.Millisecond, 100 * time.Millisecond}, 30 * s, 2 * s},
-		{"never more than the grace and a second", []time.Duration{25 * s, 25 * s}, 30 * s, 31 * s},
-		{"far more than its grace", []time.Duration{33 * s, 34 * s}, 30 * s, 31 * s},
-		{"a short grace", []time.Duration{6 * s, 6 * s}, 4 * s, 5 * s},
-		{"no grace: a second, though that is under two", []time.Duration{100 * time.Millisecond, 100 * time.Millisecond}, 0, s},
-		{"a grace that is not waited for", []time.Duration{25 * s, 25 * s}, time.Hour, 31 * s},
-		{"the last five", []time.Duration{20 * s, 2 * s, 2 * s, 3 * s, 2 * s, 2 * s}, 30 * s, 5*s + 500*time.Millisecond},
-		{"the longest of five", []time.Duration{20 * s, 2 * s, 8 * s, 2 * s, 2 * s, 2 * s}, 30 * s, 13 * s},
+		{"twice: a quarter more than the longer", []time.Duration{2 * s, 4 * s}, 30 * s, 5 * s},
+		{"in any order", []time.Duration{4 * s, 2 * s}, 30 * s, 5 * s},
+		{"at least a second", []time.Duration{200 * time.Millisecond, 100 * time.Millisecond}, 30 * s, s},
+		{"ten: the 90th percentile", []time.Duration{20 * s, 2 * s, 2 * s, 4 * s, 2 * s, 2 * s, 2 * s, 2 * s, 2 * s, 2 * s}, 30 * s, 5 * s},
+		{"the last five", []time.Duration{20 * s, 2 * s, 2 * s, 3 * s, 2 * s, 2 * s}, 30 * s, 3750 * time.Millisecond},
+		{"the longest of five", []time.Duration{20 * s, 2 * s, 8 * s, 2 * s, 2 * s, 2 * s}, 30 * s, 10 * s},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			play(t, Options{Limits: Limits{HourlyCap: 100}}, func(r *rig) {
@@ -89,8 +85,8 @@ func TestLead(t *testing.T) {
 			r.answer = silence
 			r.took("a", 5*s, true)
 			r.took("a", 6*s, true)
-			if got, _ := r.m.Lead(later("a", "next", time.Now())); got != 10*s {
-				t.Errorf("lead time %v, want 10 s", got)
+			if got, _ := r.m.Lead(later("a", "next", time.Now())); got != 7500*time.Millisecond {
+				t.Errorf("lead time %v, want 7.5 s", got)
 			}
 		})
 	})
@@ -109,7 +105,7 @@ func TestLead(t *testing.T) {
 			r.pass(2*s, false)
 			r.facts["uid-a-2"] = gone
 			r.observe(false)
-			if got, ok := r.m.Lead(later("a", "next", time.Now())); got < 10*s-time.Second/5 || got > 10*s+time.Second/5 || !ok {
+			if got, ok := r.m.Lead(later("a", "next", time.Now())); got < 7500*time.Millisecond-s/5 || got > 7500*time.Millisecond+s/5 || !ok {
 				t.Errorf("lead time %v, known %v", got, ok)
 			}
 		})
@@ -129,7 +125,7 @@ func TestLeadOfAClockThatWasSet(t *testing.T) {
 			m.learn(&Outcome{Victim: owned("a"), AskedAt: now, EndedAt: now.Add(took), MeasuredKnown: true})
 		}
 		p := owned("a").Pod
-		if got, ok := m.Lead(p); ok != want || took > time.Hour && got != policy.LeadTime(p) {
+		if got, ok := m.Lead(p); ok != want || took > time.Hour && got != longestExit+longestExit/4 {
 			t.Errorf("%v: lead time %v, known %v", took, got, ok)
 		}
 	}
@@ -172,8 +168,8 @@ func TestLeadAfterARestart(t *testing.T) {
 		synctest.Wait()
 	})
 	play(t, Options{Store: file}, func(r *rig) {
-		if got, _ := r.m.Lead(owned("a").Pod); got != 10*time.Second {
-			t.Errorf("lead time %v, want 10 s", got)
+		if got, _ := r.m.Lead(owned("a").Pod); got != 7500*time.Millisecond {
+			t.Errorf("lead time %v, want 7.5 s", got)
 		}
 	})
 	t.Run("the victim outlives the agent", func(t *testing.T) {
@@ -199,7 +195,7 @@ func TestLeadAfterARestart(t *testing.T) {
 			})
 		}
 		play(t, Options{Store: file}, func(r *rig) {
-			if got, ok := r.m.Lead(owned("a").Pod); !ok || got < 7*time.Second || got > 8*time.Second {
+			if got, ok := r.m.Lead(owned("a").Pod); !ok || got < 5*time.Second || got > 5500*time.Millisecond {
 				t.Errorf("lead time %v, known %v", got, ok)
 			}
 		})
@@ -234,7 +230,7 @@ func FuzzTakeOver(f *testing.F) {
 		}
 		for _, l := range m.leads {
 			p := &policy.Pod{Namespace: l.Namespace, Grace: time.Hour, Owner: policy.Owner{UID: l.OwnerUID, Kind: l.OwnerKind, Name: l.OwnerName}}
-			if lead, ok := m.Lead(p); ok != (len(l.Took) > 1) || ok && (lead < leastLead || lead > policy.LeadTime(p)) || len(l.Took) > keepLeads || slices.Min(l.Took) <= 0 || l.MeasuredAt.After(now) {
+			if lead, ok := m.Lead(p); ok != (len(l.Took) > 1) || ok && (lead < leastLead || lead > longestExit+longestExit/4) || len(l.Took) > keepLeads || slices.Min(l.Took) <= 0 || l.MeasuredAt.After(now) {
 				t.Fatalf("lead time %v of %+v", lead, l)
 			}
 		}
@@ -243,7 +239,7 @@ func FuzzTakeOver(f *testing.F) {
 				t.Fatalf("state %q", s)
 			}
 		}
-		for _, at := range m.accepted {
+		for _, at := range m.pace.accepted {
 			if at.After(now) {
 				t.Fatalf("accepted at %v", at)
 			}

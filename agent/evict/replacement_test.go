@@ -190,7 +190,7 @@ func TestFollowTwoOfOneWorkload(t *testing.T) {
 		r.evictWeb("a")
 		r.facts["uid-a"] = gone
 		r.observe(false)
-		r.m.coolUntil = time.Now()
+		r.m.pace.coolUntil = time.Now()
 		r.evictWeb("b")
 		s.pods["a"], s.pods["b"] = full, full // the cluster would name the same pod twice
 		news := r.follow(10 * time.Second)
@@ -269,7 +269,7 @@ func TestFollowNeverDelaysAnEviction(t *testing.T) {
 		}
 		r.facts["uid-a"] = gone
 		r.observe(false)
-		r.m.coolUntil = time.Now()
+		r.m.pace.coolUntil = time.Now()
 		begin := time.Now()
 		r.evictWeb("b")
 		r.m.Follow(time.Now())

@@ -12,7 +12,8 @@ import (
 // none is open, and lasts while any of its victims is; what it has had is kept until the next one begins.
 type round struct {
 	spent      int  // its evictions that happened and have ended
-	unmeasured bool // of one of those nobody saw how much came back
+	unmeasured bool // how much came back was not seen of one of those
+	before     bool // the round before this one rests: see lastReleased
 }
 
 // open returns how many evictions go on. All of them are of the present round.
@@ -39,17 +40,31 @@ func (m *Manager) end(now time.Time, o *Outcome, s State) {
 	}
 }
 
-// Forbid returns why no eviction may start now, "" when one may: an open one forbids the next.
-func (m *Manager) Forbid(now time.Time) string { return m.forbid(now, false) }
-
-// ForbidJoining is Forbid for one more eviction of the present round, which may run beside the others: their way out
-// forbids nothing while the round has places left, nor does the cooldown. With no round open it is Forbid, and in observe
-// mode too: there nothing is ever in flight.
-func (m *Manager) ForbidJoining(now time.Time) string {
-	return m.forbid(now, m.open() > 0 && !m.opts.DryRun)
+// Ask says for which eviction the brakes are asked. The zero value is for one that starts alone.
+type Ask struct {
+	// Joins: it may run beside the others of the present round. Their way out forbids nothing while the round has places
+	// left, nor does the cooldown. With no round open it means nothing, nor in observe mode, where nothing is in flight.
+	Joins bool
+	// Grower: its pod has a real part in the growth, at critical or at evict by ETA. No cooldown holds it but in observe
+	// mode, where the pod stays and would be named again at once.
+	Grower bool
 }
 
-func (m *Manager) forbid(now time.Time, joining bool) string {
+// Forbid is ForbidFor one that starts alone: an open eviction forbids it.
+func (m *Manager) Forbid(now time.Time) string { return m.ForbidFor(now, Ask{}) }
+
+// ForbidJoining is ForbidFor one more of the present round.
+func (m *Manager) ForbidJoining(now time.Time) string { return m.ForbidFor(now, Ask{Joins: true}) }
+
+// ForbidGrower is ForbidFor one more of the present round whose pod has a real part in the growth.
+func (m *Manager) ForbidGrower(now time.Time) string {
+	return m.ForbidFor(now, Ask{Joins: true, Grower: true})
+}
+
+// ForbidFor returns why no such eviction may start now, "" when it may.
+func (m *Manager) ForbidFor(now time.Time, a Ask) string {
+	joining := a.Joins && m.open() > 0 && !m.opts.DryRun
+	grower := a.Grower && !m.opts.DryRun
 	if m.unread {
 		return "it is not known who was evicted lately: " + m.Fault()
 	}
@@ -65,8 +80,13 @@ func (m *Manager) forbid(now time.Time, joining bool) string {
 				return fmt.Sprintf("%s is on its way out (%.0f s left)", o.Victim.Pod.Key(), max(0, o.Deadline.Sub(now).Seconds()))
 			}
 		case Uncertain:
-			return fmt.Sprintf("the Eviction call for %s had no answer: it may still happen", o.Victim.Pod.Key())
+			if !joining || !o.aside && !(grower && o.doubtful) {
+				return fmt.Sprintf("the Eviction call for %s had no answer: it may still happen", o.Victim.Pod.Key())
+			}
 		case Overdue:
+			if grower && joining && m.releasedSince(o.Deadline) { // the kubelet acts: it is about this pod
+				continue
+			}
 			return fmt.Sprintf("%s was evicted but is still here past its deadline: the kubelet does not seem to act", o.Victim.Pod.Key())
 		}
 	}
@@ -76,22 +96,26 @@ func (m *Manager) forbid(now time.Time, joining bool) string {
 	if now.Before(m.waitUntil) {
 		return fmt.Sprintf("%s (%.0f s left)", m.waitWhy, m.waitUntil.Sub(now).Seconds())
 	}
-	// No round begins within a cooldown, so one that runs while others are on their way out was begun by their own round.
-	if !joining && now.Before(m.coolUntil) {
-		return fmt.Sprintf("cooldown after the last eviction (at most %.0f s left)", m.coolUntil.Sub(now).Seconds())
+	if until := m.coolUntil(); !joining && !grower && now.Before(until) {
+		return fmt.Sprintf("cooldown after the last eviction (at most %.0f s left)", until.Sub(now).Seconds())
 	}
 	if n := m.used(); joining && n >= m.opts.RoundLimit {
 		return fmt.Sprintf("round limit: %d evictions in this round", n)
 	}
-	if n := m.acceptedWithin(now, time.Hour); n >= m.opts.HourlyCap {
+	if n, _ := m.LastHour(now); n >= m.opts.HourlyCap {
 		return fmt.Sprintf("hourly cap: %d evictions within the last hour", n)
 	}
 	return ""
 }
 
+// releasedSince reports whether another victim's memory came back since then.
+func (m *Manager) releasedSince(at time.Time) bool {
+	return slices.ContainsFunc(m.outcomes, func(o *Outcome) bool { return o.State == Released && o.EndedAt.After(at) })
+}
+
 // inFlight reports whether o is on its way out, or may be.
 func (o *Outcome) inFlight() bool {
-	return o.Open() && !o.DryRun && (o.State == InFlight || o.State == Uncertain || o.State == Asking)
+	return o.Open() && !o.DryRun && (o.State == InFlight || o.State == Uncertain && !o.doubtful || o.State == Asking)
 }
 
 // InFlight returns how many victims of the present round are on their way out, or may be: those that Credit counts.
@@ -116,25 +140,32 @@ func (m *Manager) Credit(look func(p *policy.Pod) (release uint64, growth float6
 	return release, growth
 }
 
-func (m *Manager) acceptedWithin(now time.Time, d time.Duration) int {
-	m.accepted = slices.DeleteFunc(m.accepted, func(t time.Time) bool { return now.Sub(t) > time.Hour })
-	n := 0
-	for _, t := range m.accepted {
-		if now.Sub(t) <= d {
-			n++
-		}
+// coolUntil returns when the cooldown ends. Dry runs have one in observe mode only.
+func (m *Manager) coolUntil() time.Time {
+	if m.opts.DryRun && m.dryPace.coolUntil.After(m.pace.coolUntil) {
+		return m.dryPace.coolUntil
 	}
-	return n
+	return m.pace.coolUntil
+}
+
+// lastHour drops what is older and returns how many were accepted since.
+func (p *pace) lastHour(now time.Time) int {
+	p.accepted = slices.DeleteFunc(p.accepted, func(t time.Time) bool { return now.Sub(t) > time.Hour })
+	return len(p.accepted)
 }
 
 // uncount takes back what an unanswered call had counted.
-func (m *Manager) uncount(at time.Time) {
-	if i := slices.IndexFunc(m.accepted, at.Equal); i >= 0 {
-		m.accepted = slices.Delete(m.accepted, i, i+1)
+func (p *pace) uncount(at time.Time) {
+	if i := slices.IndexFunc(p.accepted, at.Equal); i >= 0 {
+		p.accepted = slices.Delete(p.accepted, i, i+1)
 	}
 }
 
-// LastHour returns how many evictions were accepted within the last hour, and the cap.
+// LastHour returns how many evictions were accepted within the last hour, and the cap. In observe mode dry runs count too.
 func (m *Manager) LastHour(now time.Time) (count, limit int) {
-	return m.acceptedWithin(now, time.Hour), m.opts.HourlyCap
+	count = m.pace.lastHour(now)
+	if m.opts.DryRun {
+		count += m.dryPace.lastHour(now)
+	}
+	return count, m.opts.HourlyCap
 }

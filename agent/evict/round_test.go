@@ -95,7 +95,7 @@ func TestRound(t *testing.T) {
 			r.pass(time.Second, true)
 			r.facts["uid-b"] = gone
 			r.pass(5*time.Second, true)
-			if !r.m.coolUntil.After(time.Now()) {
+			if !r.m.pace.coolUntil.After(time.Now()) {
 				t.Error("the cooldown ended while a victim is on its way out")
 			}
 			r.facts["uid-a"] = gone
@@ -371,7 +371,7 @@ type driven struct {
 // Any sequence of starts, answers, sights and restarts: no round has more evictions that happened, or may have, than its
 // limit; no call is made while another has no answer; nothing starts beside a victim unless it joins.
 func TestRoundNeverExceedsItsLimit(t *testing.T) {
-	full, joined, restarts, rounds := 0, 0, 0, 0
+	full, joined, restarts, rounds, hurried := 0, 0, 0, 0, 0
 	for seed := range uint64(120) {
 		rng := rand.New(rand.NewPCG(seed, 11))
 		opts := Options{Limits: Limits{RoundLimit: 1 + rng.IntN(policy.MaxRound), HourlyCap: 1 + rng.IntN(40), Cooldown: time.Duration(1 + rng.IntN(int(90*time.Second)))}, Call: say(policy.Answer{}),
@@ -389,25 +389,32 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 			case 0, 1, 2:
 				v := owned(fmt.Sprintf("p%d", rng.IntN(40)))
 				v.Pod.Grace = time.Duration(rng.IntN(40)) * time.Second
-				v.Joins = rng.IntN(3) > 0
-				wasOpen := openOf(d.m)
+				v.Joins, v.Grower = rng.IntN(3) > 0, rng.IntN(4) == 0
+				wasOpen := holding(d.m)
 				refused := d.m.RefusedBefore(d.now, v.Pod.UID)
-				if len(wasOpen) == 0 {
+				beside := d.m.open() > 0
+				if !beside {
 					clear(round)
 				}
 				o, ok := d.m.Start(d.now, v)
 				if !ok {
 					break
 				}
-				if len(wasOpen) == 0 {
+				if !beside {
 					rounds++
 				} else if joined++; !v.Joins {
 					t.Fatalf("seed %d, step %d: started beside %v", seed, step, wasOpen)
 				}
 				for _, s := range wasOpen {
-					if s != InFlight {
+					if s != InFlight && !((s == Uncertain || s == Overdue) && v.Grower) {
 						t.Fatalf("seed %d, step %d: started while one is %s", seed, step, s)
 					}
+				}
+				if v.Grower && d.m.pace.coolUntil.After(d.now) {
+					hurried++
+				}
+				if until := d.m.pace.coolUntil; !v.Grower && len(wasOpen) == 0 && !beside && until.After(d.now) {
+					t.Fatalf("seed %d, step %d: a round began within the cooldown for a pod that does not grow", seed, step)
 				}
 				if d.open != nil || refused != "" || !o.Open() {
 					t.Fatalf("seed %d, step %d: a call beside another, or for a pod that %s", seed, step, refused)
@@ -476,14 +483,24 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 			}
 		}
 	}
-	if full < 500 || joined < 200 || restarts < 200 || rounds < 200 {
-		t.Errorf("%d steps with a full round, %d joined, %d restarts, %d rounds: the sequences prove little", full, joined, restarts, rounds)
+	if full < 500 || joined < 200 || restarts < 200 || rounds < 200 || hurried < 50 {
+		t.Errorf("%d steps with a full round, %d joined, %d restarts, %d rounds, %d growers within a cooldown: the sequences prove little", full, joined, restarts, rounds, hurried)
 	}
 }
 
 func openOf(m *Manager) (out []State) {
 	for _, o := range m.outcomes {
 		if o.Open() {
+			out = append(out, o.State)
+		}
+	}
+	return out
+}
+
+// holding are the states of what goes on and forbids others: an unanswered call for a pod that had no answer before does not.
+func holding(m *Manager) (out []State) {
+	for _, o := range m.outcomes {
+		if o.Open() && !(o.State == Uncertain && o.aside) {
 			out = append(out, o.State)
 		}
 	}

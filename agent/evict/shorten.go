@@ -1,6 +1,7 @@
 package evict
 
 import (
+	"cmp"
 	"time"
 
 	"spillway/agent/policy"
@@ -11,7 +12,7 @@ const (
 	// ShortGrace is asked for in the second call. 0 would delete the object at once and leave its containers.
 	ShortGrace = time.Second
 
-	shortenBelow = 4 * time.Second // time left until the threshold
+	shortenBelow = 4 * time.Second // time left until the threshold, where the victim's hard lead time is not known
 	shortenAfter = time.Second     // what a victim that obeys SIGTERM gets in any case
 	shortenWorth = 3 * time.Second // of its grace must be left: the second wait takes 2 s
 	shortenExit  = 2 * time.Second
@@ -23,11 +24,11 @@ const (
 func (r Result) Shortens() bool { return r.shorten }
 
 // Shorten repeats the Eviction call of a victim on its way out with a grace period of ShortGrace, when the threshold is
-// less than 4 s away (left) and the victim would use its grace period for longer than that: the kubelet would soon give
+// less than its hard lead time away (left) and the victim would use its grace period for longer than that: the kubelet would soon give
 // it and others less. It is the same eviction: neither cap nor round count it again. The caller has made sure that nothing
 // but the brakes of Forbid holds evictions back. It returns the outcome that it asked for, nil when there was no cause.
 func (m *Manager) Shorten(now time.Time, left time.Duration) *Outcome {
-	if m.opts.KeepGrace || m.opts.DryRun || left >= shortenBelow || m.shortens != nil || now.Before(m.waitUntil) {
+	if m.opts.KeepGrace || m.opts.DryRun || m.shortens != nil || now.Before(m.waitUntil) {
 		return nil
 	}
 	var longest *Outcome
@@ -39,7 +40,7 @@ func (m *Manager) Shorten(now time.Time, left time.Duration) *Outcome {
 			return nil // one call at a time
 		}
 		grace := o.Deadline.Add(-exitSlack).Sub(now)
-		if o.State != InFlight || !o.ShortenedAt.IsZero() || o.shortenTry >= shortenTries || now.Before(o.shortenNext) ||
+		if left >= cmp.Or(o.Victim.Hard, shortenBelow) || o.State != InFlight || !o.ShortenedAt.IsZero() || o.shortenTry >= shortenTries || now.Before(o.shortenNext) ||
 			now.Sub(o.AnswerAt) < shortenAfter || grace < shortenWorth {
 			continue
 		}

@@ -31,8 +31,9 @@ type state struct {
 	Version   int         `json:"version"`
 	SavedAt   time.Time   `json:"savedAt"`
 	CoolUntil time.Time   `json:"coolUntil"`
-	Accepted  []time.Time `json:"accepted"` // within the last hour
-	Victims   []saved     `json:"victims"`  // that were asked for or accepted and were not seen to go
+	Accepted  []time.Time `json:"accepted"`               // within the last hour
+	DryApart  bool        `json:"dryRunsApart,omitempty"` // no dry run is in CoolUntil or Accepted; older agents mixed them in
+	Victims   []saved     `json:"victims"`                // that were asked for or accepted and were not seen to go
 
 	RoundSpent      int  `json:"roundSpent,omitempty"` // evictions of the round of Victims that have ended
 	RoundUnmeasured bool `json:"roundUnmeasured,omitempty"`
@@ -53,6 +54,8 @@ type saved struct {
 	OwnerUID   string        `json:"ownerUid,omitempty"`
 	Grace      time.Duration `json:"graceNanoseconds"`
 	Release    uint64        `json:"releaseBytes"`
+	Bystander  bool          `json:"bystander,omitempty"`
+	Level      string        `json:"level,omitempty"`
 	State      State         `json:"state"`
 	AskedAt    time.Time     `json:"askedAt"`
 	AnswerAt   time.Time     `json:"answeredAt"`
@@ -63,7 +66,7 @@ type saved struct {
 func (m *Manager) snapshot(now time.Time) state {
 	m.seq++
 	s := state{
-		seq: m.seq, Version: stateVersion, SavedAt: now, CoolUntil: m.coolUntil, Accepted: slices.Clone(m.accepted),
+		seq: m.seq, Version: stateVersion, SavedAt: now, CoolUntil: m.pace.coolUntil, Accepted: slices.Clone(m.pace.accepted), DryApart: true,
 		History: slices.Clone(m.history), Leads: m.savedLeads(),
 	}
 	if m.open() > 0 {
@@ -76,7 +79,7 @@ func (m *Manager) snapshot(now time.Time) state {
 		p := o.Victim.Pod
 		s.Victims = append(s.Victims, saved{DecisionID: o.Victim.DecisionID, Namespace: p.Namespace, Name: p.Name, UID: p.UID, Grace: p.Grace,
 			OwnerAPI: p.Owner.APIVersion, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name, OwnerUID: p.Owner.UID,
-			Release: o.Victim.Release, State: o.State, AskedAt: o.AskedAt, AnswerAt: o.AnswerAt, Deadline: o.Deadline})
+			Release: o.Victim.Release, Bystander: o.Victim.Bystander, Level: o.Victim.Level, State: o.State, AskedAt: o.AskedAt, AnswerAt: o.AnswerAt, Deadline: o.Deadline})
 	}
 	return s
 }
@@ -129,7 +132,7 @@ func (m *Manager) load(now time.Time) error {
 	}
 	if data == nil {
 		if m.setAside = lost; lost != "" {
-			m.coolUntil = now.Add(m.opts.Cooldown)
+			m.pace.coolUntil = now.Add(m.opts.Cooldown)
 		}
 		return nil
 	}
@@ -138,7 +141,7 @@ func (m *Manager) load(now time.Time) error {
 		if m.setAside, err = m.opts.Store.SetAside(); err != nil {
 			return fmt.Errorf("set eviction state aside: %w", err)
 		}
-		m.coolUntil = now.Add(m.opts.Cooldown)
+		m.pace.coolUntil = now.Add(m.opts.Cooldown)
 		return nil
 	}
 	m.takeOver(now, &s)
@@ -154,18 +157,21 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 		}
 		return t
 	}
-	if m.coolUntil = s.CoolUntil; m.coolUntil.After(now.Add(m.opts.Cooldown)) {
-		m.coolUntil = now.Add(m.opts.Cooldown)
+	if !s.DryApart {
+		s.dropDryRuns(m.opts.Cooldown)
+	}
+	if m.pace.coolUntil = s.CoolUntil; m.pace.coolUntil.After(now.Add(m.opts.Cooldown)) {
+		m.pace.coolUntil = now.Add(m.opts.Cooldown)
 	}
 	for _, t := range s.Accepted {
-		m.accepted = append(m.accepted, notAhead(t))
+		m.pace.accepted = append(m.pace.accepted, notAhead(t))
 	}
 	m.history = s.History
 	m.prune(now)
 	m.takeLeads(now, s.Leads)
 	for _, v := range s.Victims {
 		o := &Outcome{
-			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
+			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Bystander: v.Bystander, Level: v.Level, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
 				Owner: policy.Owner{APIVersion: v.OwnerAPI, Kind: v.OwnerKind, Name: v.OwnerName, UID: v.OwnerUID}}},
 			State: v.State, AskedAt: notAhead(v.AskedAt), AnswerAt: notAhead(v.AnswerAt), Deadline: v.Deadline,
 		}
@@ -175,7 +181,7 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 		switch o.State {
 		case Asking: // the answer was lost with the agent: it counts like one that never came
 			o.AnswerAt = now
-			m.accepted = append(m.accepted, now)
+			m.pace.accepted = append(m.pace.accepted, now)
 			fallthrough
 		case Uncertain:
 			o.State, o.Deadline = Uncertain, now.Add(unknownWait) // it has its cooldown when it turns out to have happened
@@ -187,5 +193,24 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 	}
 	if len(m.outcomes) > 0 { // they go on being a round
 		m.round = round{spent: max(0, s.RoundSpent), unmeasured: s.RoundUnmeasured}
+	}
+}
+
+// dropDryRuns leaves of the state of an older agent the acceptances that belong to an eviction: of a victim, or one of the
+// history, which has all of pods with a controller. The others were dry runs. The cooldown is that of the newest that stays.
+func (s *state) dropDryRuns(cooldown time.Duration) {
+	s.Accepted = slices.DeleteFunc(s.Accepted, func(t time.Time) bool {
+		took := func(asked time.Time) bool { return !t.Before(asked) && t.Sub(asked) <= callTimeout+time.Second }
+		return !slices.ContainsFunc(s.Victims, func(v saved) bool { return v.AnswerAt.Equal(t) || took(v.AskedAt) }) &&
+			!slices.ContainsFunc(s.History, func(e past) bool { return took(e.At) })
+	})
+	var until time.Time
+	for _, t := range s.Accepted {
+		if end := t.Add(cooldown); end.After(until) {
+			until = end
+		}
+	}
+	if s.CoolUntil.After(until) {
+		s.CoolUntil = until
 	}
 }

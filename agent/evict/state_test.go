@@ -104,11 +104,11 @@ func TestRestart(t *testing.T) {
 		})
 		play(t, Options{Store: file}, func(r *rig) { r.evict("b") })
 	})
-	t.Run("observe mode leaves no victim", func(t *testing.T) {
+	t.Run("observe mode leaves neither victim nor cooldown", func(t *testing.T) {
 		file := &shelf{}
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) { r.evict("a") })
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) {
-			if len(r.m.Outcomes()) != 0 || !strings.Contains(r.m.Forbid(time.Now()), "cooldown") {
+			if len(r.m.Outcomes()) != 0 || r.m.Forbid(time.Now()) != "" {
 				t.Errorf("outcomes %d, %q", len(r.m.Outcomes()), r.m.Forbid(time.Now()))
 			}
 		})
@@ -236,7 +236,7 @@ func TestStatesThatCannotBeUsed(t *testing.T) {
 func TestStateFromTheFuture(t *testing.T) {
 	file := &shelf{}
 	now := time.Now()
-	s := state{Version: stateVersion, CoolUntil: now.Add(24 * time.Hour), Accepted: []time.Time{now.Add(24 * time.Hour)},
+	s := state{Version: stateVersion, DryApart: true, CoolUntil: now.Add(24 * time.Hour), Accepted: []time.Time{now.Add(24 * time.Hour)},
 		Victims: []saved{{Name: "a", Namespace: "shop", UID: "uid-a", State: InFlight, Grace: 30 * time.Second, Deadline: now.Add(24 * time.Hour)}}}
 	if err := s.keep(file); err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func TestStateFromTheFuture(t *testing.T) {
 	if d := m.outcomes[0].Deadline.Sub(now); d != 35*time.Second {
 		t.Errorf("deadline in %v, want 35 s", d)
 	}
-	if d := m.coolUntil.Sub(now); d != 90*time.Second {
+	if d := m.pace.coolUntil.Sub(now); d != 90*time.Second {
 		t.Errorf("cooldown of %v, want 90 s", d)
 	}
 	if n, _ := m.LastHour(now.Add(time.Hour + time.Minute)); n != 0 {

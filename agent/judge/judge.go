@@ -24,6 +24,7 @@ type Config struct {
 const (
 	keepSamples = 15 * time.Second
 	keepSlow    = 12
+	keepMinute  = 64 // samples, a second apart
 )
 
 // longest is the longest time to the threshold that is told from others.
@@ -34,10 +35,12 @@ type Judge struct {
 	cfg     Config
 	samples []pressure.Sample
 	slow    []pressure.Slow
+	minute  []pressure.Sample
 	memory  pressure.Memory
 	verdict pressure.Verdict
 	ranking []policy.Candidate
 	lead    time.Duration
+	hard    time.Duration
 	growers []pressure.Grower
 }
 
@@ -62,7 +65,13 @@ func (j *Judge) Assess(l Look) *pressure.Verdict {
 	for i := range l.Samples {
 		if n := len(j.samples); n == 0 || l.Samples[i].At > j.samples[n-1].At {
 			j.samples = append(j.samples, l.Samples[i])
+			if n := len(j.minute); n == 0 || l.Samples[i].At-j.minute[n-1].At >= time.Second {
+				j.minute = append(j.minute, l.Samples[i])
+			}
 		}
+	}
+	if n := len(j.minute) - keepMinute; n > 0 {
+		j.minute = append(j.minute[:0], j.minute[n:]...)
 	}
 	j.samples = trim(j.samples, func(oldest, newest *pressure.Sample) bool { return newest.At-oldest.At > keepSamples })
 	for i := range l.Slow {
@@ -74,7 +83,7 @@ func (j *Judge) Assess(l Look) *pressure.Verdict {
 		j.slow = append(j.slow[:0], j.slow[n:]...)
 	}
 	j.verdict, j.memory = pressure.Assess(pressure.Input{
-		Samples: j.samples, Slow: j.slow, Thresholds: l.Thresholds, Allocatable: l.Allocatable, LeadTime: j.lead, Growers: j.growers,
+		Samples: j.samples, Minute: j.minute, Slow: j.slow, Thresholds: l.Thresholds, Allocatable: l.Allocatable, LeadTime: j.lead, HardLead: j.hard, Growers: j.growers,
 		Credit: l.Credit, Explained: l.Explained, Config: j.cfg.Pressure,
 	}, j.memory)
 	return &j.verdict
@@ -114,21 +123,72 @@ func (j *Judge) LastSlow() time.Duration {
 // Growth returns how fast a pod grows, bytes per second, 0 when it does not rise out of its noise, and how long its own growth
 // has lasted at the least: what all that it grew takes at its fastest pace, and next to nothing when it nearly stood still for the
 // last second. points are its working set without page cache, oldest first. Growth is taken over as long as the node has been growing,
-// at least the short and at most the long window, and over five readings however slow they come.
+// at least the short and at most the long window, and over five readings however slow they come; from its lowest reading on
+// where it fell in that time; and over the short window alone where it is steeper there: something else may have been growing
+// for long.
 func Growth(points []pressure.Point, lasted time.Duration) (rate float64, own time.Duration) {
 	over := min(max(lasted, pressure.ShortWindow), pressure.LongWindow)
 	if n := len(points); n > 1 {
 		over = min(max(over, 6*(points[n-1].At-points[n-2].At)), pressure.LongWindow)
 	}
-	t := pressure.Fit(points, over)
+	points = sinceFall(points, over)
+	t, short := pressure.Fit(points, over), pressure.Fit(points, pressure.ShortWindow)
+	if short.Clear() && short.Slope > t.Slope && short.Slope*short.Span.Seconds() >= paceGain {
+		t = short
+	}
 	if !t.Rising() {
 		return 0, 0
 	}
-	if short := pressure.Fit(points, pressure.ShortWindow); short.Known && short.Slope < t.Slope/4 {
+	if short.Known && short.Slope < t.Slope/4 {
 		return t.Slope, 1
 	}
 	grown, pace := stride(points, over, t.Slope)
 	return t.Slope, max(1, time.Duration(grown/pace*float64(time.Second)))
+}
+
+// sinceFall leaves out what lies before the lowest reading of the window, where the series fell to it by a real amount: a heap
+// that was collected has grown since then.
+func sinceFall(points []pressure.Point, over time.Duration) []pressure.Point {
+	from := len(points)
+	for from > 0 && points[len(points)-1].At-points[from-1].At <= over {
+		from--
+	}
+	lowest, highest := from, pressure.Unknown
+	for i := from; i < len(points); i++ {
+		v := points[i].Value
+		if !v.Known() {
+			continue
+		}
+		if !points[lowest].Value.Known() || v <= points[lowest].Value {
+			lowest = i
+		}
+	}
+	for i := from; i < lowest; i++ {
+		highest = max(highest, points[i].Value)
+	}
+	if len(points)-lowest < pressure.MinPoints || !highest.Known() || highest-points[lowest].Value < paceGain {
+		return points
+	}
+	return points[lowest:]
+}
+
+// Measure fills in what a pod's series say: growth, how long it has lasted, what was gained, and up to where it is expected.
+// points are its working set without page cache as often as it is read, minute the same once a second, both oldest first; bound
+// is what is known of the time before, 0: nothing.
+func Measure(r *policy.Reading, points []pressure.Point, minutes func() []pressure.Point, bound uint64, v *pressure.Verdict) {
+	r.Growth, r.Lasted = Growth(points, v.Lasted)
+	if r.Growth <= 0 && v.Level <= pressure.Calm {
+		return
+	}
+	minute := minutes()
+	r.Gained = uint64(pressure.Gained(minute))
+	r.Bound = max(bound, uint64(max(0, pressure.Bound(minute))))
+	if !v.BySteps {
+		return
+	}
+	if s := pressure.StepsOf(minute); s.Known && s.Slope > r.Growth {
+		r.Growth, r.Lasted = s.Slope, pressure.MinuteWindow
+	}
 }
 
 // A pod's pace is taken over a second, as busy processors let a steady leak go in steps; gains that may be charge batches of the
@@ -176,13 +236,16 @@ type Pods struct {
 	InFlight int // victims on their way out; the credit of the last look is theirs
 
 	CacheOwner string // see policy.Input; of CachePlan.Owner, once OwnerGoes
+	Timing     policy.Timing
 }
 
 func (j *Judge) input(p *Pods) policy.Input {
 	v := &j.verdict
 	in := policy.Input{
-		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, Critical: v.Now == pressure.Critical, Outside: v.Cause == pressure.CauseOutside, RoundLimit: j.cfg.RoundLimit,
-		Pods: p.Pods, History: p.History, InFlight: p.InFlight, Config: j.cfg.Policy,
+		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, RoundLimit: j.cfg.RoundLimit, Lasted: v.Lasted,
+		Critical: v.Now == pressure.Critical, Met: v.Met, Flat: j.cfg.Pressure.EvictWhenFlat, Outside: v.Cause == pressure.CauseOutside, Unknown: v.Cause == pressure.CauseUnknown,
+		ByKernel: v.Nearest.Signal == pressure.MemAvailable,
+		Pods:     p.Pods, History: p.History, InFlight: p.InFlight, Timing: p.Timing, Config: j.cfg.Policy,
 		Need: policy.Need{ByETA: v.Need.ByETA, Bytes: int64(v.Need.Bytes), Margin: int64(v.Need.Margin), Slope: v.Need.Slope, Horizon: v.Need.Horizon},
 	}
 	if v.EvictSlope > 0 && v.Nearest.Margin > 0 {
@@ -203,33 +266,70 @@ func (j *Judge) input(p *Pods) policy.Input {
 // from it. The ranking is shared with Ranking.
 func (j *Judge) Read(p Pods) []policy.Candidate {
 	j.ranking = policy.Rank(j.input(&p))
-	j.lead = pressure.MaxLead
-	if len(j.ranking) > 0 && j.ranking[0].Rank == 1 {
-		j.lead = j.ranking[0].Lead
-	}
+	j.leads(p.InFlight)
 	j.growers = j.growers[:0]
 	for i := range j.ranking {
 		c := &j.ranking[i]
 		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
 			continue
 		}
-		if room := room(c); room.Known() {
-			j.growers = append(j.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room})
+		if room, soft := rooms(c); room.Known() || soft > 0 {
+			j.growers = append(j.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room, Soft: soft})
 		}
 	}
 	return j.ranking
 }
 
-// room is what a pod may still grow: to its request while it is under it, else to its limit.
-func room(c *policy.Candidate) pressure.Bytes {
-	use := c.Reading.WorkingSet
-	switch {
-	case use < c.Pod.Request:
-		return difference(c.Pod.Request, use)
-	case c.Pod.LimitSet:
-		return difference(c.Pod.Limit, use)
+// leads takes the lead times of the pod that would be evicted first: the best ranked of those with a part in the growth, or
+// the best ranked where none has. Where the exit of one does not end the growth, there is a round for every so many of them.
+func (j *Judge) leads(inFlight int) {
+	j.lead, j.hard = pressure.MaxLead, 0
+	limit := j.cfg.RoundLimit
+	if limit <= 0 {
+		limit = policy.DefaultRoundLimit
 	}
-	return pressure.Unknown
+	v := &j.verdict
+	first, needed, slope := true, 0, v.EvictSlope
+	for i := range j.ranking {
+		c := &j.ranking[i]
+		if c.Protection.Name != "" && !c.Protection.Passing() {
+			continue
+		}
+		if first || c.Grower && needed == 0 {
+			j.lead, j.hard, first = c.Lead, c.Hard, false
+		}
+		if !c.Grower {
+			continue
+		}
+		if needed == 0 || slope > 0 && float64(v.Nearest.Margin) < float64(slope*3*j.lead.Seconds()) {
+			needed++
+			slope -= c.Reading.Growth
+			j.lead, j.hard = max(j.lead, c.Lead), max(j.hard, c.Hard)
+		}
+	}
+	if rounds := (max(needed, 1) + limit - 1) / limit; rounds > 1 {
+		j.lead = min(j.lead*time.Duration(rounds), maxRounds)
+	}
+}
+
+// maxRounds bounds the lead time of many growers.
+const maxRounds = 2 * time.Minute
+
+// rooms is what a pod may still grow: to its limit, and to where it is expected to stop. That is its request while it is under
+// it, or a peak that it came back from, which says more.
+func rooms(c *policy.Candidate) (hard, soft pressure.Bytes) {
+	r := &c.Reading
+	hard = pressure.Unknown
+	if c.Pod.LimitSet {
+		hard = difference(c.Pod.Limit, r.WorkingSet)
+	}
+	if r.WorkingSet < c.Pod.Request {
+		soft = max(0, difference(c.Pod.Request, r.WorkingSet))
+	}
+	if held := r.WorkingSet - min(r.ActiveFile, r.WorkingSet); held < r.Bound {
+		soft = max(0, difference(r.Bound, held))
+	}
+	return hard, soft
 }
 
 func difference(a, b uint64) pressure.Bytes {
@@ -311,7 +411,9 @@ type State struct {
 	Slow    []pressure.Slow
 	Memory  pressure.Memory
 	Lead    time.Duration
+	Hard    time.Duration `json:",omitempty"`
 	Growers []pressure.Grower
+	Minute  []pressure.Sample `json:",omitempty"`
 	// The parts of the last verdict that Read, Decide and Reclaim look at.
 	EvictSlope  float64
 	Level       pressure.Level
@@ -320,6 +422,9 @@ type State struct {
 	ETA         time.Duration
 	UsedPercent float64
 	Now         pressure.Level
+	Lasted      time.Duration   `json:",omitempty"`
+	Signal      pressure.Signal `json:",omitempty"` // of the nearest threshold
+	Met         bool            `json:",omitempty"`
 	Need        pressure.Need
 	Cause       pressure.Cause
 	Part        pressure.Part
@@ -330,16 +435,17 @@ type State struct {
 func (j *Judge) State() State {
 	v := &j.verdict
 	return State{
-		Samples: append([]pressure.Sample(nil), j.samples...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
-		Lead: j.lead, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
-		Level: v.Level, Margin: v.Nearest.Margin, Slope: v.Slope, ETA: v.ETA, UsedPercent: v.UsedPercent,
+		Samples: append([]pressure.Sample(nil), j.samples...), Minute: append([]pressure.Sample(nil), j.minute...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
+		Lead: j.lead, Hard: j.hard, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
+		Level: v.Level, Margin: v.Nearest.Margin, Slope: v.Slope, ETA: v.ETA, UsedPercent: v.UsedPercent, Lasted: v.Lasted, Signal: v.Nearest.Signal, Met: v.Met,
 	}
 }
 
 // Restore returns a judge that goes on from a state.
 func Restore(cfg Config, s State) *Judge {
-	j := &Judge{cfg: cfg, samples: s.Samples, slow: s.Slow, memory: s.Memory, lead: s.Lead, growers: s.Growers}
+	j := &Judge{cfg: cfg, samples: s.Samples, minute: s.Minute, slow: s.Slow, memory: s.Memory, lead: s.Lead, hard: s.Hard, growers: s.Growers}
 	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part, Split: s.Split,
-		Level: s.Level, Nearest: pressure.Reading{Margin: s.Margin}, Slope: s.Slope, ETA: s.ETA, UsedPercent: s.UsedPercent}
+		Level: s.Level, Nearest: pressure.Reading{Threshold: pressure.Threshold{Signal: s.Signal}, Margin: s.Margin}, Slope: s.Slope, ETA: s.ETA, UsedPercent: s.UsedPercent,
+		Lasted: s.Lasted, Met: s.Met}
 	return j
 }

@@ -125,18 +125,22 @@ func TestRoom(t *testing.T) {
 		use, request uint64
 		limit        uint64
 		limited      bool
-		want         pressure.Bytes
+		want, soft   pressure.Bytes
+		bound        uint64
 	}{
-		{"no limit, no request", gib, 0, 0, false, pressure.Unknown},
-		{"up to its limit", gib, 0, 3 * gib, true, 2 * gib},
-		{"under its request", gib, 2 * gib, 0, false, gib},
-		{"under its request, with a limit", gib, 2 * gib, 3 * gib, true, gib},
-		{"over its limit", 4 * gib, 0, 3 * gib, true, -gib},
-		{"a limit that is no amount", gib, 0, math.MaxUint64, true, pressure.Unknown},
+		{"no limit, no request", gib, 0, 0, false, pressure.Unknown, 0, 0},
+		{"up to its limit", gib, 0, 3 * gib, true, 2 * gib, 0, 0},
+		{"under its request", gib, 2 * gib, 0, false, pressure.Unknown, gib, 0},
+		{"under its request, with a limit", gib, 2 * gib, 3 * gib, true, 2 * gib, gib, 0},
+		{"under a peak that it came back from", gib, 0, 0, false, pressure.Unknown, gib, 2 * gib},
+		{"under its request and a peak", gib, 4 * gib, 0, false, pressure.Unknown, gib, 2 * gib},
+		{"above its peak", 3 * gib, 0, 0, false, pressure.Unknown, 0, 2 * gib},
+		{"over its limit", 4 * gib, 0, 3 * gib, true, -gib, 0, 0},
+		{"a limit that is no amount", gib, 0, math.MaxUint64, true, pressure.Unknown, 0, 0},
 	} {
-		c := policy.Candidate{Pod: &policy.Pod{Request: tc.request, Limit: tc.limit, LimitSet: tc.limited}, Reading: policy.Reading{WorkingSet: tc.use}}
-		if got := room(&c); got != tc.want {
-			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
+		c := policy.Candidate{Pod: &policy.Pod{Request: tc.request, Limit: tc.limit, LimitSet: tc.limited}, Reading: policy.Reading{WorkingSet: tc.use, Bound: tc.bound}}
+		if got, soft := rooms(&c); got != tc.want || soft/mib != tc.soft/mib {
+			t.Errorf("%s: %d and %d, want %d and %d", tc.name, got, soft, tc.want, tc.soft)
 		}
 	}
 }

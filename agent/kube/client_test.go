@@ -208,10 +208,10 @@ func TestNode(t *testing.T) {
 
 func TestLeaseRenewed(t *testing.T) {
 	const path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/" + testNode
-	s, _ := startTLS(t, "", object(t, path, `{apiVersion: coordination.k8s.io/v1, kind: Lease, spec: {renewTime: "2026-01-02T03:04:05.678901Z"}}`))
-	got, err := clientOf(t, s).LeaseRenewed(context.Background())
-	if want := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC); err != nil || !got.Equal(want) {
-		t.Errorf("%v, %v", got, err)
+	s, _ := startTLS(t, "", object(t, path, `{apiVersion: coordination.k8s.io/v1, kind: Lease, spec: {renewTime: "2026-01-02T03:04:05.678901Z", leaseDurationSeconds: 60}}`))
+	got, lasts, err := clientOf(t, s).LeaseRenewed(context.Background())
+	if want := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC); err != nil || !got.Equal(want) || lasts != time.Minute {
+		t.Errorf("%v, %v, %v", got, lasts, err)
 	}
 	for _, tc := range [][2]string{
 		{`{apiVersion: coordination.k8s.io/v1, kind: Lease, spec: {}}`, "get lease kube-node-lease/node-1: spec.renewTime is not set"},
@@ -219,7 +219,7 @@ func TestLeaseRenewed(t *testing.T) {
 		{`401`, "get lease kube-node-lease/node-1: Unauthorized"},
 	} {
 		s, _ := startTLS(t, "", object(t, path, tc[0]))
-		if got, err := clientOf(t, s).LeaseRenewed(context.Background()); err == nil || err.Error() != tc[1] || !got.IsZero() {
+		if got, _, err := clientOf(t, s).LeaseRenewed(context.Background()); err == nil || err.Error() != tc[1] || !got.IsZero() {
 			t.Errorf("%v, %v; want %q", got, err, tc[1])
 		}
 	}

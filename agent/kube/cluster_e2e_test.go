@@ -123,7 +123,7 @@ func TestRealCluster(t *testing.T) {
 		}
 		var at time.Time
 		for limit := time.Now().Add(30 * time.Second); ; { // a new node's first Lease takes its time
-			if at, err = c.LeaseRenewed(ctx); err == nil || time.Now().After(limit) {
+			if at, _, err = c.LeaseRenewed(ctx); err == nil || time.Now().After(limit) {
 				break
 			}
 			select {

@@ -76,6 +76,11 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 		Containers:    containers,
 		Volumes:       volumesOf(pod.Spec.Volumes),
 		HostIPC:       pod.Spec.HostIPC,
+		Sidecars:      hasSidecars(&pod.Spec),
+	}
+	out.PreStopSleep, out.PreStopHook = preStop(&pod.Spec)
+	if d := pod.DeletionGracePeriodSeconds; d != nil && out.Terminating {
+		out.GraceCut = graceOf(d) < out.Grace
 	}
 	if pod.Spec.Priority != nil {
 		out.Priority = *pod.Spec.Priority
@@ -253,7 +258,7 @@ func trimVolumes(in []corev1.Volume) []corev1.Volume {
 func trimContainers(in []corev1.Container) []corev1.Container {
 	out := make([]corev1.Container, len(in))
 	for i := range in {
-		out[i] = corev1.Container{Name: in[i].Name, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy,
+		out[i] = corev1.Container{Name: in[i].Name, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy, Lifecycle: trimLifecycle(in[i].Lifecycle),
 			LivenessProbe: trimProbe(in[i].LivenessProbe), StartupProbe: trimProbe(in[i].StartupProbe)}
 	}
 	return out

@@ -78,7 +78,7 @@ status:
   ephemeralContainerStatuses:
   - {name: debug, containerID: "containerd://dd", restartCount: 0, image: i, imageID: i, ready: false, state: {running: {}}}
 `,
-			want: policy.Pod{
+			want: policy.Pod{Sidecars: true,
 				Namespace: "shop", Name: "cart-7d9-abc", UID: "c0ffee", QoS: policy.Burstable,
 				Priority: 1000, PriorityClass: "high",
 				Owner:       policy.Owner{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart-7d9", UID: "2"},

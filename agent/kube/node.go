@@ -64,18 +64,22 @@ func (c *Client) Node(ctx context.Context) (Node, error) {
 }
 
 // LeaseRenewed returns spec.renewTime of this node's Lease in kube-node-lease: when the kubelet last said that it
-// lives, by its own clock. A Lease without a renew time is an error, not the zero time.
-func (c *Client) LeaseRenewed(ctx context.Context) (time.Time, error) {
+// lives, by its own clock, and spec.leaseDurationSeconds, 0 when it is not set. A Lease without a renew time is an error, not
+// the zero time.
+func (c *Client) LeaseRenewed(ctx context.Context) (renewed time.Time, lasts time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	var l coordinationv1.Lease
-	err := c.reads.Get().AbsPath("/apis/coordination.k8s.io/v1").Namespace(corev1.NamespaceNodeLease).
+	err = c.reads.Get().AbsPath("/apis/coordination.k8s.io/v1").Namespace(corev1.NamespaceNodeLease).
 		Resource("leases").Name(c.node).MaxRetries(0).Do(ctx).Into(&l)
 	if err == nil && l.Spec.RenewTime == nil {
 		err = errors.New("spec.renewTime is not set")
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("get lease %s/%s: %w", corev1.NamespaceNodeLease, c.node, err)
+		return time.Time{}, 0, fmt.Errorf("get lease %s/%s: %w", corev1.NamespaceNodeLease, c.node, err)
 	}
-	return l.Spec.RenewTime.Time, nil
+	if s := l.Spec.LeaseDurationSeconds; s != nil && *s > 0 {
+		lasts = time.Duration(*s) * time.Second
+	}
+	return l.Spec.RenewTime.Time, lasts, nil
 }

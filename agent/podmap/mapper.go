@@ -1,6 +1,7 @@
 package podmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ const (
 	maxPause  = time.Second
 	walkShare = 20
 )
+
+// confirmEmpty is how long walks must find no pod where there were some, until that is published.
+const confirmEmpty = time.Second
 
 // Backstop is how often the tree is walked when the kernel tells of changes, and so the age that a map reaches when all is
 // well.
@@ -57,7 +61,8 @@ type Mapper struct {
 	kubepods string // path
 	watched  string // path that the watcher is on, "" when there is none
 	watch    *cgroup.Watcher
-	ended    chan error // the end of the watcher's Run
+	emptied  time.Duration // since when walks find no pod although the newest map has some; 0: they do
+	ended    chan error    // the end of the watcher's Run
 	retry    time.Duration
 }
 
@@ -221,6 +226,9 @@ func (m *Mapper) Run(ctx context.Context) error {
 
 // next is how long to wait for the next walk when nothing changes.
 func (m *Mapper) next() time.Duration {
+	if m.emptied != 0 {
+		return confirmEmpty
+	}
 	if m.watch == nil || m.watch.Stats().Missed > 0 {
 		return m.opts.Interval
 	}
@@ -306,7 +314,8 @@ func (m *Mapper) dig(now time.Duration) {
 	m.graves = nil
 }
 
-// walk reads the tree once and publishes the join. When the walk fails the last map stays, and ages.
+// walk reads the tree once and publishes the join. When the walk fails the last map stays, and ages. So it does while it has
+// pods and the tree has none, for confirmEmpty: a tree that cannot be seen for a moment must not make victims count as gone.
 func (m *Mapper) walk(now time.Duration) {
 	var groups []cgroup.PodGroup
 	var err error
@@ -331,6 +340,11 @@ func (m *Mapper) walk(now time.Duration) {
 		return
 	}
 	m.err.Store(nil)
+	if len(groups) == 0 && len(m.Map().Pods) > 0 && (m.emptied == 0 || now-m.emptied < confirmEmpty) {
+		m.emptied = cmp.Or(m.emptied, now)
+		return
+	}
+	m.emptied = 0
 	m.dig(now)
 	joined := m.join.join(now, m.kubepods, groups, m.opts.Containers(), m.opts.Pods())
 	m.newest.Store(joined)

@@ -220,6 +220,49 @@ func TestAWalkThatFailsLeavesTheLastMap(t *testing.T) {
 	}
 }
 
+// TestAnEmptyTreeIsConfirmed: the last map stays, with its age, until no pod was found for a second.
+func TestAnEmptyTreeIsConfirmed(t *testing.T) {
+	const pod = "kubepods/burstable/pod" + uidA
+	for name, gone := range map[string]string{"the pod": pod, "its QoS class": "kubepods/burstable", "kubepods": "kubepods"} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.mkdir(pod)
+			published := 0
+			m, err := New(Options{Tree: f.tree, Clock: sinceStart(), OnChange: func(*Map) { published++ }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := time.Second
+			check := func(after time.Duration, pods int, mapAt time.Duration, next time.Duration) {
+				t.Helper()
+				at += after
+				m.walk(at)
+				if got := m.Map(); len(got.Pods) != pods || got.At != mapAt || m.Err() != "" || m.next() != next {
+					t.Fatalf("at %v: %d pods of %v, error %q, next walk in %v; want %d pods of %v, next in %v", at, len(got.Pods), got.At, m.Err(), m.next(), pods, mapAt, next)
+				}
+			}
+			check(0, 1, time.Second, time.Second)
+			m.opts.Interval = time.Hour // so that the next walk is soon only where one is needed
+			for _, later := range []time.Duration{0, 300 * time.Millisecond, 600 * time.Millisecond} {
+				f.remove(gone)
+				check(later, 1, m.Map().At, confirmEmpty)
+				check(90*time.Millisecond, 1, m.Map().At, confirmEmpty)
+				f.mkdir(pod)
+				check(time.Millisecond, 1, at+time.Millisecond, time.Hour) // it was a moment
+			}
+			f.remove(gone)
+			check(time.Second, 1, m.Map().At, confirmEmpty)
+			check(confirmEmpty-time.Millisecond, 1, m.Map().At, confirmEmpty)
+			before := published
+			check(time.Millisecond, 0, at+time.Millisecond, time.Hour)
+			check(time.Millisecond, 0, at+time.Millisecond, time.Hour) // an empty map stays young
+			if published != before+2 {
+				t.Errorf("published %d times", published-before)
+			}
+		})
+	}
+}
+
 func TestResolve(t *testing.T) {
 	f := newFixture(t)
 	known := f.mkdir("kubepods/pod" + uidA)

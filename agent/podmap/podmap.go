@@ -23,6 +23,9 @@ const maxTombstones = 4096
 // limitAge is how often the memory limit of a known cgroup is read again: in-place resize changes it.
 const limitAge = 30 * time.Second
 
+// Sandbox is the name of the container that holds a pod's namespaces.
+const Sandbox = "(sandbox)"
+
 // Container is one container's cgroup.
 type Container struct {
 	ID       string // runtime id
@@ -176,7 +179,7 @@ func (j *joiner) join(now time.Duration, kubepods string, groups []cgroup.PodGro
 		for _, gc := range g.Containers {
 			c := Container{ID: gc.ContainerID, Name: names[gc.ContainerID], CgroupID: gc.ID, Path: gc.Path, Limit: j.limit(now, gc.Path, gc.ID, seen)}
 			if c.Name == "" && sandboxes[c.ID] {
-				c.Name = "(sandbox)"
+				c.Name = Sandbox
 			}
 			p.Containers = append(p.Containers, c)
 			o := owner

@@ -60,11 +60,11 @@ const (
 // ClusterConfig says what follows from a Cluster. The zero value looks at budgets and room alone, and evicts where they
 // are not known.
 type ClusterConfig struct {
-	// RespectScalers holds a pod whose HorizontalPodAutoscaler is at its minimum or scales just now. It never holds the
-	// pod with most of the growth.
+	// RespectScalers holds a pod whose HorizontalPodAutoscaler is at its minimum or scales just now. It never holds a pod
+	// with a real part in the growth when the level is evict by ETA or critical.
 	RespectScalers bool
-	// NoRoom is for pods that find no room on other nodes, at critical; before that they are held. It never holds the pod
-	// with most of the growth. Empty: hold.
+	// NoRoom is for pods that find no room on other nodes, at critical; before that they are held. Nor does it hold a pod
+	// with a real part in the growth then. Empty: hold.
 	NoRoom Stance
 	// What follows from a budget, scaler or room that is not known. Empty: evict. A budget that is not known is checked by
 	// the API server itself, with the eviction, and its refusal leaves the round to the next candidate.
@@ -112,14 +112,14 @@ func (c *Candidate) budget(in *Input) string {
 	return ""
 }
 
-// leads reports whether c is the leader of a growth that the node feels. On a node that does not grow, a few KiB a second
-// make a leader.
-func (r *round) leads(c *Candidate) bool { return c.Leader && r.in.NodeGrowth > 0 }
+// grew reports whether c has a part in a growth that the node feels. On a node that does not grow, a few KiB a second make a
+// leader.
+func (r *round) grew(c *Candidate) bool { return r.causes(c) && (r.in.NodeGrowth > 0 || c.Grower) }
 
-// heldByScaler holds for one of the three ways in which an autoscaler stands against an eviction. It never holds the leader
-// of the growth: most autoscalers are at their minimum when a pod leaks, and the kubelet would take it, and not alone.
+// heldByScaler holds for one of the three ways in which an autoscaler stands against an eviction. Most autoscalers are at
+// their minimum when a pod leaks.
 func heldByScaler(r *round, c *Candidate, holds func(*Scaler) string) string {
-	if !r.in.Config.Cluster.RespectScalers || r.leads(c) {
+	if !r.in.Config.Cluster.RespectScalers || r.grew(c) {
 		return ""
 	}
 	return holds(&c.cluster().Scaler)
@@ -143,12 +143,12 @@ func scalerScaling(r *round, c *Candidate) string {
 	})
 }
 
-// noRoom never holds the leader of the growth: it goes in any case, and when the kubelet takes it, it does not go alone.
+// noRoom holds no pod that causes the growth: it is evicted in any case, and when the kubelet does it, others are too.
 func noRoom(r *round, c *Candidate) string {
 	cfg := &r.in.Config.Cluster
 	m := &c.cluster().Room
 	switch {
-	case r.leads(c), r.in.Critical && cfg.NoRoom == Evict:
+	case r.grew(c), r.in.Critical && cfg.NoRoom == Evict:
 		return ""
 	case !m.Known && cfg.UnknownRoom == Hold:
 		return "it is not known whether it fits on another node: " + m.Why

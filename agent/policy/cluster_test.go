@@ -75,7 +75,7 @@ func TestCluster(t *testing.T) {
 			if tc.leader {
 				in = input(byETA(100*mib), pod("it", size(900), grows(100), cluster(tc.cluster)))
 			}
-			in.Critical, in.Config.Cluster = tc.critical, tc.cfg
+			in.Critical, in.Met, in.Config.Cluster = tc.critical, tc.critical, tc.cfg
 			d := Decide(in)
 			if got := find(d.Pods, "it"); got.Leader != tc.leader {
 				t.Fatalf("leader %v", got.Leader)

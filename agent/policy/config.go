@@ -14,6 +14,7 @@ type Config struct {
 	Weights Weights // nil: those of Profile
 
 	ProtectedNamespaces []string
+	RecreatingOwners    []string   // kinds of controllers that create an evicted pod again, "Kind.group", beside those that are known to
 	ProtectedLabels     []Selector // a pod that one of them matches is protected
 	ProtectedPrefixes   []string   // of pod names, such as "redis-"
 	PriorityCeiling     *int32     // pods of this priority and above are protected; nil: only the critical ones
@@ -23,8 +24,9 @@ type Config struct {
 	ProtectMemoryEmptyDir bool // pods with an emptyDir in memory
 	ProtectPVC            bool // pods with a claimed volume
 
-	History HistoryConfig
-	Cluster ClusterConfig
+	Patience Patience // empty: balanced
+	History  HistoryConfig
+	Cluster  ClusterConfig
 }
 
 // Selector is a label selector that the caller has parsed.
@@ -56,9 +58,15 @@ func (c *Config) Problems() []FieldProblem {
 	if c.Profile != "" && c.Profile != LeakAware && c.Profile != Classic {
 		bad("profile", "%q, want %s or %s", string(c.Profile), LeakAware, Classic)
 	}
+	if c.Patience != "" && c.Patience != Early && c.Patience != Balanced && c.Patience != Late {
+		bad("patience", "%q, want %s, %s or %s", string(c.Patience), Early, Balanced, Late)
+	}
 	out = append(out, c.Weights.problems()...)
 	if slices.Contains(c.ProtectedNamespaces, "") {
 		bad("protection.namespaces", "an empty name, want names of namespaces")
+	}
+	if slices.Contains(c.RecreatingOwners, "") {
+		bad("protection.recreatingOwners", "an empty kind, want kinds such as Rollout.argoproj.io")
 	}
 	for _, s := range c.ProtectedLabels {
 		if s.Text == "" || s.Match == nil {

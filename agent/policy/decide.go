@@ -23,6 +23,12 @@ type Reading struct {
 	// Lasted is how long its own growth has lasted at the least, within the growth window; 0: not known.
 	Lasted time.Duration `json:",omitempty"`
 
+	// Bound is up to where WorkingSet less ActiveFile is expected to grow: a little over a peak that the pod came back from by
+	// itself; 0: none is known, or it is above it.
+	Bound uint64 `json:",omitempty"`
+	// Gained is how far it is above its lowest of the last minute, bytes.
+	Gained uint64 `json:",omitempty"`
+
 	CacheGrowth float64 `json:",omitempty"` // of ActiveFile, in the same way
 }
 
@@ -33,7 +39,7 @@ type Candidate struct {
 	Reading  Reading
 	Cluster  *Cluster      // nil: the API server was not asked
 	Refused  string        // why its eviction is not asked for, such as that the API server refused it lately; empty: it may be
-	Learned  time.Duration // how long its workload was seen to take until its memory is back; 0: not learned
+	Learned  time.Duration // how long its workload was seen to take to exit, with some reserve; 0: not learned
 
 	// Unreclaimable says why its page cache is not to be reclaimed, such as that this gave nothing back before; empty: it may be.
 	Unreclaimable string `json:",omitempty"`
@@ -44,7 +50,8 @@ type Candidate struct {
 	Protection Protection
 	Terms      []Term
 	Score      float64
-	Lead       time.Duration // Learned or LeadTime, whichever is shorter
+	Lead       time.Duration // soft lead time: see leads
+	Hard       time.Duration `json:",omitempty"` // hard lead time
 	Covers     bool          // its eviction alone meets the need
 	Grower     bool          // it has a real part in the growth
 	Survives   uint64        // bytes of its shared memory that may outlive it: no part of Release
@@ -109,8 +116,13 @@ type Input struct {
 	Need       Need
 	Left       time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
 	LeftBytes  int64         `json:",omitempty"` // what is left until then, bytes, likewise; 0: as the need says
-	Critical   bool          // the level is critical: the kubelet is about to act, and past evictions hold nobody back
-	Outside    bool          // pods cause less than half of the growth: asked only at critical, see Decide
+	Critical   bool          // the level is critical: the kubelet or the kernel is about to act
+	Met        bool          `json:",omitempty"` // a threshold is met, and its grace has run: the kubelet acts at its next look, whoever is to blame
+	Outside    bool          // pods cause less than half of the growth
+	Unknown    bool          `json:",omitempty"` // what caused the shortage is not known, as just after a start
+	Flat       bool          `json:",omitempty"` // the config asks for evictions by use alone, also where nothing grows
+	ByKernel   bool          `json:",omitempty"` // no threshold of the kubelet is near: the kernel's OOM killer acts next
+	Lasted     time.Duration `json:",omitempty"` // how long the node's growth has lasted
 	RoundLimit int           // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
 	InFlight   int           // victims on their way out that the need is credited with: this decision would join their round
 
@@ -118,6 +130,8 @@ type Input struct {
 	// and the kernel cannot be made to drop it while the pod runs. Its page cache counts as growth and as release, as its cgroup
 	// is reclaimed once its processes have ended. Empty: page cache is nobody's fault.
 	CacheOwner string
+
+	Timing Timing // of evictions on this node
 
 	// Maintenance means that somebody asked for the memory, at a time of their choosing: see chooseNext.
 	Maintenance bool
@@ -133,6 +147,9 @@ const (
 	MaxRound          = 5
 )
 
+// imminent reports whether the kubelet or the kernel is about to act.
+func (in *Input) imminent() bool { return in.Critical || in.Met }
+
 func (in *Input) limit() int {
 	if in.RoundLimit <= 0 {
 		return DefaultRoundLimit
@@ -145,6 +162,7 @@ type Decision struct {
 	Pods    []Candidate   // ranked first to last, then the protected ones by name
 	Victims []int         // indexes into Pods that may be tried, best first; empty: nobody
 	Set     []int         // indexes into Pods that this decision evicts, one after the other; some of Victims
+	Without Choice        // the pod that the kubelet or the kernel would take now
 	Covered bool          // the set meets the need
 	Missing uint64        // bytes that the need is short of after the set; 0 when Covered or without a set, unless the round is full
 	Lead    time.Duration // of the slowest pod of the set
@@ -162,20 +180,21 @@ const (
 	StateBlocked   = "all-blocked"        // the API server refused every candidate that would help
 	StateHistory   = "held-by-history"    // every candidate that would help is left alone because of past evictions
 	StateCluster   = "held-by-cluster"    // every candidate that would help is held by its autoscaler, or finds no room elsewhere
-	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage
+	StateNoCover   = "no-candidate-helps" // the candidates that are left would not end the shortage, or their growth may end by itself
+	StateStandBy   = "stand-by"           // the cause may not be evicted, is no pod, or is not known: no other pod pays for it
 )
 
-// Decide ranks the pods, names those that may be evicted for the need, best first, and the set that is to go. A pod is
-// named if its eviction alone meets the need, or if it has a real part in the growth, or, on a node where nothing
-// grows, as part of a set that meets the need: an innocent pod whose memory would only buy time stays.
+// Decide ranks the pods, names those that may be evicted for the need, best first, and the set that is evicted.
 //
-// When the cause lies outside the pods, nobody's growth counts: the one that goes is the pod of the lowest priority whose
-// memory alone ends the shortage. The kubelet would take several, and not ask which.
+// Only a pod with a real part in the growth is evicted. Where that pod may not be, where no pod explains the growth, or
+// where the cause lies outside the pods, Spillway stands by: no neighbour pays. One exception: where the kubelet is about
+// to take a pod without a part itself, one pod whose eviction does less harm may go in its place: see bystanders.
 //
 // While victims are on their way out, only a shortage by ETA is answered with one more, only by a pod with a part in the
-// growth, and only up to the round limit: an innocent pod is never second because an estimate was a little off.
+// growth, and only up to the round limit.
 func Decide(in Input) Decision {
 	d := Decision{Pods: Rank(in)}
+	d.Without = d.choice(&in)
 	if in.Need.Covers(0, 0) {
 		d.State, d.Reason = StateNoNeed, "victims in flight give back enough"
 		return d
@@ -183,15 +202,15 @@ func Decide(in Input) Decision {
 	if d.closed(&in) {
 		return d
 	}
-	x := exclusion{in: &in, unripe: in.unripe(d.Pods)}
+	x := exclusion{in: &in, noBystander: d.noBystander(&in), without: d.without()}
 	open := 0
 	for i := range d.Pods {
 		c := &d.Pods[i]
 		c.Covers = c.Reading.Fresh && in.Need.Covers(c.Reading.Release, c.Reading.Growth)
 		if c.Rank == 0 {
-			if c.Grower || in.Maintenance || c.Covers && !in.joins() || in.CacheOwner == c.Pod.UID {
+			if x.unhelpful(c) == "" {
 				switch c.Protection.Name {
-				case ProtectCooldown, ProtectReplacement:
+				case ProtectCooldown, ProtectReplacement, ProtectAgain:
 					x.held.add(c, c.Protection.Reason)
 				case ProtectScaler, ProtectScalerMin, ProtectScaling, ProtectNoRoom:
 					x.cluster.add(c, c.Protection.Reason)
@@ -213,6 +232,7 @@ func Decide(in Input) Decision {
 			d.Victims = append(d.Victims, i)
 		}
 	}
+	d.growersFirst(&in)
 	d.choose(&in)
 	switch {
 	case len(d.Set) > 0:
@@ -226,18 +246,17 @@ func Decide(in Input) Decision {
 	case x.cluster.text != "":
 		d.State = StateCluster
 		d.Reason = "every candidate that would help is held because of the cluster" + x.cluster.text
-	case open == 0:
-		d.State = StateProtected
-		d.Reason = fmt.Sprintf("all %d pods are protected%s", len(d.Pods), growingProtected(d.Pods))
 	case in.joins():
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates has a part in the growth and may join the %d on their way out%s", open, in.leaving(), growingProtected(d.Pods))
-	case in.Maintenance:
+	case in.Maintenance && open > 0:
 		d.State = StateNoCover
 		d.Reason = fmt.Sprintf("none of %d candidates gives back enough to matter", open)
+	case !in.Maintenance:
+		d.standBy(&in, open)
 	default:
-		d.State = StateNoCover
-		d.Reason = fmt.Sprintf("none of %d candidates would end the shortage%s", open, growingProtected(d.Pods))
+		d.State = StateProtected
+		d.Reason = fmt.Sprintf("all %d pods are protected", len(d.Pods))
 	}
 	return d
 }
@@ -261,36 +280,37 @@ func (n *naming) add(c *Candidate, why string) {
 
 // exclusion tells which of the unprotected pods are not to be tried.
 type exclusion struct {
-	in        *Input
-	bigEnough bool // a candidate releases a tenth of the target
-	unripe    bool // see Input.unripe
+	in          *Input
+	bigEnough   bool   // a candidate releases a tenth of the target
+	noBystander string // see Decision.noBystander
+	without     *Candidate
 
 	refused, held, cluster naming
 }
 
 // Why a pod is not chosen: reasons that more than one place has to know.
 const (
-	whyNoEnd   = "its memory would not end the shortage and it has no part in the growth"
-	whyRefills = "it has no part in the growth, which would fill its memory again"
-	whySmall   = "its release is under a tenth of the target"
-	whyUnripe  = "it has no part in the growth, most of which may be starts"
-	whyCache   = "page cache is the shortage, and another pod holds it"
+	whyNoEnd = "its memory would not end the shortage and it has no part in the growth"
+	whySmall = "its release is under a tenth of the target"
+	whyCache = "page cache is the shortage, and another pod holds it"
 )
 
 func (x *exclusion) unhelpful(c *Candidate) string {
 	switch {
-	case x.in.CacheOwner != "" && x.in.CacheOwner != c.Pod.UID:
-		return whyCache
+	case x.in.CacheOwner != "":
+		return when(x.in.CacheOwner != c.Pod.UID, whyCache)
 	case x.in.Maintenance:
 		return x.in.little(c)
 	case x.in.joins() && !c.Grower:
 		return whyJoins
-	case x.unripe && !c.Grower:
-		return whyUnripe
-	case !c.Covers && (!c.Grower || x.in.Outside):
+	case c.Grower:
+		return when(x.in.Outside && !c.Covers, "its memory would not end the shortage, most of which lies outside the pods")
+	case x.noBystander != "":
+		return x.noBystander
+	case !c.Covers || x.in.Met && !x.in.lastsFor(c):
 		return whyNoEnd
-	case !x.in.Need.ByETA && x.in.NodeGrowth > 0 && !c.Grower:
-		return whyRefills
+	case x.in.Met && x.without != nil && (harm(c, x.without) > 0 || x.without.aboveRequest() && !c.aboveRequest()):
+		return whyMoreHarm
 	}
 	return ""
 }
@@ -324,17 +344,22 @@ func (d *Decision) reason(in *Input, open int) string {
 	}
 	var b strings.Builder
 	first := &d.Pods[d.Victims[0]]
-	if in.Outside {
+	bystander := d.bystander(in)
+	if bystander {
 		first = &d.Pods[d.Set[0]]
-		fmt.Fprintf(&b, "pods did not cause the shortage: %s has the lowest priority (%d) of %d candidates whose memory alone ends it", first.Pod.Key(), first.Pod.Priority, len(d.Victims))
+		fmt.Fprintf(&b, "no pod with a part in the growth can be evicted, and a threshold is met (%s): of %d candidates whose memory alone ends the shortage, the eviction of %s does the least harm (priority %d, %s)",
+			d.Without.Text(), len(d.Victims), first.Pod.Key(), first.Pod.Priority, first.Pod.QoS)
 	} else {
 		fmt.Fprintf(&b, "%s ranks first of %d candidates with score %.1f", first.Pod.Key(), open, first.Score)
+		if first.Reading.Growth > 0 && in.NodeGrowth > 0 {
+			fmt.Fprintf(&b, " and grows by %.1f of %.1f MiB/s", first.Reading.Growth/(1<<20), in.NodeGrowth/(1<<20))
+		}
 	}
 	if in.CacheOwner != "" {
 		fmt.Fprintf(&b, "; it goes for its page cache (%.1f MiB active, growing by %.1f MiB/s), which is the shortage and is not to be had otherwise: %s",
 			float64(first.Reading.ActiveFile)/(1<<20), first.Reading.CacheGrowth/(1<<20), first.unreclaimable())
 	}
-	if !in.Outside && (d.Set[0] != d.Victims[0] || len(d.Set) > 1) {
+	if !bystander && (d.Set[0] != d.Victims[0] || len(d.Set) > 1) {
 		b.WriteString("; to go: ")
 		for k, i := range d.Set {
 			if k > 0 {
@@ -347,7 +372,7 @@ func (d *Decision) reason(in *Input, open int) string {
 		fmt.Fprintf(&b, "; it joins %d on their way out", in.leaving())
 	}
 	switch {
-	case d.Covered && d.Set[0] != d.Victims[0] && !in.Outside:
+	case d.Covered && d.Set[0] != d.Victims[0] && !bystander:
 		b.WriteString(", the fewest pods that meet the need")
 	case !d.Covered:
 		_, growth := d.gain()

@@ -51,18 +51,20 @@ type Explanation struct {
 	Missing  uint64 // bytes that the need would be short of after its eviction alone; 0 without a fresh reading
 	Past     Past
 	Lead     time.Duration // until its memory would be back
+	Hard     time.Duration // until it would be back after its grace period was cut short
 	Learned  bool          // Lead is what its workload was seen to take, not the grace of the pod
 
-	State  string   // of the decision
-	Reason string   // of the decision
-	Set    []string // namespace/name of the pods that it evicts, in order
+	State   string   // of the decision
+	Reason  string   // of the decision
+	Set     []string // namespace/name of the pods that it evicts, in order
+	Without Choice   // of the decision
 }
 
 // Explain decides and says what that means for the pod of the given UID. It answers for the policy alone: whether it is
 // time to evict anybody is in the need, and what else may hold an eviction back is not asked here.
 func Explain(in Input, uid string) Explanation {
 	d := Decide(in)
-	e := Explanation{UID: uid, Fate: FateUnknown, Why: "no pod of this node has this UID", State: d.State, Reason: d.Reason}
+	e := Explanation{UID: uid, Fate: FateUnknown, Why: "no pod of this node has this UID", State: d.State, Reason: d.Reason, Without: d.Without}
 	for _, i := range d.Set {
 		e.Set = append(e.Set, d.Pods[i].Pod.Key())
 	}
@@ -74,7 +76,7 @@ func Explain(in Input, uid string) Explanation {
 	growth, _ := nodeGrowth(&in)
 	c := &d.Pods[at]
 	e.Pod, e.Excluded, e.Rank, e.Score, e.Past = c.Pod.Key(), c.Excluded, c.Rank, c.Score, c.Past
-	e.Lead, e.Learned = c.lead()
+	e.Lead, e.Hard, e.Learned = c.leads(&in)
 	for i := range d.Pods {
 		e.Of = max(e.Of, d.Pods[i].Rank)
 	}
@@ -106,6 +108,8 @@ func (d *Decision) fate(at int) (Fate, string) {
 		return FateEvicted, d.Reason
 	case place > 0:
 		return FateEvicted, fmt.Sprintf("%s goes first, and is not enough alone; %s", d.Pods[d.Set[0]].Pod.Key(), d.Reason)
+	case c.Excluded != "" && d.State == StateStandBy:
+		return FateExcluded, c.Excluded + "; stand-by: " + d.Reason
 	case c.Excluded != "":
 		return FateExcluded, c.Excluded
 	case d.Covered:

@@ -76,13 +76,13 @@ func TestExplain(t *testing.T) {
 	if e.Rank != 2 || e.Of != 4 || !e.Grower || e.Leader || e.Covers || e.Missing != (80*93-1200)*testMiB || !near(e.Share, 4000.0/185) || !slices.Equal(e.Set, []string{"shop/leak", "shop/second"}) {
 		t.Errorf("%+v", e)
 	}
-	if e.Lead != 31*time.Second || e.Learned {
+	if e.Lead.Round(time.Second) != 5*time.Second || e.Learned {
 		t.Errorf("lead time %v, learned %v", e.Lead, e.Learned)
 	}
 	for i := range both.Pods {
 		both.Pods[i].Learned = 4 * time.Second
 	}
-	if e := Explain(both, "uid-second"); e.Lead != 4*time.Second || !e.Learned {
+	if e := Explain(both, "uid-second"); e.Lead.Round(time.Second) != 6*time.Second || !e.Learned {
 		t.Errorf("lead time %v, learned %v", e.Lead, e.Learned)
 	}
 	if e := Explain(both, "uid-blind"); e.Missing != 0 || e.Release != 0 || e.Share != 0 {

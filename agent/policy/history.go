@@ -17,6 +17,10 @@ type PastEviction struct {
 	// Waiting is why the pod that came in its place does not run, in words. Empty: it runs, none is wanted, or nobody
 	// knows: what is not known holds nobody.
 	Waiting string `json:",omitempty"`
+
+	Bystander bool `json:",omitempty"` // the pod had no part in the growth
+
+	Created time.Time `json:",omitzero"` // when the evicted pod was created; zero: not known
 }
 
 // History is what was evicted from this node, in any order. What is older than the times of HistoryConfig counts for nothing.
@@ -24,8 +28,8 @@ type History []PastEviction
 
 // HistoryConfig says for how long an eviction is remembered, and what follows. The zero value remembers nothing.
 //
-// The history never holds the pod with most of the growth, and nobody at critical: the kubelet would not ask, and takes
-// innocent pods along.
+// When the level is evict by ETA or critical it holds no pod with a real part in the growth, but for a replacement that
+// would be evicted for the second time within 15 minutes, which waits until critical.
 type HistoryConfig struct {
 	// WorkloadCooldown holds the other pods of a workload this long after one of them was evicted: its replacement
 	// has to be scheduled and become ready first. 0: no cooldown.
@@ -58,6 +62,7 @@ type Past struct {
 	Evictions int       // within the repeat window
 	Last      time.Time // the newest eviction that is known; zero: none
 	Returned  bool      // within the boomerang window a replacement came to this node
+	Lately    int       `json:",omitempty"` // evictions within the last 15 min of pods that were replacements themselves, before the pod was created
 	// why the replacement of the newest eviction that still lacks one does not run; empty: see PastEviction
 	Waiting string `json:",omitempty"`
 }
@@ -102,6 +107,9 @@ func past(evictions []PastEviction, p *Pod, now time.Time, cfg *HistoryConfig) P
 		if e.At.After(out.Last) {
 			out.Last = e.At
 		}
+		if ago < loopWindow && !p.CreatedAt.Before(e.At.Truncate(time.Second)) && replaced(evictions, e) {
+			out.Lately++
+		}
 		if e.Waiting != "" && !e.At.Before(waits) {
 			out.Waiting, waits = e.Waiting, e.At
 		}
@@ -111,6 +119,16 @@ func past(evictions []PastEviction, p *Pod, now time.Time, cfg *HistoryConfig) P
 		}
 	}
 	return out
+}
+
+// replaced reports whether the pod of e was created after another eviction of the workload, within loopWindow.
+func replaced(evictions []PastEviction, e *PastEviction) bool {
+	for i := range evictions {
+		if before := &evictions[i]; before.At.Before(e.At) && e.At.Sub(before.At) < loopWindow && !e.Created.IsZero() && !e.Created.Before(before.At.Truncate(time.Second)) {
+			return true
+		}
+	}
+	return false
 }
 
 func lookUp(history map[owner][]PastEviction, p *Pod) []PastEviction {
@@ -144,9 +162,25 @@ func (p *Past) pending(in *Input) string {
 	return "the replacement of an evicted pod of its workload does not run: " + p.Waiting
 }
 
+// loopWindow is within which a replacement is evicted once at most before the level is critical; then there is a pause of
+// loopPause between two.
+const (
+	loopWindow = 15 * time.Minute
+	loopPause  = 90 * time.Second
+)
+
+// again holds a pod that is itself the replacement on this node of a pod that was evicted as a replacement: evictions do not
+// end this growth, and people are told instead. At critical the kubelet would take it.
+func again(r *round, c *Candidate) string {
+	if r.in.Maintenance || c.Past.Lately < 1 || r.in.imminent() && r.in.Now.Sub(c.Past.Last) >= loopPause {
+		return ""
+	}
+	return fmt.Sprintf("a pod of its workload was evicted, then its replacement on this node, within %s, and this one grows again: evictions do not end it, it needs a memory limit or a repair", loopWindow)
+}
+
 // spared says why a pod without a part in the growth is left alone because of its workload's past, "" when it is not.
 func (c *Candidate) spared(in *Input) string {
-	if c.Grower || in.Critical {
+	if c.Grower {
 		return ""
 	}
 	h := &in.Config.History

@@ -25,7 +25,6 @@ func withHistory(in Input, h ...PastEviction) Input {
 func TestHistory(t *testing.T) {
 	flat := func() []Candidate { return []Candidate{pod("a", size(900)), pod("b", size(800))} }
 	two := func() []Candidate { return []Candidate{pod("a", size(900), grows(50)), pod("b", size(800), grows(50))} }
-	critical := func(in Input) Input { in.Critical = true; return in }
 	careless := func(in Input) Input { in.Config.History.AwaitReplacement = false; return in }
 	off := func(in Input) Input { in.Config.History = HistoryConfig{}; return in }
 	thrice := []PastEviction{evicted("a", 2*time.Hour), evicted("a", 9*time.Hour), evicted("a", 23*time.Hour)}
@@ -43,8 +42,9 @@ func TestHistory(t *testing.T) {
 		{"the newest counts, in any order", withHistory(input(byUsed(700), flat()...), evicted("a", time.Minute), evicted("a", time.Hour)), StateVictim, []string{"b"}, "a", "60 s ago", ""},
 		{"the clock was set back: held", withHistory(input(byUsed(700), flat()...), evicted("a", -time.Hour)), StateVictim, []string{"b"}, "a", "evicted 0 s ago", ""},
 		{"no memory configured", off(withHistory(input(byUsed(700), flat()...), evicted("a", time.Minute))), StateVictim, []string{"a"}, "a", "", ""},
-		{"both grow, one cools down", withHistory(input(byETA(50), two()...), evicted("a", time.Minute)), StateVictim, []string{"b"}, "a", "cooldown", ""},
-		{"all that would help cool down", withHistory(input(byETA(100), two()...), evicted("a", time.Minute), evicted("b", 2*time.Minute)), StateHistory, nil, "a", "cooldown", "shop/a a pod of its workload was evicted 60 s ago, cooldown 5m0s; shop/b"},
+		{"both grow by ETA: the cooldown holds none", withHistory(input(byETA(50), two()...), evicted("a", time.Minute)), StateVictim, []string{"a"}, "a", "", ""},
+		{"both grow, by percentage: one cools down", withHistory(input(byUsed(500), two()...), evicted("a", time.Minute)), StateVictim, []string{"b"}, "a", "cooldown", ""},
+		{"all that would help cool down", withHistory(input(byUsed(500), two()...), evicted("a", time.Minute), evicted("b", 2*time.Minute)), StateHistory, nil, "a", "cooldown", "shop/a a pod of its workload was evicted 60 s ago, cooldown 5m0s; shop/b"},
 		{"cooldown holds nobody at critical", critical(withHistory(input(byETA(100), two()...), evicted("a", time.Minute), evicted("b", 2*time.Minute))), StateVictim, []string{"a", "b"}, "a", "", ""},
 		{"the leader of the growth is never held", withHistory(input(byETA(100), pod("a", size(900), grows(100)), pod("b", size(800))), returned(evicted("a", time.Minute))),
 			StateVictim, []string{"a"}, "a", "", "boomerang: its workload was evicted, came back to this node and grows again"},
@@ -54,16 +54,17 @@ func TestHistory(t *testing.T) {
 		{"it came back: another goes", withHistory(input(byUsed(700), flat()...), returned(evicted("a", 30*time.Minute))), StateVictim, []string{"b"}, "a", "came back to this node, and it does not grow", ""},
 		{"it came back long ago", withHistory(input(byUsed(700), flat()...), returned(evicted("a", 61*time.Minute))), StateVictim, []string{"a"}, "a", "", ""},
 		{"it came back, nobody else helps", withHistory(input(byUsed(850), flat()...), returned(evicted("a", 30*time.Minute))), StateHistory, nil, "a", "came back", "left alone because of past evictions; shop/a its workload was evicted and came back"},
-		{"not at critical", critical(withHistory(input(byUsed(850), flat()...), returned(evicted("a", 30*time.Minute)))), StateVictim, []string{"a"}, "a", "", ""},
+		{"nor at critical, without a part in the growth", critical(withHistory(input(byUsed(850), flat()...), returned(evicted("a", 30*time.Minute)))), StateHistory, nil, "a", "came back", ""},
 		{"a pod made before the eviction is no replacement", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 19*time.Minute)), StateVictim, []string{"a"}, "a", "", ""},
 		{"a pod made after the eviction is its replacement", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 21*time.Minute)), StateVictim, []string{"b"}, "a", "came back", ""},
 		{"made in the second of the eviction", withHistory(input(byUsed(700), pod("a", size(900), age(20*time.Minute)), pod("b", size(800))), evicted("a", 20*time.Minute-600*time.Millisecond)), StateVictim, []string{"b"}, "a", "came back", ""},
 		{"a set of two does not take it either", withHistory(input(byUsed(1700), flat()...), returned(evicted("a", 30*time.Minute))), StateNoCover, nil, "a", "would not end", ""},
 		{"its replacement does not run, the cooldown is long over: another goes", withHistory(input(byUsed(700), flat()...), waits(evicted("a", 5*time.Hour))), StateVictim, []string{"b"}, "a", "does not run: 0/2 nodes are available", ""},
 		{"an older one does not run", withHistory(input(byUsed(700), flat()...), evicted("a", time.Hour), waits(evicted("a", 5*time.Hour))), StateVictim, []string{"b"}, "a", "does not run", ""},
-		{"both grow, one waits for its replacement", withHistory(input(byETA(50), two()...), waits(evicted("a", time.Hour))), StateVictim, []string{"b"}, "a", "does not run", ""},
+		{"both grow, by percentage: one waits for its replacement", withHistory(input(byUsed(500), two()...), waits(evicted("a", time.Hour))), StateVictim, []string{"b"}, "a", "does not run", ""},
 		{"nobody else helps", withHistory(input(byUsed(850), flat()...), waits(evicted("a", time.Hour))), StateHistory, nil, "a", "does not run", "because of past evictions; shop/a the replacement of an evicted pod of its workload does not run: 0/2 nodes"},
-		{"a missing replacement holds nobody at critical", critical(withHistory(input(byUsed(850), flat()...), waits(evicted("a", time.Hour)))), StateVictim, []string{"a"}, "a", "", ""},
+		{"a missing replacement holds no grower at critical", critical(withHistory(input(byETA(100), two()...), waits(evicted("a", time.Hour)))), StateVictim, []string{"a", "b"}, "a", "", ""},
+		{"and holds others then", critical(withHistory(input(byUsed(850), flat()...), waits(evicted("a", time.Hour)))), StateHistory, nil, "a", "does not run", ""},
 		{"nor the leader of the growth", withHistory(input(byETA(100), pod("a", size(900), grows(100)), pod("b", size(800))), waits(evicted("a", time.Hour))), StateVictim, []string{"a"}, "a", "", ""},
 		{"not waited for by config", careless(withHistory(input(byUsed(700), flat()...), waits(evicted("a", 5*time.Hour)))), StateVictim, []string{"a"}, "a", "", ""},
 		{"of another workload", withHistory(input(byUsed(700), flat()...), waits(evicted("other", time.Hour))), StateVictim, []string{"a"}, "a", "", ""},
@@ -71,7 +72,7 @@ func TestHistory(t *testing.T) {
 		{"twice is not often", withHistory(input(byUsed(700), flat()...), thrice[:2]...), StateVictim, []string{"a"}, "a", "", ""},
 		{"the third was longer ago", withHistory(input(byUsed(700), flat()...), thrice[0], thrice[1], evicted("a", 24*time.Hour)), StateVictim, []string{"a"}, "a", "", ""},
 		{"three times, and it grows: it goes, and the record says so", withHistory(input(byETA(100), pod("a", size(900), grows(100))), thrice...), StateVictim, []string{"a"}, "a", "", "repeat offender: its workload was evicted 3 times"},
-		{"a cooldown and a refusal", withHistory(input(byETA(100), pod("a", size(900), grows(50), refused), pod("b", size(800), grows(50))), evicted("b", time.Minute)), StateBlocked, nil, "b", "cooldown", "PodDisruptionBudget; shop/b a pod of its workload"},
+		{"a cooldown and a refusal", withHistory(input(byUsed(500), pod("a", size(900), grows(50), refused), pod("b", size(800), grows(50))), evicted("b", time.Minute)), StateBlocked, nil, "b", "cooldown", "PodDisruptionBudget; shop/b a pod of its workload"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := Decide(tc.in)

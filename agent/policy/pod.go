@@ -26,6 +26,7 @@ type Pod struct {
 	Owner       Owner // metadata.ownerReferences entry with controller: true; the zero Owner means none
 	Mirror      bool  // annotation kubernetes.io/config.mirror or config.source other than "api": a static pod
 	Terminating bool  // metadata.deletionTimestamp is set
+	GraceCut    bool  `json:",omitempty"` // and with a shorter grace period than its own
 	Finished    bool  // phase Succeeded or Failed: it holds no memory that an eviction could give back
 
 	Labels      map[string]string
@@ -34,6 +35,10 @@ type Pod struct {
 	CreatedAt time.Time     // metadata.creationTimestamp
 	StartedAt time.Time     // status.startTime; zero while the kubelet has not seen the pod
 	Grace     time.Duration // spec.terminationGracePeriodSeconds; 30 s when unset
+
+	PreStopSleep time.Duration `json:",omitempty"` // the longest sleep that its preStop hooks show
+	PreStopHook  bool          `json:",omitempty"` // it has a preStop hook that does something else
+	Sidecars     bool          `json:",omitempty"` // it has init containers that are restarted: they end after the others
 
 	Request    uint64 // effective memory request in bytes: sum of containers and sidecars, or the pod level; 0 means none
 	Limit      uint64 // effective memory limit in bytes; meaningful only when LimitSet
@@ -79,6 +84,18 @@ func (p *Pod) began() (at time.Time, runs bool) {
 		}
 	}
 	return at, runs
+}
+
+// Began returns since when the newest of what runs in the pod runs.
+func (p *Pod) Began() time.Time {
+	at, _ := p.began()
+	return at
+}
+
+// Running reports whether a container of the pod runs, as far as the API server tells.
+func (p *Pod) Running() bool {
+	_, runs := p.began()
+	return runs && !p.StartedAt.IsZero()
 }
 
 // Owner names the controller of a pod. The zero value means that no controller owns it.

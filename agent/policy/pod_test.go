@@ -64,6 +64,7 @@ func byUsed(mib int64) Need { return Need{Bytes: mib * testMiB} }
 func input(need Need, pods ...Candidate) Input {
 	in := Input{Now: testNow, SelfUID: "uid-self", NodeMemory: 8192 * testMiB, Need: need, Pods: pods,
 		Config: Config{Profile: LeakAware, ProtectedNamespaces: []string{"kube-system", "monitoring"}}}
+	in.Flat = !need.ByETA
 	for i := range pods {
 		if pods[i].Reading.Fresh {
 			in.NodeGrowth += pods[i].Reading.Growth

@@ -61,12 +61,14 @@ func randomInput(r *rand.Rand) Input {
 			c.Pod.Owner.Kind = "Job"
 		case 12:
 			c.Pod.StartedAt = time.Time{}
+		case 13:
+			c.Pod.Owner = Owner{APIVersion: "argoproj.io/v1alpha1", Kind: "Workflow", Name: "w", UID: "w"}
 		}
 		in.Pods = append(in.Pods, c)
 	}
 	vary(r, &in)
 	in.NodeGrowth = r.ExpFloat64() * 50 * testMiB
-	in.Need = Need{ByETA: pick(2), Bytes: r.Int64N(3<<30) - 1<<28, Margin: r.Int64N(2<<30) - 1<<29, Slope: in.NodeGrowth, Horizon: time.Duration(r.Int64N(int64(100 * time.Second)))}
+	in.Need = Need{ByETA: pick(2) || in.Critical, Bytes: r.Int64N(3<<30) - 1<<28, Margin: r.Int64N(2<<30) - 1<<29, Slope: in.NodeGrowth, Horizon: time.Duration(r.Int64N(int64(100 * time.Second)))}
 	return in
 }
 
@@ -74,7 +76,9 @@ func randomInput(r *rand.Rand) Input {
 func vary(r *rand.Rand, in *Input) {
 	pick := func(n int) bool { return r.IntN(n) == 0 }
 	cfg := &in.Config
-	in.RoundLimit, in.Critical = r.IntN(MaxRound+3)-1, pick(8)
+	in.RoundLimit, in.Critical, in.Met, in.Lasted = r.IntN(MaxRound+3)-1, pick(8), pick(12), time.Minute
+	in.Critical = in.Critical || in.Met && pick(2)
+	in.Outside, in.Unknown, in.ByKernel, in.Flat = pick(12), pick(12), pick(6), !pick(4)
 	if pick(4) {
 		cfg.Weights = Weights{}
 		for _, name := range termNames {
@@ -119,6 +123,17 @@ func vary(r *rand.Rand, in *Input) {
 		for pick(3) {
 			e := PastEviction{OwnerUID: c.Pod.Owner.UID, Namespace: c.Pod.Namespace, OwnerKind: c.Pod.Owner.Kind, OwnerName: c.Pod.Owner.Name, ReturnedHere: pick(4),
 				At: testNow.Add(-time.Duration(r.Int64N(int64(time.Hour) >> 4 << r.IntN(9))))}
+			if pick(2) { // three generations within minutes, this pod the last
+				e.At, e.Created = testNow.Add(-3*time.Minute), testNow.Add(-4*time.Minute)
+				first := e
+				first.At, first.Created = testNow.Add(-5*time.Minute), time.Time{}
+				in.History = append(in.History, first)
+				if pick(2) {
+					p := *c.Pod
+					p.CreatedAt = testNow.Add(-2 * time.Minute)
+					c.Pod = &p
+				}
+			}
 			if pick(12) {
 				e.Waiting = "no node has room"
 			}
@@ -185,7 +200,7 @@ func TestPropertiesOfADecision(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range []string{StateVictim, StateNoNeed, StateRound, StateProtected, StateBlocked, StateHistory, StateCluster, StateNoCover} {
+	for _, s := range []string{StateVictim, StateNoNeed, StateRound, StateProtected, StateBlocked, StateHistory, StateCluster, StateNoCover, StateStandBy} {
 		if states[s] < 50 {
 			t.Errorf("state %s was reached %d times: the inputs are too narrow", s, states[s])
 		}
@@ -195,7 +210,7 @@ func TestPropertiesOfADecision(t *testing.T) {
 			t.Errorf("protection %s was seen %d times: the inputs are too narrow", rule.name, protected[rule.name])
 		}
 	}
-	if flat < 50 || uncovered < 50 || several < 50 || joined < 50 {
+	if flat < 20 || uncovered < 50 || several < 50 || joined < 50 {
 		t.Errorf("of %d sets %d are of pods that do not grow, %d do not cover, %d have several pods, %d join others: the inputs are too narrow", sets, flat, uncovered, several, joined)
 	}
 }
@@ -274,6 +289,7 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 			newest = e.At
 		}
 	}
+	causes := c.Leader || c.Grower && in.Need.ByETA
 	recent := cfg.History.WorkloadCooldown > 0 && in.Now.Sub(newest) < cfg.History.WorkloadCooldown
 	switch {
 	case c.Protection.Name != "" || c.Rank == 0 || c.Excluded != "" || c.Refused != "":
@@ -282,15 +298,19 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 		return "no fresh reading"
 	case in.InFlight > 0 && !c.Grower:
 		return "an innocent pod joins others"
-	case c.Lead > LeadTime(p) || c.Learned > 0 && c.Lead > c.Learned || c.Learned <= 0 && c.Lead != LeadTime(p):
+	case c.Lead < c.Hard || c.Hard <= 0 || c.Lead > p.Grace+30*time.Second || c.Learned > 0 && c.Lead > max(c.Hard, min(c.Learned, p.Grace)+5*time.Second):
 		return fmt.Sprintf("lead time %v", c.Lead)
 	case c.Covers != in.Need.Covers(c.Reading.Release, c.Reading.Growth):
 		return "covers is wrong"
-	case c.Grower && !(c.Reading.Growth > 0):
+	case !c.Grower && !(in.Flat && in.NodeGrowth <= 0 && !in.Need.ByETA) && !in.Met:
+		return "before critical it is evicted without a part in the growth"
+	case !c.Grower && in.Met && (len(d.Set) != 1 || !c.Covers || !in.lastsFor(c) || in.Unknown || d.Without.UID == "" || find(d.Pods, d.Without.Pod[len("shop/"):]).Grower):
+		return "a bystander for nothing: " + d.Without.Why
+	case c.Grower && !(c.Reading.Growth > 0) && !((in.Critical || in.Met) && c.gained(in.Now) > 0):
 		return "a grower that does not grow"
 	case !c.Covers && !c.Grower && !(d.Covered && slices.Contains(d.Set, v) && in.NodeGrowth <= 0):
 		return "it neither covers nor grows, nor is it in a set that covers on a node where nothing grows"
-	case p.Finished, p.Terminating, p.Mirror, p.UID == in.SelfUID, p.Namespace == "kube-system", p.Owner.Kind == "DaemonSet", p.Owner.Kind == "",
+	case p.Finished, p.Terminating, p.Mirror, p.UID == in.SelfUID, p.Namespace == "kube-system", p.Owner.Kind == "DaemonSet", p.Owner.Kind == "", p.Owner.Kind == "Workflow",
 		p.Priority >= 2_000_000_000, p.Annotations[AnnotationEvict] != "", p.StartedAt.IsZero(),
 		p.Owner.Kind == "Job" && !(c.Workload.KnownRetries && c.Workload.Retries > 0),
 		cfg.ProtectedLabels != nil && p.Labels["tier"] == "database", cfg.ProtectedPrefixes != nil && strings.HasPrefix(p.Name, "p1"),
@@ -303,13 +323,13 @@ func wrongVictim(in *Input, d *Decision, v int) string {
 		c.Cluster != nil && c.Cluster.Budget.Known && c.Cluster.Budget.Count > 1,
 		(c.Cluster == nil || !c.Cluster.Budget.Known) && cfg.Cluster.UnknownBudget == Hold:
 		return "its budget forbids it"
-	case !c.Leader && cfg.Cluster.RespectScalers && c.Cluster != nil && c.Cluster.Scaler.Known && (c.Cluster.Scaler.Current == 2 || c.Cluster.Scaler.Current != c.Cluster.Scaler.Desired):
+	case !causes && cfg.Cluster.RespectScalers && c.Cluster != nil && c.Cluster.Scaler.Known && (c.Cluster.Scaler.Current == 2 || c.Cluster.Scaler.Current != c.Cluster.Scaler.Desired):
 		return "its scaler holds it"
-	case !c.Leader && !(in.Critical && cfg.Cluster.NoRoom == Evict) && c.Cluster != nil && c.Cluster.Room.Known && !c.Cluster.Room.Single && c.Cluster.Room.Fits < c.Cluster.Room.Wanted:
+	case !causes && !(in.Critical && cfg.Cluster.NoRoom == Evict) && c.Cluster != nil && c.Cluster.Room.Known && !c.Cluster.Room.Single && c.Cluster.Room.Fits < c.Cluster.Room.Wanted:
 		return "it has no room elsewhere"
-	case recent && !c.Leader && !in.Critical:
+	case recent && !causes:
 		return "its workload cools down"
-	case waits && !c.Leader && !in.Critical:
+	case waits && !causes:
 		return "its workload waits for a replacement"
 	}
 	return ""
@@ -435,7 +455,7 @@ func TestMoreGrowthNeverWorsensTheRank(t *testing.T) {
 			improved++
 		}
 	}
-	if improved < 500 {
+	if improved < 300 {
 		t.Errorf("only %d of 8000 ranks improved: the inputs prove little", improved)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	ProtectPriority    = "critical-priority"
 	ProtectCeiling     = "priority-ceiling"
 	ProtectOwnerless   = "no-controller"
+	ProtectOwner       = "controller-unknown"
 	ProtectAnnotation  = "annotation"
 	ProtectLabel       = "label"
 	ProtectPrefix      = "name-prefix"
@@ -36,6 +37,7 @@ const (
 	ProtectBrief       = "brief-growth"
 	ProtectCooldown    = "workload-cooldown"
 	ProtectReplacement = "replacement-pending"
+	ProtectAgain       = "evicted-again"
 	ProtectReading     = "no-reading"
 )
 
@@ -127,6 +129,7 @@ var rules = [...]rule{
 	{ProtectOwnerless, func(_ *round, c *Candidate) string {
 		return when(c.Pod.Owner.Kind == "", "no controller would create it again")
 	}},
+	{ProtectOwner, ownerUnknown},
 	{ProtectAnnotation, func(_ *round, c *Candidate) string {
 		return optedOut(c.Pod, AnnotationEvict)
 	}},
@@ -173,16 +176,15 @@ var rules = [...]rule{
 	}},
 	{ProtectStarting, starting},
 	{ProtectBrief, brief},
+	{ProtectAgain, again},
 	{ProtectCooldown, func(r *round, c *Candidate) string {
-		if c.Leader || r.in.Critical {
+		if r.causes(c) {
 			return ""
 		}
 		return c.Past.cooling(r.in)
 	}},
-	// Like the cooldown it holds neither the leader of the growth nor anybody at critical: the kubelet, which would be
-	// next, asks no such question.
 	{ProtectReplacement, func(r *round, c *Candidate) string {
-		if c.Leader || r.in.Critical {
+		if r.causes(c) {
 			return ""
 		}
 		return c.Past.pending(r.in)
@@ -191,6 +193,11 @@ var rules = [...]rule{
 		return when(!c.Reading.Fresh, "no fresh reading of its memory")
 	}},
 }
+
+// causes reports whether c has a real part in a growth that has to be answered now, by ETA or at critical, or has most of a
+// growth. Only protections and budgets hold such a pod: the kubelet, which would be next, asks about nothing else, and takes
+// innocent pods along.
+func (r *round) causes(c *Candidate) bool { return c.Leader || c.Grower && r.in.Need.ByETA }
 
 // protection returns the first protection that holds.
 func (r *round) protection(c *Candidate) Protection {
@@ -218,6 +225,37 @@ func when(holds bool, why string) string {
 		return why
 	}
 	return ""
+}
+
+// recreating are the kinds of controllers that are known to create an evicted pod again, "Kind.group": those of Kubernetes, and
+// OpenKruise's, which are copies of them. Others, such as Workflow.argoproj.io, TaskRun.tekton.dev, a pod that owns its Spark
+// executors, or VirtualMachineInstance.kubevirt.io, let what ran in the pod fail with it.
+var recreating = map[string]bool{
+	"ReplicaSet.apps": true, "StatefulSet.apps": true, "DaemonSet.apps": true, "ReplicationController": true, "Job.batch": true,
+	"CloneSet.apps.kruise.io": true, "StatefulSet.apps.kruise.io": true, "DaemonSet.apps.kruise.io": true,
+}
+
+// ownerUnknown holds a pod whose controller is of a kind that is not known to create it again.
+func ownerUnknown(r *round, c *Candidate) string {
+	o := &c.Pod.Owner
+	group, _, ok := strings.Cut(o.APIVersion, "/")
+	if !ok {
+		group = ""
+	}
+	kind := o.Kind
+	if group != "" {
+		kind += "." + group
+	}
+	switch {
+	case o.Kind == "", recreating[kind], slices.Contains(r.in.Config.RecreatingOwners, kind):
+		return ""
+	case o.APIVersion == "": // the kinds of Kubernetes, of a recording without groups
+		switch o.Kind {
+		case "ReplicaSet", "StatefulSet", "DaemonSet", "Job":
+			return ""
+		}
+	}
+	return fmt.Sprintf("%s %s is not known to create it again (config protection.recreatingOwners adds kinds that do)", kind, o.Name)
 }
 
 func jobRetries(_ *round, c *Candidate) string {

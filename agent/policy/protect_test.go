@@ -139,10 +139,35 @@ func TestYoungPodsInASurge(t *testing.T) {
 	}
 }
 
-func TestLeadTime(t *testing.T) {
-	for grace, want := range map[time.Duration]time.Duration{0: time.Second, 5 * time.Second: 6 * time.Second, 30 * time.Second: 31 * time.Second, time.Hour: 31 * time.Second} {
-		if got := LeadTime(&Pod{Grace: grace}); got != want {
-			t.Errorf("grace %v: lead time %v, want %v", grace, got, want)
+func TestLeads(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		pod        Pod
+		reading    Reading
+		learned    time.Duration
+		timing     Timing
+		patience   Patience
+		soft, hard time.Duration
+	}{
+		{"nothing known", Pod{Grace: 30 * time.Second}, Reading{}, 0, Timing{}, "", 5 * time.Second, 4500 * time.Millisecond},
+		{"a grace of its own may be used", Pod{Grace: 20 * time.Second}, Reading{}, 0, Timing{}, "", 22 * time.Second, 4500 * time.Millisecond},
+		{"an hour is not waited for", Pod{Grace: time.Hour}, Reading{}, 0, Timing{}, "", 32 * time.Second, 4500 * time.Millisecond},
+		{"no grace", Pod{}, Reading{}, 0, Timing{}, "", 4500 * time.Millisecond, 4500 * time.Millisecond},
+		{"a preStop that sleeps", Pod{Grace: 30 * time.Second, PreStopSleep: 10 * time.Second}, Reading{}, 0, Timing{}, "", 15 * time.Second, 4500 * time.Millisecond},
+		{"another preStop", Pod{Grace: 30 * time.Second, PreStopHook: true}, Reading{}, 0, Timing{}, "", 17 * time.Second, 4500 * time.Millisecond},
+		{"sidecars are stopped after the others", Pod{Grace: 30 * time.Second, Sidecars: true}, Reading{}, 0, Timing{}, "", 5500 * time.Millisecond, 5500 * time.Millisecond},
+		{"8 GiB take 2 s", Pod{Grace: 30 * time.Second}, Reading{Release: 8 << 30}, 0, Timing{}, "", 7 * time.Second, 6500 * time.Millisecond},
+		{"memory-backed volumes are unmounted later", Pod{Grace: 30 * time.Second, Volumes: Volumes{MemoryEmptyDir: true}}, Reading{WorkingSet: 900, Held: Held{Shmem: 100}}, 0, Timing{}, "", 7 * time.Second, 6500 * time.Millisecond},
+		{"learned", Pod{Grace: 30 * time.Second}, Reading{}, 12 * time.Second, Timing{}, "", 14 * time.Second, 4500 * time.Millisecond},
+		{"learned is never more than the grace", Pod{Grace: 5 * time.Second}, Reading{}, 12 * time.Second, Timing{}, "", 7 * time.Second, 4500 * time.Millisecond},
+		{"measured", Pod{Grace: 30 * time.Second}, Reading{Release: 1 << 30}, time.Second, Timing{Call: 500 * time.Millisecond, Cut: 1500 * time.Millisecond, Back: 1 << 30}, "", 3500 * time.Millisecond, 3 * time.Second},
+		{"early", Pod{Grace: 30 * time.Second}, Reading{}, time.Second, Timing{}, Early, 31 * time.Second, 4500 * time.Millisecond},
+		{"late", Pod{Grace: 30 * time.Second}, Reading{}, 12 * time.Second, Timing{}, Late, 4500 * time.Millisecond, 4500 * time.Millisecond},
+	} {
+		c := Candidate{Pod: &tc.pod, Reading: tc.reading, Learned: tc.learned}
+		soft, hard, learned := c.leads(&Input{Timing: tc.timing, Config: Config{Patience: tc.patience}})
+		if soft != tc.soft || hard != tc.hard || learned != (tc.learned > 0) {
+			t.Errorf("%s: soft %v, hard %v, learned %v; want %v, %v", tc.name, soft, hard, learned, tc.soft, tc.hard)
 		}
 	}
 }

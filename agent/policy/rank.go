@@ -4,31 +4,10 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"time"
 )
 
 // Pods with scores closer than this are told apart by priority.
 const priorityBand = 10
-
-// growerShare is the part of the fastest pod's growth from which a pod counts as one that causes the shortage.
-const growerShare = 0.25
-
-// maxGrace is the longest grace period that is waited for.
-const maxGrace = 30 * time.Second
-
-// LeadTime returns how long an eviction of p is assumed to take until its memory is back: grace, at most 30 s, plus
-// one second for the call and the exit.
-func LeadTime(p *Pod) time.Duration { return min(p.Grace, maxGrace) + time.Second }
-
-// lead returns how long the eviction of c is taken to last, and whether that was learned from its workload. What was
-// learned only ever shortens it.
-func (c *Candidate) lead() (d time.Duration, learned bool) {
-	d = LeadTime(c.Pod)
-	if c.Learned > 0 && c.Learned <= d {
-		return c.Learned, true
-	}
-	return d, false
-}
 
 // Rank scores and orders the pods; it needs no Need. Decide goes on from here.
 func Rank(in Input) []Candidate {
@@ -42,6 +21,7 @@ func Rank(in Input) []Candidate {
 	}
 	in.Pods = pods
 	growth, fastest := nodeGrowth(&in)
+	parts := newParts(&in, growth, fastest)
 	r := round{in: &in, surge: surging(&in), growth: growth}
 	weights := in.Config.weights()
 	var history map[owner][]PastEviction
@@ -52,8 +32,8 @@ func Rank(in Input) []Candidate {
 	for i := range pods {
 		c := &pods[i]
 		c.Leader = !in.Maintenance && c.Reading.Fresh && c.Reading.Growth > growth/2
-		c.Lead, _ = c.lead()
-		c.Grower = !in.Maintenance && c.Reading.Fresh && c.Reading.Growth > 0 && c.Reading.Growth >= growerShare*fastest
+		c.Lead, c.Hard, _ = c.leads(&in)
+		c.Grower = parts.has(c)
 		c.Past = past(lookUp(history, c.Pod), c.Pod, in.Now, &in.Config.History)
 		if c.Reading.Fresh {
 			from := len(terms)
@@ -68,6 +48,11 @@ func Rank(in Input) []Candidate {
 		c.Passing = r.passes(c)
 	}
 	return order(pods)
+}
+
+// held is what the pod uses without page cache, bytes.
+func (c *Candidate) held() uint64 {
+	return c.Reading.WorkingSet - min(c.Reading.ActiveFile, c.Reading.WorkingSet)
 }
 
 // prepare makes a copy of the input ready: a growth that is no number makes a reading that cannot be used.

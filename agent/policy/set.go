@@ -7,30 +7,22 @@ import (
 )
 
 // choose fills Set: the fewest pods that meet the need together, among equally many those whose memory comes back in
-// time, then those that rank best. Who causes the shortage goes before who could pay for it:
-//   - while pods grow, the set is made of such pods only, and the leader of the growth is in it: without it the others'
+// time, then those that rank best.
+//   - While pods grow, the set is made of such pods only, and the leader of the growth is in it: without it the others'
 //     memory would only buy time. When they cannot meet the need within the round, the best ranked go, and Missing says
-//     what is left; the next decision sees what they gave;
-//   - otherwise it is the best ranked pod that meets the need alone;
-//   - on a node where nothing grows, and no pod is enough alone, it is several that are together, or nobody;
-//   - when pods did not cause the shortage it is the pod of the lowest priority that is enough alone, or nobody.
+//     what is left; the next decision sees what they gave.
+//   - Where none that grows can go, and one without a part may (see noBystander), it is the one whose eviction does the least
+//     harm.
+//   - On a full node where nothing grows, and the config asks for evictions all the same, it is the best ranked pod that
+//     meets the need alone, or several that do together.
 func (d *Decision) choose(in *Input) {
 	limit := in.places()
 	if in.Maintenance {
 		d.chooseNext(in)
 		return
 	}
-	if in.Outside {
-		if len(d.Victims) > 0 {
-			d.Set = []int{slices.MinFunc(d.Victims, func(a, b int) int {
-				return cmp.Or(cmp.Compare(d.Pods[a].Pod.Priority, d.Pods[b].Pod.Priority), cmp.Compare(a, b))
-			})}
-			d.settle(in)
-		}
-		return
-	}
 	if len(d.Victims) == 0 {
-		if in.CacheOwner == "" {
+		if in.CacheOwner == "" && in.evictsFlat() {
 			d.chooseFlat(in, limit)
 		}
 		return
@@ -44,6 +36,11 @@ func (d *Decision) choose(in *Input) {
 				leader = i
 			}
 		}
+	}
+	if len(pool) == 0 && in.Met && in.CacheOwner == "" {
+		d.Set = []int{slices.MinFunc(d.Victims, func(a, b int) int { return cmp.Or(harm(&d.Pods[a], &d.Pods[b]), cmp.Compare(a, b)) })}
+		d.settle(in)
+		return
 	}
 	if len(pool) == 0 {
 		pool = d.Victims // each of them is enough alone

@@ -29,7 +29,7 @@ const briefPart = 5
 const longestBrief = 6 * time.Second
 
 // starting spares a pod whose growth may be its start: for a minute, up to its request or to startMemory, but to no more than
-// half of what is left. At critical nobody can wait for it to stop.
+// half of what is left. In the last moment it is not waited for.
 func starting(r *round, c *Candidate) string {
 	if !r.in.early() || !r.grows(c) || r.in.CacheOwner == c.Pod.UID {
 		return ""
@@ -39,7 +39,7 @@ func starting(r *round, c *Candidate) string {
 	if runs && age >= startTime {
 		return ""
 	}
-	held := c.Reading.WorkingSet - min(c.Reading.ActiveFile, c.Reading.WorkingSet)
+	held := c.held()
 	left := r.in.Need.Margin
 	if r.in.LeftBytes > 0 {
 		left = r.in.LeftBytes
@@ -87,20 +87,14 @@ func (r *round) passes(c *Candidate) bool {
 	return c.Reading.Fresh && (c.Protection.Name == ProtectYoung || starting(r, c) != "" || brief(r, c) != "")
 }
 
-// early reports whether there is time to see what becomes of a growth.
-func (in *Input) early() bool { return !in.Critical && !in.Maintenance }
+// lastMoment is how long before the threshold nobody can wait any more for a growth to end by itself.
+const lastMoment = 2 * time.Second
 
-// unripe reports whether at least half of the growth may be about to end by itself: then it is no reason yet to take a pod
-// that has no part in it.
-func (in *Input) unripe(pods []Candidate) bool {
-	if !in.early() || !in.Need.ByETA {
-		return false
+// early reports whether there is time to see what becomes of a growth.
+func (in *Input) early() bool {
+	left := in.Left.Seconds()
+	if left <= 0 {
+		left = in.Need.eta()
 	}
-	sum := 0.0
-	for i := range pods {
-		if pods[i].Passing {
-			sum += max(pods[i].Reading.Growth, 0)
-		}
-	}
-	return sum > 0 && sum >= in.NodeGrowth/2
+	return !in.Maintenance && !in.Met && !(in.Critical && left < lastMoment.Seconds())
 }

@@ -39,7 +39,9 @@ func TestStarts(t *testing.T) {
 		{"longer ago", far, []func(*Candidate){restarted(time.Hour)}, nil, "", ""},
 		{"nothing of it runs yet", far, []func(*Candidate){func(c *Candidate) { c.Pod.Containers = []Container{{Name: "main"}} }}, nil, ProtectStarting, "is about to start"},
 		{"the clock went back", far, []func(*Candidate){age(-time.Hour)}, nil, ProtectStarting, "started 0 s ago"},
-		{"at critical nobody waits", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Critical = true }, "", ""},
+		{"in the last moment it is not waited for", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Critical, in.Left = true, 1900*time.Millisecond }, "", ""},
+		{"at critical there may be time", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Critical, in.Left = true, 3*time.Second }, ProtectStarting, ""},
+		{"not where a threshold is met", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Met = true }, "", ""},
 		{"nor in maintenance", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.Maintenance = true }, "", ""},
 		{"the owner of the page cache that is the shortage", far, []func(*Candidate){age(5 * time.Second)}, func(in *Input) { in.CacheOwner = "uid-it" }, "", ""},
 		{"its growth is a trifle", far, []func(*Candidate){age(5 * time.Second), grows(1.9), lasts(time.Second)}, of100, "", ""},
@@ -56,7 +58,7 @@ func TestStarts(t *testing.T) {
 		{"for less, but a trifle", far, []func(*Candidate){lasts(time.Second), grows(1.9)}, of100, "", ""},
 		{"it stands still again", far, []func(*Candidate){lasts(1)}, nil, ProtectBrief, "all but stood still"},
 		{"nobody knows for how long", far, nil, nil, "", ""},
-		{"at critical", far, []func(*Candidate){lasts(time.Second)}, func(in *Input) { in.Critical = true }, "", ""},
+		{"in the last moment", far, []func(*Candidate){lasts(100 * time.Millisecond)}, func(in *Input) { in.Critical, in.Left = true, time.Second }, "", ""},
 		{"a shortage by percentage has its own rule", byUsed(500), []func(*Candidate){lasts(time.Second)}, nil, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -73,7 +75,7 @@ func TestStarts(t *testing.T) {
 	}
 }
 
-// A large pod that does not grow is not to pay for starts that end by themselves; for a leak that may not go it is.
+// A large pod that does not grow is not to pay for starts that end by themselves, nor for a leak that may not go.
 func TestNobodyPaysForAStart(t *testing.T) {
 	need := Need{ByETA: true, Margin: 2000 * testMiB, Slope: 60 * testMiB, Horizon: 93 * time.Second}
 	large := pod("large", size(6000))
@@ -89,7 +91,7 @@ func TestNobodyPaysForAStart(t *testing.T) {
 		{"a start", []Candidate{pod("start", grows(60), age(3*time.Second)), large}, ""},
 		{"a brief growth", []Candidate{pod("brief", grows(60), lasts(time.Second)), large}, ""},
 		{"starts that are half of it, and a leak that may not go", []Candidate{pod("start", grows(30), age(3*time.Second)), pod("leak", grows(30), annotated), large}, ""},
-		{"starts that are less, and a leak that may not go", []Candidate{pod("start", grows(20), age(3*time.Second)), pod("leak", grows(40), annotated), large}, "large"},
+		{"starts that are less, and a leak that may not go", []Candidate{pod("start", grows(20), age(3*time.Second)), pod("leak", grows(40), annotated), large}, ""},
 		{"a surge, of which each pod is too young", twelve, ""},
 		{"the start of a pod that may not go in any case", []Candidate{pod("start", grows(60), age(3*time.Second), annotated), large}, ""},
 		{"a leak beside starts", []Candidate{pod("start", grows(40), age(3*time.Second)), pod("leak", grows(20), size(3000), lasts(9*time.Second)), large}, "leak"},
@@ -100,7 +102,7 @@ func TestNobodyPaysForAStart(t *testing.T) {
 			if got != tc.want {
 				t.Errorf("set [%s], want [%s]: %s", got, tc.want, d.Reason)
 			}
-			if c := find(d.Pods, "large"); tc.want == "" && c.Excluded != whyUnripe {
+			if c := find(d.Pods, "large"); tc.want == "" && c.Excluded != whyNoPart {
 				t.Errorf("the large pod is left alone because %q", c.Excluded)
 			}
 		})

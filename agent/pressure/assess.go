@@ -28,8 +28,23 @@ const (
 // riseGap is how long growth may pause and still count as the same growth.
 const riseGap = time.Second
 
-// leadSlack is what an ETA has to leave beyond the lead time.
-const leadSlack = 2 * time.Second
+// What an ETA has to leave beyond the lead time: a quarter of the time that the growth has lasted, within these bounds. The
+// longer it lasts, the surer it is that it goes on, and the earlier its pod may be evicted.
+const (
+	leastSlack = 2 * time.Second
+	mostSlack  = 30 * time.Second
+	slackPart  = 4
+)
+
+func slack(lasted time.Duration) time.Duration {
+	return min(max(lasted/slackPart, leastSlack), mostSlack)
+}
+
+// sustainedFor is how long memory has to grow until a use above the evict threshold evicts.
+const sustainedFor = time.Minute
+
+// leastHard is the hard lead time while none is known.
+const leastHard = time.Second
 
 // MaxLead is the longest lead time that is assumed for a victim, and the one used while no victim is known: the
 // longest grace that Spillway waits for plus one second for call and exit.
@@ -61,6 +76,7 @@ const (
 	CausePods    Cause = "pods"               // memory of pods that only their exit gives back
 	CauseCache   Cause = "cache"              // active page cache explains at least half of it
 	CauseOutside Cause = "cause-outside-pods" // pods explain less than half of it
+	CauseUnknown Cause = "unknown"            // memory is short, nothing grows, and nothing is known of the time before
 )
 
 // Config holds what a user sets. Percentages are of allocatable memory, see Verdict.UsedPercent.
@@ -84,9 +100,11 @@ type Credit struct {
 // Input is everything that a verdict depends on.
 type Input struct {
 	Samples     []Sample // oldest first; should cover LongWindow
+	Minute      []Sample // one a second, oldest first; should cover MinuteWindow. None: growth in steps is not seen
 	Thresholds  []Threshold
 	Allocatable Bytes         // of the node, by the API server; Unknown falls back to what the thresholds leave
-	LeadTime    time.Duration // of the pod that would be evicted; 0 means MaxLead
+	LeadTime    time.Duration // soft lead time of the pod that would be evicted; 0 means MaxLead
+	HardLead    time.Duration // its hard lead time: less than that away, the level is critical; 0 means 1 s
 	Growers     []Grower
 	Credit      Credit
 	Config      Config
@@ -105,13 +123,13 @@ type Gate struct {
 //
 // The first eviction of a round is to end the shortage: it builds up a reserve of three lead times. The next one,
 // while others are on their way out, is for when those cannot make it in time: it need only bridge its own lead
-// time and the 2 s by which the ETA has to be longer.
+// time and the slack by which the ETA has to be longer.
 type Need struct {
 	ByETA   bool          // true: hard margin at least 0 and ETA at least Horizon; false: Bytes down to the target
 	Bytes   Bytes         // down to the target percentage, after in-flight credit
 	Margin  Bytes         // after in-flight credit
 	Slope   float64       // bytes per second, without what in-flight victims grow
-	Horizon time.Duration // 3 × lead time; lead time + 2 s when Credit has anything
+	Horizon time.Duration // 3 × lead time; lead time and slack when Credit has anything
 }
 
 // Verdict is the state of the node and why it is so.
@@ -130,10 +148,15 @@ type Verdict struct {
 	ETA          time.Duration
 	ETALower     time.Duration // lower bound, from the upper bound of EvictSlope
 	Lasted       time.Duration // how long the growth has lasted
+	Steps        Steps         // growth over the last minute that comes in steps
+	BySteps      bool          // Slope is that of Steps, as the shorter windows do not show it now
 	LeadTime     time.Duration
+	HardLead     time.Duration
+	Slack        time.Duration // what the ETA has to leave beyond LeadTime
 	Cause        Cause
 	Need         Need
 	Soft         []Soft  // the kubelet's soft thresholds
+	Met          bool    // one of its thresholds is met, soft ones for as long as their grace: it acts at its next look
 	Stall        Stall   // of the node
 	Reclaim      Reclaim // of the node; unknown without slow samples
 	Split        Split   // of the node's growth; unknown without slow samples
@@ -148,6 +171,9 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	v := Verdict{ETA: Forever, ETALower: Forever, Cause: CauseNone, LeadTime: in.LeadTime, AlertPercent: in.Config.alertPercent()}
 	if v.LeadTime <= 0 {
 		v.LeadTime = MaxLead
+	}
+	if v.HardLead = in.HardLead; v.HardLead <= 0 {
+		v.HardLead = leastHard
 	}
 	if len(in.Samples) == 0 {
 		v.Reason = "no sample yet"
@@ -184,16 +210,25 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	if mem.rising {
 		v.Lasted = mem.lasted(last, v.Nearest.Threshold, v.Slope)
 	}
-	v.ETA = Reach(margin, v.Slope, in.Growers)
+	v.BySteps = v.stepwise(&in, grow)
+	bySteps := v.BySteps
+	growers, soft := in.bounded(margin, v.Slope, v.HardLead)
+	if v.Slack = slack(v.Lasted); soft {
+		v.Slack = leastSlack // it may stop where it stopped before
+	}
+	v.ETA = Reach(margin, v.Slope, growers)
 	evictETA := v.ETA
 	v.ETALower = Forever
 	if v.EvictSlope > 0 {
-		evictETA = Reach(margin, v.EvictSlope, in.Growers)
-		v.ETALower = Reach(margin, v.EvictSlope+grow.err(v), in.Growers)
+		evictETA = Reach(margin, v.EvictSlope, growers)
+		v.ETALower = Reach(margin, v.EvictSlope+grow.err(v), growers)
+		if bySteps { // the next step may be as high as the highest
+			v.ETALower = Reach(max(0, margin-Bytes(v.Steps.Height)), v.EvictSlope, in.Growers)
+		}
 	} else if v.Cause == CauseCache {
 		evictETA = Forever
 	}
-	v.judge(in, &mem, evictETA, allocatable)
+	v.judge(in, &mem, evictETA, allocatable, bySteps)
 	return v, mem
 }
 
@@ -302,8 +337,62 @@ func (v *Verdict) steepest(g growth) {
 	}
 }
 
+// stepwise takes the slope over the minute where it is steeper than what the shorter windows show now, and reports whether it
+// does. Its cause is told like theirs.
+func (v *Verdict) stepwise(in *Input, g growth) bool {
+	if len(in.Minute) == 0 {
+		return false
+	}
+	points := make([]Point, 0, len(in.Minute)+1)
+	last := &in.Samples[len(in.Samples)-1]
+	add := func(s *Sample) {
+		value := v.Nearest.margin(s)
+		if value.Known() {
+			value = -value
+		}
+		points = append(points, Point{s.At, value})
+	}
+	var first *Sample
+	for i := range in.Minute {
+		if s := &in.Minute[i]; s.At < last.At && s.At >= last.At-MinuteWindow {
+			if first == nil {
+				first = s
+			}
+			add(s)
+		}
+	}
+	add(last)
+	v.Steps = StepsOf(points)
+	if !v.Steps.Known || g.short.Falling() && -g.short.Slope > v.Steps.Slope {
+		return false
+	}
+	span := (last.At - first.At).Seconds()
+	sig := v.Nearest.Signal
+	cache := last.activeFile(sig).minus(first.activeFile(sig))
+	pods := last.PodsWorkingSet.minus(last.PodsActiveFile).minus(first.PodsWorkingSet.minus(first.PodsActiveFile))
+	steps, cached, cause := v.Steps.Slope, 0.0, CausePods
+	if cache.Known() && cache > 0 {
+		cached = min(steps, float64(cache)/span)
+	}
+	switch {
+	case cached >= steps/2:
+		cause = CauseCache
+	case sig != AllocatableAvailable && pods.Known() && float64(pods)/span < (steps-cached)/2:
+		cause = CauseOutside
+	}
+	// What was no growth of pods within the minute does not hide one of now.
+	if v.EvictSlope >= steps-cached || cause != CausePods && v.EvictSlope > 0 {
+		return false
+	}
+	v.Slope, v.EvictSlope, v.CacheSlope, v.Lasted, v.Cause = steps, steps-cached, cached, last.At-first.At, cause
+	if cause == CauseCache {
+		v.EvictSlope = 0
+	}
+	return v.EvictSlope > 0
+}
+
 // judge fills level, need, gates and reason.
-func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatable Bytes) {
+func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatable Bytes, bySteps bool) {
 	cfg, margin, lead := in.Config, v.Nearest.Margin, v.LeadTime
 	last := &in.Samples[len(in.Samples)-1]
 
@@ -317,23 +406,30 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	alert := v.UsedPercent >= v.AlertPercent || v.ETA < alertETA || soft != nil || stalled != ""
 
 	bothRise := v.Short.Clear() && v.Long.Clear() && v.EvictSlope > 0
-	// A shortage by percentage has time: growth must have filled half of the long window and lasted as it must for an ETA.
-	sustained := bothRise && v.Long.Span >= LongWindow/2 && v.Lasted >= min(evictETA/4, time.Minute)
-	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < 10*time.Minute))
+	// A shortage by percentage has time: growth must have filled half of the long window and lasted for a minute.
+	sustained := bothRise && v.Long.Span >= LongWindow/2 && v.Lasted >= sustainedFor
+	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < alertETA))
 	// The last second must rise too: what was allocated in one step and then stands still is not on its way anywhere.
-	byETA := v.ETALower < lead+leadSlack && v.Lasted >= evictETA/4 && v.Short.Clear()
+	reserve := lead + v.Slack
+	byETA := v.ETALower < reserve && v.Lasted >= evictETA/4 && (v.Short.Clear() || bySteps)
 	// Just after a wake-up only the long window can tell that the node is on its way out.
 	falling := v.Short.Falling() || (!v.Short.Known && v.Long.Falling())
-	criticalMargin := margin < 0 && !falling
-	criticalETA := evictETA < time.Second && v.EvictSlope > 0
+	grows := v.EvictSlope > 0 && (v.Short.Clear() || v.Long.Clear())
+	// Under its own threshold the kubelet acts. Under the guard alone nothing happens but when memory goes on to shrink, or
+	// programs wait for it: kernel memory keeps healthy nodes there for good.
+	kubelet := v.kubeletMargin()
+	criticalMargin := margin < 0 && !falling && (kubelet.Known() && kubelet < 0 || grows || stalled != "")
+	v.Met = !falling && (kubelet.Known() && kubelet < 0 || soft != nil && soft.Run || !kubelet.Known() && criticalMargin)
+	criticalETA := evictETA < v.HardLead && grows && (v.Lasted >= evictETA/4 || evictETA < leastHard)
 	critical := criticalMargin || criticalETA
-	// A soft threshold whose grace has run is one on which the kubelet acts at its next look, without asking anybody.
-	bySoft := soft != nil && soft.Run && !falling
+	// When the grace of a soft threshold has run, the kubelet acts at its next look.
+	bySoft := soft != nil && soft.Left < lead+leastSlack && !falling
+	grown := v.Slope * v.Lasted.Seconds()
 	switch {
 	case margin < 0:
-		v.Cause = mem.causeSinceCalm(last, v.Nearest.Threshold, v.Cause)
+		v.Cause = mem.cause(last, v.Nearest.Threshold, v.Cause, grown)
 	case bySoft && !v.Short.Rising():
-		v.Cause = mem.causeSinceCalm(last, soft.Threshold, v.Cause)
+		v.Cause = mem.cause(last, soft.Threshold, v.Cause, grown)
 	}
 
 	switch {
@@ -347,19 +443,14 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 		v.Now = Calm
 	}
 	v.Level = mem.hold(last.At, v.Now)
-	if v.Level == Calm {
-		mem.calm, mem.hasCalm = *last, true
-		if n := len(in.Slow); n > 0 {
-			mem.calmSlow, mem.hasCalmSlow = in.Slow[n-1], true
-		}
-	}
+	mem.keepCalm(&in, v.Nearest.Threshold, v.Level == Calm, v.Now <= Alert && margin > 0 && !v.Short.Clear() && !v.Long.Clear())
 
 	v.Need = Need{
 		ByETA: byETA || critical, Margin: margin + in.Credit.Release,
 		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: 3 * lead,
 	}
 	if in.Credit.Release > 0 || in.Credit.Growth > 0 {
-		v.Need.Horizon = lead + leadSlack
+		v.Need.Horizon = reserve
 	}
 	if allocatable.Known() {
 		target := Bytes(float64(allocatable) * (1 - cfg.TargetPercent/100))
@@ -372,7 +463,7 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	v.Gates = []Gate{
 		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
 		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), mib(v.CacheSlope))},
-		{"eta", v.ETALower < lead+leadSlack, fmt.Sprintf("ETA %s (at least %s), lead time %s + 2 s", eta(evictETA), eta(v.ETALower), lead)},
+		{"eta", v.ETALower < reserve, fmt.Sprintf("ETA %s (at least %s), lead time %.1f s + %.1f s", eta(evictETA), eta(v.ETALower), lead.Seconds(), v.Slack.Seconds())},
 		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
 		{"cause", v.Cause == CausePods, string(v.Cause)},
 	}
@@ -407,9 +498,9 @@ func (v *Verdict) reason(cfg *Config, c conditions) string {
 	case c.criticalMargin:
 		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, mib(-float64(v.Nearest.Margin)))
 	case c.criticalETA:
-		return fmt.Sprintf("ETA %s is under 1 s", eta(v.ETA))
+		return fmt.Sprintf("ETA %s is under the hard lead time of %.1f s", eta(v.ETA), v.HardLead.Seconds())
 	case c.byETA:
-		return fmt.Sprintf("ETA %s is under the lead time %s + 2 s and the growth has lasted %.1f s", eta(v.ETALower), v.LeadTime, v.Lasted.Seconds())
+		return fmt.Sprintf("ETA %s is under the lead time %.1f s + %.1f s and the growth has lasted %.1f s", eta(v.ETALower), v.LeadTime.Seconds(), v.Slack.Seconds(), v.Lasted.Seconds())
 	case c.byUsed:
 		return fmt.Sprintf("used %.1f %% and rising, ETA %s", v.UsedPercent, eta(v.ETA))
 	case c.bySoft, v.Now == Alert && c.soft != nil:

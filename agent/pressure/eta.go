@@ -6,12 +6,45 @@ import (
 	"time"
 )
 
-// Grower is one pod's part of the growth. Its growth is extrapolated only over Room: to its limit, or, while it is
-// below its request, to the request that was planned for it.
+// Grower is one pod's part of the growth. Its growth is extrapolated only over Room, to its cgroup's limit, and over Soft
+// while all that is bounded so would fit: see Input.bounded.
 type Grower struct {
 	Slope float64 // bytes per second, > 0
 	Room  Bytes   // bytes it may still grow; Unknown means without bound
+	Soft  Bytes   // bytes up to where it is expected to stop: its request, or a peak that it came back from; 0: nowhere
 }
+
+// bounded returns the growers with the bounds that count. Only a limit holds for sure. A soft bound counts while everything
+// that is bounded softly would fit, and what is left then is more than the growth takes within the hard lead time: a pod that does
+// not stop there is answered in time all the same, if with a shorter grace period.
+//
+// soft reports whether there are such bounds, whether they count or not.
+func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) (growers []Grower, soft bool) {
+	left, part := float64(margin), 0.0
+	counts := func(g *Grower) bool { // a trifle neither bounds anything nor takes anything
+		return g.Slope > 0 && g.Slope >= slope/10 && g.Soft > 0 && !(g.Room.Known() && g.Room <= g.Soft)
+	}
+	for i := range in.Growers {
+		if g := &in.Growers[i]; counts(g) {
+			left, part = left-float64(g.Soft), part+g.Slope
+		}
+	}
+	soft = part > 0 && part >= slope/2
+	if !soft || left < float64(slope*(hard+boundSlack).Seconds()) {
+		return in.Growers, soft
+	}
+	out := make([]Grower, len(in.Growers))
+	for i, g := range in.Growers {
+		if counts(&g) {
+			g.Room = g.Soft
+		}
+		out[i] = g
+	}
+	return out, soft
+}
+
+// boundSlack is what it takes to see that a pod did not stop at its soft bound.
+const boundSlack = time.Second
 
 // Forever is an ETA that lies beyond any horizon: the margin does not shrink, or never to 0.
 const Forever = time.Duration(math.MaxInt64)

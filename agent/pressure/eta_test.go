@@ -21,19 +21,19 @@ func TestReach(t *testing.T) {
 		{"used up and flat", 0, 0, nil, 0},
 		{"under the threshold", -1, 100, nil, 0},
 		{"under the threshold and flat", -1, 0, nil, 0},
-		{"unbounded grower", 1000, 100, []Grower{{100, Unknown}}, 10 * time.Second},
-		{"limit far away", 1000, 100, []Grower{{100, 5000}}, 10 * time.Second},
-		{"limit stops the growth in time", 1000, 100, []Grower{{100, 999}}, Forever},
-		{"limit reached exactly at the threshold", 1000, 100, []Grower{{100, 1000}}, 10 * time.Second},
-		{"one of two stops", 1000, 100, []Grower{{60, 300}}, 17500 * time.Millisecond}, // 5 s × 100 = 500, then 500 / 40
+		{"unbounded grower", 1000, 100, []Grower{{Slope: 100, Room: Unknown}}, 10 * time.Second},
+		{"limit far away", 1000, 100, []Grower{{Slope: 100, Room: 5000}}, 10 * time.Second},
+		{"limit stops the growth in time", 1000, 100, []Grower{{Slope: 100, Room: 999}}, Forever},
+		{"limit reached exactly at the threshold", 1000, 100, []Grower{{Slope: 100, Room: 1000}}, 10 * time.Second},
+		{"one of two stops", 1000, 100, []Grower{{Slope: 60, Room: 300}}, 17500 * time.Millisecond}, // 5 s × 100 = 500, then 500 / 40
 		// 4 s × 100, 6 s × 50, then 300 / 20
-		{"two stop one after the other", 1000, 100, []Grower{{50, 200}, {30, 300}}, 25 * time.Second},
-		{"order of the growers does not matter", 1000, 100, []Grower{{30, 300}, {50, 200}}, 25 * time.Second},
-		{"all stop", 1000, 100, []Grower{{50, 200}, {50, 300}}, Forever},
-		{"already at its limit", 1000, 100, []Grower{{60, 0}}, 25 * time.Second},
-		{"over its limit", 1000, 100, []Grower{{60, -50}}, 25 * time.Second},
-		{"growers that do not grow are ignored", 1000, 100, []Grower{{0, 0}, {-50, 0}}, 10 * time.Second},
-		{"parts larger than the whole", 1000, 100, []Grower{{200, 100}}, Forever},
+		{"two stop one after the other", 1000, 100, []Grower{{Slope: 50, Room: 200}, {Slope: 30, Room: 300}}, 25 * time.Second},
+		{"order of the growers does not matter", 1000, 100, []Grower{{Slope: 30, Room: 300}, {Slope: 50, Room: 200}}, 25 * time.Second},
+		{"all stop", 1000, 100, []Grower{{Slope: 50, Room: 200}, {Slope: 50, Room: 300}}, Forever},
+		{"already at its limit", 1000, 100, []Grower{{Slope: 60, Room: 0}}, 25 * time.Second},
+		{"over its limit", 1000, 100, []Grower{{Slope: 60, Room: -50}}, 25 * time.Second},
+		{"growers that do not grow are ignored", 1000, 100, []Grower{{Slope: 0, Room: 0}, {Slope: -50, Room: 0}}, 10 * time.Second},
+		{"parts larger than the whole", 1000, 100, []Grower{{Slope: 200, Room: 100}}, Forever},
 		{"slower than any clock", math.MaxInt64, 1e-9, nil, Forever},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -45,9 +45,9 @@ func TestReach(t *testing.T) {
 }
 
 func TestReachLeavesItsInputAlone(t *testing.T) {
-	growers := []Grower{{30, 300}, {50, 200}}
+	growers := []Grower{{Slope: 30, Room: 300}, {Slope: 50, Room: 200}}
 	Reach(1000, 100, growers)
-	if growers[0] != (Grower{30, 300}) || growers[1] != (Grower{50, 200}) {
+	if growers[0] != (Grower{Slope: 30, Room: 300}) || growers[1] != (Grower{Slope: 50, Room: 200}) {
 		t.Errorf("growers were changed: %v", growers)
 	}
 }

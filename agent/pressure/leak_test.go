@@ -56,12 +56,12 @@ func TestLastSecondIsCritical(t *testing.T) {
 	})
 }
 
-// Growth that ends while the margin is over slope × (lead + 2 s) evicts nobody.
+// Growth that ends while the margin is over slope × (lead + slack) evicts no pod.
 func TestGrowthThatEndsInTimeEvictsNobody(t *testing.T) {
 	const start = 12.0
 	for _, lead := range []time.Duration{31 * time.Second, 2 * time.Second} {
 		for _, slope := range []float64{5, 20, 100, 400} {
-			left := slope*(lead.Seconds()+2)*1.02 + 5
+			left := slope*(lead+slack(20*time.Second)).Seconds()*1.02 + 5
 			grown := slope * 20.0
 			if left+grown > 7000 {
 				continue

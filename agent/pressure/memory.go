@@ -16,6 +16,7 @@ type Memory struct {
 
 	calmSlow    Slow // the last slow sample before
 	hasCalmSlow bool
+	restSince   time.Duration // since when nothing grows; 0: something does
 	soft        [maxSoft]softMemory
 }
 
@@ -55,17 +56,64 @@ func (m *Memory) lasted(s *Sample, t Threshold, slope float64) time.Duration {
 	return max(0, min(lasted, seconds(2*float64(grown)/slope)))
 }
 
-// causeSinceCalm tells what filled the memory when nothing rises any more.
-func (m *Memory) causeSinceCalm(s *Sample, t Threshold, present Cause) Cause {
-	if !m.hasCalm {
+// leastGrown is what has to have grown since the node was calm to say by what.
+const leastGrown = 64 << 20
+
+// restTime is how long a node has to stand still above the alert threshold until its state counts as its usual one, from
+// which a cause is told: many nodes are never calm.
+const restTime = 30 * time.Second
+
+// keepCalm takes the newest sample as the one that later growth is compared with, if the node is calm or has been at rest.
+func (m *Memory) keepCalm(in *Input, t Threshold, calm, rests bool) {
+	s := &in.Samples[len(in.Samples)-1]
+	switch {
+	case !rests:
+		m.restSince = 0
+	case m.restSince == 0 || m.restSince > s.At:
+		m.restSince = s.At
+	}
+	if !calm && (m.restSince == 0 || s.At-m.restSince < restTime) {
+		return
+	}
+	// At rest what has grown slowly since a better time is still grown: the older state stays.
+	if !calm && m.hasCalm && m.calm.At <= s.At && !(t.margin(s) > t.margin(&m.calm)) {
+		return
+	}
+	m.calm, m.hasCalm = *s, true
+	if n := len(in.Slow); n > 0 {
+		m.calmSlow, m.hasCalmSlow = in.Slow[n-1], true
+	}
+}
+
+// standing tells from one sample what is in the way where nothing is known of the time before: page cache that would end the
+// shortage, or memory outside the pods where they hold less than a quarter. Everything else is unknown.
+func (s *Sample) standing(sig Signal, shortage Bytes) Cause {
+	cache, pods := s.activeFile(sig), s.PodsWorkingSet.minus(s.PodsActiveFile)
+	switch {
+	case cache.Known() && cache > 0 && cache >= shortage:
+		return CauseCache
+	case sig != AllocatableAvailable && pods.Known() && s.RootWorkingSet.Known() && pods < s.RootWorkingSet/4:
+		return CauseOutside
+	}
+	return CauseUnknown
+}
+
+// cause tells what filled the memory down to a margin under 0: the present growth if it made at least half of what is
+// missing, else what grew since the node was calm, else what stands there. took is what the present growth took, bytes.
+func (m *Memory) cause(s *Sample, t Threshold, present Cause, took float64) Cause {
+	shortage := max(0, -t.margin(s))
+	switch {
+	case present != CauseNone && took >= float64(shortage)/2:
 		return present
+	case !m.hasCalm || m.calm.At > s.At:
+		return s.standing(t.Signal, shortage)
 	}
 	sig := t.Signal
 	grown := t.margin(&m.calm).minus(t.margin(s))
 	cache := s.activeFile(sig).minus(m.calm.activeFile(sig))
 	pods := s.PodsWorkingSet.minus(s.PodsActiveFile).minus(m.calm.PodsWorkingSet.minus(m.calm.PodsActiveFile))
-	if !grown.Known() || grown <= 0 || !cache.Known() {
-		return CausePods
+	if !grown.Known() || grown < leastGrown || !cache.Known() {
+		return s.standing(sig, shortage)
 	}
 	if cache >= grown/2 {
 		return CauseCache

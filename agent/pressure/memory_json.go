@@ -17,6 +17,7 @@ type memoryState struct {
 	RiseFrom   Sample                      `json:"riseFrom"`
 	Calm       *Sample                     `json:"calm,omitempty"`
 	CalmSlow   *Slow                       `json:"calmSlow,omitempty"`
+	RestSince  time.Duration               `json:"restSince,omitempty"`
 	SoftMemory [maxSoft]softState          `json:"soft"`
 }
 
@@ -34,7 +35,7 @@ type softState struct {
 // MarshalJSON writes all that is remembered, so that a recording can begin at any moment.
 func (m Memory) MarshalJSON() ([]byte, error) {
 	s := memoryState{
-		LastTrue: m.lastTrue, WasTrue: m.wasTrue, Rising: m.rising, RiseSince: m.riseSince, LastRise: m.lastRise, LastSeen: m.lastSeen, RiseFrom: m.riseFrom,
+		LastTrue: m.lastTrue, WasTrue: m.wasTrue, Rising: m.rising, RiseSince: m.riseSince, LastRise: m.lastRise, LastSeen: m.lastSeen, RiseFrom: m.riseFrom, RestSince: m.restSince,
 	}
 	if m.hasCalm {
 		s.Calm = &m.calm
@@ -55,7 +56,7 @@ func (m *Memory) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("parse what a verdict remembers: %w", err)
 	}
 	*m = Memory{
-		lastTrue: s.LastTrue, wasTrue: s.WasTrue, rising: s.Rising, riseSince: s.RiseSince, lastRise: s.LastRise, lastSeen: s.LastSeen, riseFrom: s.RiseFrom,
+		lastTrue: s.LastTrue, wasTrue: s.WasTrue, rising: s.Rising, riseSince: s.RiseSince, lastRise: s.LastRise, lastSeen: s.LastSeen, riseFrom: s.RiseFrom, restSince: s.RestSince,
 	}
 	if s.Calm != nil {
 		m.calm, m.hasCalm = *s.Calm, true

@@ -90,7 +90,7 @@ func TestPropertiesOfAVerdict(t *testing.T) {
 		}
 		softRun := false
 		for _, soft := range v.Soft {
-			softRun = softRun || soft.Run
+			softRun = softRun || soft.Met && soft.Left < v.LeadTime+leastSlack
 		}
 		if v.Slope == 0 && !softRun && v.Nearest.Margin >= 0 && v.UsedPercent < in.Config.EvictPercent && v.Now > Alert {
 			t.Fatalf("input %d: %v without growth, with margin %d and used %.1f %%: %s", i, v.Now, v.Nearest.Margin, v.UsedPercent, v.Reason)
@@ -115,7 +115,7 @@ func TestPropertiesOfAVerdict(t *testing.T) {
 		if at := v.AlertPercent; at > in.Config.AlertPercent || at < min(in.Config.AlertPercent, 70) || v.UsedPercent >= at && v.Now < Alert {
 			t.Fatalf("input %d: %v at %.1f %% used, alert at %.1f %%", i, v.Now, v.UsedPercent, at)
 		}
-		if want := v.LeadTime + 2*time.Second; in.Credit != (Credit{}) && v.Need.Horizon != want || in.Credit == (Credit{}) && v.Need.Horizon != 3*v.LeadTime {
+		if want := v.LeadTime + v.Slack; in.Credit != (Credit{}) && v.Need.Horizon != want || in.Credit == (Credit{}) && v.Need.Horizon != 3*v.LeadTime {
 			t.Fatalf("input %d: horizon %v, lead time %v, credit %+v", i, v.Need.Horizon, v.LeadTime, in.Credit)
 		}
 		if v.Reason == "" {

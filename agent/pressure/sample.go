@@ -74,9 +74,10 @@ type Threshold struct {
 	Source  string        // where the number comes from, for status and records
 }
 
-// Guard returns the MemAvailable threshold: max(100 MiB, 1 % of capacity).
+// Guard returns the MemAvailable threshold: 0.5 % of capacity, at least 32 and at most 256 MiB. Steady nodes of 1 GiB and of
+// 1 TiB have little more than 1 % available.
 func Guard(capacity Bytes) Threshold {
-	return Threshold{Signal: MemAvailable, Hard: true, Bytes: max(100<<20, capacity/100), Source: "built in"}
+	return Threshold{Signal: MemAvailable, Hard: true, Bytes: min(max(capacity/200, 32<<20), 256<<20), Source: "built in"}
 }
 
 // Reading is a threshold held against one sample.
@@ -133,6 +134,18 @@ func (s *Sample) activeFile(sig Signal) Bytes {
 		return s.PodsActiveFile
 	}
 	return 0
+}
+
+// kubeletMargin returns the smallest margin to a hard threshold of the kubelet, Unknown when it has none.
+func (v *Verdict) kubeletMargin() Bytes {
+	least := Unknown
+	for i := range v.Readings {
+		r := &v.Readings[i]
+		if r.Hard && r.Signal != MemAvailable && r.Margin.Known() && (!least.Known() || r.Margin < least) {
+			least = r.Margin
+		}
+	}
+	return least
 }
 
 // smallestHardMargin returns the reading of the hard threshold that is nearest. ok is false when no hard threshold

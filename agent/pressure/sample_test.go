@@ -53,9 +53,10 @@ func TestGuard(t *testing.T) {
 		name           string
 		capacity, want Bytes
 	}{
-		{"small node: 100 MiB", 4 * testGiB, 100 * testMiB},
-		{"large node: one percent", 200 * testGiB, 2 * testGiB},
-		{"capacity unknown", Unknown, 100 * testMiB},
+		{"1 GiB: 32 MiB", testGiB, 32 * testMiB},
+		{"10 GiB: half a percent", 10 * testGiB, 10 * testGiB / 200},
+		{"1 TiB: 256 MiB", 1024 * testGiB, 256 * testMiB},
+		{"capacity unknown", Unknown, 32 * testMiB},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := Guard(tc.capacity)

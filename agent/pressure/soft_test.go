@@ -56,7 +56,7 @@ func TestSoftGrace(t *testing.T) {
 				if st.Run && s < tc.run[0]-0.15 {
 					t.Fatalf("at %.1f s: its grace has run already: %+v", s, st)
 				}
-				if (v.Now >= Evict) != st.Run || (st.Met && v.Now < Alert) {
+				if (v.Now >= Evict) != (st.Met && st.Left < tr.lead+leastSlack) || (st.Met && v.Now < Alert) {
 					t.Fatalf("%v at %.1f s with %+v: %s", v.Now, s, st, v.Reason)
 				}
 				if st.Run && (v.Now != tc.level || !strings.Contains(v.Reason, "has run") || v.Need.Bytes < -st.Margin || v.Need.ByETA) {

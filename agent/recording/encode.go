@@ -88,7 +88,7 @@ func (e *encoder) plan(p *judge.Pods, c *policy.CachePlan) {
 }
 
 func (e *encoder) pods(p *judge.Pods) pods {
-	out := pods{Now: p.Now, InFlight: p.InFlight, CacheOwner: p.CacheOwner}
+	out := pods{Now: p.Now, InFlight: p.InFlight, CacheOwner: p.CacheOwner, Timing: p.Timing}
 	order := make([]string, len(p.Pods))
 	for i := range p.Pods {
 		c := &p.Pods[i]

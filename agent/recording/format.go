@@ -11,8 +11,12 @@ import (
 	"spillway/agent/pressure"
 )
 
-// Version is the format that this package writes and reads.
-const Version = 1
+// Version is the format that this package writes. It grows with the rules of package pressure and policy too: a recording of an
+// older version is replayed with the rules of today, and what comes out otherwise is told from its decisions, not from its sums.
+//
+//	1  the first
+//	2  stand by; steps; bounds; the kubelet's choice
+const Version = 2
 
 // Header says what was recorded where.
 type Header struct {
@@ -66,6 +70,7 @@ type pods struct {
 	History    *policy.History `json:"history,omitempty"`
 	InFlight   int             `json:"inFlight,omitempty"`
 	CacheOwner string          `json:"cacheOwner,omitempty"`
+	Timing     policy.Timing   `json:"timing,omitzero"`
 	Sum        string          `json:"sum"` // of the ranking
 }
 
@@ -107,10 +112,12 @@ type Decision struct {
 	Victim string   `json:"victim,omitempty"` // namespace/name
 	Score  float64  `json:"score,omitempty"`
 	Set    []string `json:"set,omitempty"`
+
+	Without string `json:"without,omitempty"` // the pod that the kubelet or the kernel would have taken
 }
 
 func short(d *policy.Decision) Decision {
-	out := Decision{State: d.State, Reason: d.Reason}
+	out := Decision{State: d.State, Reason: d.Reason, Without: d.Without.Pod}
 	for k, i := range d.Set {
 		c := &d.Pods[i]
 		if k == 0 {
@@ -135,7 +142,7 @@ type ranked struct {
 	Protection             policy.Protection
 	Terms                  []policy.Term
 	Score                  float64
-	Lead                   time.Duration
+	Lead, Hard             time.Duration
 	Survives, Release      uint64
 	Past                   policy.Past
 	Excluded               string
@@ -149,7 +156,7 @@ func rankedPods(in []policy.Candidate) []ranked {
 		past := c.Past
 		past.Last = past.Last.UTC()
 		out[i] = ranked{
-			UID: c.Pod.UID, Leader: c.Leader, Covers: c.Covers, Grower: c.Grower, Protection: c.Protection, Terms: c.Terms, Score: c.Score, Lead: c.Lead,
+			UID: c.Pod.UID, Leader: c.Leader, Covers: c.Covers, Grower: c.Grower, Protection: c.Protection, Terms: c.Terms, Score: c.Score, Lead: c.Lead, Hard: c.Hard,
 			Survives: c.Survives, Release: c.Reading.Release, Past: past, Excluded: c.Excluded, Rank: c.Rank,
 		}
 	}

@@ -59,8 +59,8 @@ func scan(data []byte, take func(line) error) ([]Damage, error) {
 				if l.Start.Format != formatName {
 					return damages, ErrForeign
 				}
-				if l.Start.Version != Version {
-					return damages, fmt.Errorf("a recording of version %d, this program reads version %d", l.Start.Version, Version)
+				if l.Start.Version < 1 || l.Start.Version > Version {
+					return damages, fmt.Errorf("a recording of version %d, this program reads versions 1 to %d", l.Start.Version, Version)
 				}
 				lost = false
 			} else if !any {

@@ -32,8 +32,12 @@ type Episode struct {
 	// Different counts the answers that are not the recorded ones, bit for bit; First describes the first.
 	Different int
 	First     string
-	Steps     []Step
-	Events    []Event
+	// Older says that rules before those of today made the recording. Its answers are not compared bit for bit; Changed counts
+	// the decisions that name another state or other pods now.
+	Older   bool
+	Changed int
+	Steps   []Step
+	Events  []Event
 }
 
 // Step is a moment at which something changed: the level, or what was decided. Other is nil in a replay with the
@@ -42,6 +46,7 @@ type Step struct {
 	At       time.Time
 	Recorded State
 	Other    *State
+	Was      *State // the decision that an older agent made, where it is another one
 }
 
 // State is the level and, from evict on, what was decided.
@@ -93,6 +98,8 @@ type player struct {
 	now      State // recorded
 	then     State // other
 	decided  time.Time
+	older    bool
+	was      *State
 	lastStep Step
 }
 
@@ -150,22 +157,24 @@ func (p *player) start(s *start) error {
 		}
 		p.b = judge.Restore(cfg, copyState(s.State))
 	}
-	p.episode = &Episode{Header: s.Header, Begin: s.At, End: s.At}
+	p.older = s.Version < Version
+	p.episode = &Episode{Header: s.Header, Begin: s.At, End: s.At, Older: p.older}
 	p.look, p.pods = judge.Look{}, judge.Pods{}
 	p.facts, p.byUID = map[string]*policy.Pod{}, map[string]policy.Candidate{}
 	p.order, p.history = nil, nil
 	p.now, p.then, p.lastStep = State{}, State{}, Step{}
-	p.decided = time.Time{}
+	p.decided, p.was = time.Time{}, nil
 	return nil
 }
 
 func copyState(s judge.State) judge.State {
 	s.Samples, s.Slow, s.Growers = slices.Clone(s.Samples), slices.Clone(s.Slow), slices.Clone(s.Growers)
+	s.Minute = slices.Clone(s.Minute)
 	return s
 }
 
 func (p *player) check(what string, at time.Time, want, got string) {
-	if want == got {
+	if p.older || want == got {
 		return
 	}
 	if p.episode.Different++; p.episode.Different == 1 {
@@ -192,6 +201,13 @@ func (p *player) playLook(l *look) {
 	p.episode.End = l.At
 	p.check("verdict", l.At, l.Sum, sum(v))
 	p.now.take(v)
+	if p.older && v.Now >= pressure.Evict && l.At.Sub(p.decided) >= decideEvery {
+		p.decided = l.At
+		pods := p.pods
+		pods.Now = l.At
+		d := p.a.Decide(pods)
+		p.now.decide(&d, heldBy(p.a, &pods))
+	}
 	if p.b != nil {
 		early := v.Now < pressure.Evict // the recorded core is not asked now: the other one is all the same
 		v := p.b.Assess(p.look)
@@ -228,10 +244,18 @@ func (p *player) playDecision(l *decide) error {
 	if err := p.take(&l.Pods); err != nil {
 		return err
 	}
-	d := p.a.Decide(p.pods)
 	p.episode.Decisions++
-	p.check("decision", l.Pods.Now, l.Sum, sumDecision(&d))
-	p.now.decide(&d, l.Held)
+	p.was = nil
+	if !p.older || p.a.Verdict().Now >= pressure.Evict || l.Pods.CacheOwner != "" {
+		d := p.a.Decide(p.pods)
+		p.check("decision", l.Pods.Now, l.Sum, sumDecision(&d))
+		p.now.decide(&d, l.Held)
+		p.decided = l.Pods.Now
+	}
+	if was := (State{Level: p.now.Level, Decision: l.Decision.State, Victims: strings.Join(l.Decision.Set, ", "), Why: l.Decision.Reason, Held: l.Held}); p.older && (was.Decision != p.now.Decision || was.Victims != p.now.Victims) {
+		p.was = &was
+		p.episode.Changed++
+	}
 	if p.b != nil && (p.b.Verdict().Now >= pressure.Evict || l.Pods.CacheOwner != "") {
 		p.decided = l.Pods.Now
 		d := p.b.Decide(p.pods)
@@ -272,13 +296,13 @@ func (s *State) plan(c *policy.CachePlan) {
 
 // step notes a change.
 func (p *player) step(at time.Time) {
-	s := Step{At: at, Recorded: p.now}
+	s := Step{At: at, Recorded: p.now, Was: p.was}
 	if p.b != nil {
 		other := p.then
 		s.Other = &other
 	}
 	last := &p.lastStep
-	if !last.At.IsZero() && !last.Recorded.differs(&s.Recorded) && (s.Other == nil || !last.Other.differs(s.Other)) {
+	if !last.At.IsZero() && !last.Recorded.differs(&s.Recorded) && (last.Was == nil) == (s.Was == nil) && (s.Other == nil || !last.Other.differs(s.Other)) {
 		return
 	}
 	p.lastStep = s
@@ -314,6 +338,6 @@ func (p *player) take(l *pods) error {
 		c.Pod = p.facts[uid]
 		out = append(out, c)
 	}
-	p.pods = judge.Pods{Now: l.Now, Pods: out, History: p.history, InFlight: l.InFlight, CacheOwner: l.CacheOwner}
+	p.pods = judge.Pods{Now: l.Now, Pods: out, History: p.history, InFlight: l.InFlight, CacheOwner: l.CacheOwner, Timing: l.Timing}
 	return nil
 }

@@ -40,12 +40,17 @@ func (p *printer) episode(e *Episode) {
 		s := &e.Steps[i]
 		at := fmt.Sprintf("%+8.1f s", s.At.Sub(e.Begin).Seconds())
 		p.line("%s  %s", at, s.Recorded.text())
+		if s.Was != nil {
+			p.line("%*s  was: %s", len(at), "", s.Was.text())
+		}
 		if s.Other != nil && s.Recorded.differs(s.Other) {
 			p.line("%*s  other: %s", len(at), "", s.Other.text())
 		}
 	}
 	all := e.Looks + e.Rankings + e.Decisions + e.Plans
-	if e.Different == 0 {
+	if e.Older {
+		p.line("            recorded by an older agent: %d of %s are otherwise by the rules of this one (was: what it decided)", e.Changed, count(e.Decisions, "decision"))
+	} else if e.Different == 0 {
 		p.line("            all %d answers are the recorded ones (%s)", all, strings.Join(e.counts(), ", "))
 	} else {
 		p.line("            %d of %d answers are not the recorded ones; first %s", e.Different, all, e.First)

@@ -32,6 +32,9 @@ func WriteExplanation(w io.Writer, e Explanation) error {
 		learned = "learned from evictions of its workload"
 	}
 	fmt.Fprintf(t, "lead time\t%.1f s, %s\n", e.LeadSeconds, learned)
+	if e.KubeletChoice != "" {
+		fmt.Fprintf(t, "without Spillway\t%s\n", Clean(e.KubeletChoice))
+	}
 	for _, line := range e.Cluster {
 		fmt.Fprintf(t, "cluster\t%s\n", Clean(line))
 	}

@@ -91,11 +91,12 @@ type Explanation struct {
 	SurvivesBytes *uint64  `json:"survivesBytes"` // shared memory that may outlive it
 	GrowthBytes   *float64 `json:"growthBytesPerSecond"`
 	GrowthPercent *float64 `json:"growthSharePercent"`
-	LeadSeconds   float64  `json:"leadTimeSeconds"` // until its memory would be back
-	LeadLearned   bool     `json:"leadTimeLearned"` // from evictions of its workload; else from its grace period
-	Covers        bool     `json:"covers"`          // its eviction alone would end the shortage
-	Set           []string `json:"set"`             // the pods that the policy names now, in order
-	Cluster       []string `json:"cluster"`         // what the rest of the cluster says about evicting it, in words
+	LeadSeconds   float64  `json:"leadTimeSeconds"`         // until its memory would be back
+	LeadLearned   bool     `json:"leadTimeLearned"`         // from evictions of its workload; else from its grace period
+	Covers        bool     `json:"covers"`                  // its eviction alone would end the shortage
+	Set           []string `json:"set"`                     // the pods that the policy names now, in order
+	KubeletChoice string   `json:"kubeletChoice,omitempty"` // as in Decision
+	Cluster       []string `json:"cluster"`                 // what the rest of the cluster says about evicting it, in words
 }
 
 // Protection is one reason why a pod is not evicted.
@@ -476,13 +477,15 @@ type Decision struct {
 	Cause       string    `json:"cause"`
 	Why         string    `json:"why"` // the condition that made the level
 	// held, near-miss, or one of package policy: victim, no-need, round-full, all-protected, all-blocked, no-candidate-helps,
-	// held-by-history, held-by-cluster
+	// stand-by, held-by-history, held-by-cluster
 	State     string   `json:"state"`
 	Reason    string   `json:"reason"` // in words
 	Victim    string   `json:"victim,omitempty"`
 	VictimUID string   `json:"victimUid,omitempty"`
 	Score     *float64 `json:"score"`
 	DryRun    bool     `json:"dryRun"`
-	Repeats   int      `json:"repeats"` // further passes that came to the same result
-	Ranking   []Pod    `json:"ranking,omitempty"`
+
+	KubeletChoice string `json:"kubeletChoice,omitempty"` // namespace/name and why: the pod that the kubelet, or the kernel, would take now
+	Repeats       int    `json:"repeats"`                 // further passes that came to the same result
+	Ranking       []Pod  `json:"ranking,omitempty"`
 }

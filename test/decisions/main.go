@@ -1,19 +1,121 @@
-// Command decisions runs the pure core over modelled nodes and over recordings of real ones, a table of loads, and prints
-// for each what is expected and what was decided. It exits with 1 when one is not as expected.
+// Command decisions prints what is decided under many loads: two tables. The first has single loads, each with what has to happen;
+// it ends with 1 when one of them is decided wrongly. Node, pods, kubelet and clock are modelled; signals, levels, gates, leader,
+// scores, set, protections and brakes are the agent's own code. Recordings of real nodes are replayed beside them. The second
+// compares policies on a population of drawn loads: see population.go.
 package main
 
 import (
+	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"runtime/debug"
 )
 
 func main() {
-	if err := write(os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "decisions:", err)
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "decisions: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// options are the flags.
+type options struct {
+	single, many   bool
+	episodes       int
+	seed           uint64
+	kind           string
+	index          int
+	record, result string
+}
+
+func run(args []string, out io.Writer) error {
+	var o options
+	fs := flag.NewFlagSet("decisions", flag.ContinueOnError)
+	fs.BoolVar(&o.single, "table-only", false, "print the table of single loads only")
+	fs.BoolVar(&o.many, "population-only", false, "print the population only")
+	fs.IntVar(&o.episodes, "episodes", defaultEpisodes, "number of episodes of the population")
+	fs.Uint64Var(&o.seed, "seed", defaultSeed, "seed of the population")
+	fs.StringVar(&o.kind, "only", "", "kind of load: only episodes of it are played")
+	fs.IntVar(&o.index, "v", -1, "index of one episode: its timeline is printed under each policy, and nothing else")
+	fs.StringVar(&o.record, "record", "", "file for the figures of this core, as a baseline; see baseline.go")
+	fs.StringVar(&o.result, "write", "", "file that gets the report of the population too, such as test/decisions/POPULATION.md")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if o.index >= 0 {
+		timeline(out, makeEpisode(o.seed, o.index))
+		return nil
+	}
+	var errs []error
+	if !o.many && o.record == "" {
+		errs = append(errs, write(out))
+		fmt.Fprintln(out)
+	}
+	if !o.single {
+		errs = append(errs, o.population(out))
+	}
+	return errors.Join(errs...)
+}
+
+// population plays the population and prints the comparison, or records it.
+func (o *options) population(out io.Writer) error {
+	debug.SetGCPercent(400) // a run makes much garbage and keeps little
+	p := &population{seed: o.seed, episodes: makeEpisodes(o.seed, o.episodes), rules: rules()}
+	if o.record != "" {
+		for _, r := range p.rules {
+			if r.name == now {
+				p.rules = []rule{r}
+			}
+		}
+		p.run(os.Stderr)
+		b := baseline{seed: o.seed, hash: hashEpisodes(p.episodes), tallies: p.tallies[0]}
+		return b.save(o.record)
+	}
+	base, err := findBaseline()
+	if err == nil {
+		err = base.fits(o.seed, p.episodes)
+	}
+	if err != nil {
+		base = nil
+	}
+	p.episodes = ofKind(p.episodes, o.kind)
+	base = base.part(p.episodes)
+	p.run(os.Stderr)
+	var text bytes.Buffer
+	fmt.Fprint(&text, intro)
+	p.report(&text, base)
+	if _, werr := out.Write(text.Bytes()); werr != nil {
+		return werr
+	}
+	if o.result != "" {
+		if werr := os.WriteFile(o.result, text.Bytes(), 0o644); werr != nil {
+			return fmt.Errorf("write report: %w", werr)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	was := sum(p.episodes, base.tallies, p.of("oracle"), "")
+	is := sum(p.episodes, p.of(now), p.of("oracle"), "")
+	var errs []error
+	if o.kind == "" {
+		for _, problem := range allowed.check(&was, &is) {
+			errs = append(errs, errors.New(problem))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// findBaseline looks in the package's folder and from the repository's root.
+func findBaseline() (*baseline, error) {
+	if b, err := readBaseline(baselineFile); !errors.Is(err, os.ErrNotExist) {
+		return b, err
+	}
+	return readBaseline(filepath.Join("test", "decisions", baselineFile))
 }
 
 // write prints the table.

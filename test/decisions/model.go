@@ -43,6 +43,7 @@ type pod struct {
 	shmem    curve
 	exit     time.Duration // from SIGTERM to the end; at most the grace
 	blind    bool          // its cgroup cannot be read
+	cluster  *policy.Cluster
 
 	born  float64 // seconds of the model
 	gone  float64 // when its memory is back; +Inf: it stays

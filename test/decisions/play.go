@@ -24,7 +24,8 @@ type result struct {
 	states  map[string]int
 	held    map[string]int
 	top     pressure.Level
-	last    string // reason of the newest decision that named nobody
+	last    string           // reason of the newest decision that named nobody
+	levels  []pressure.Level // at the decisions that were carried out
 }
 
 type eviction struct {
@@ -83,6 +84,7 @@ type player struct {
 	evicts  *evict.Manager
 	answers []answer
 	history map[string][]pressure.Point // by pod UID
+	minute  map[string][]pressure.Point // likewise, one a second
 	verdict pressure.Verdict
 	before  pressure.Sample
 	result  result
@@ -107,13 +109,17 @@ func (s *scenario) run() result {
 	n := s.node()
 	cfg := judge.Config{
 		Pressure: pressure.Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
-		Policy:   policy.Config{ProtectedNamespaces: []string{"kube-system"}, History: policy.DefaultHistory()},
+		Policy: policy.Config{ProtectedNamespaces: []string{"kube-system"}, History: policy.DefaultHistory(),
+			Cluster: policy.ClusterConfig{RespectScalers: true, NoRoom: policy.Hold}},
 	}
-	p := &player{podsAt: math.Inf(-1), s: s, n: n, judge: judge.New(cfg), history: map[string][]pressure.Point{}, result: result{lowest: math.Inf(1), states: map[string]int{}, held: map[string]int{}}}
+	p := &player{podsAt: math.Inf(-1), s: s, n: n, judge: judge.New(cfg), history: map[string][]pressure.Point{}, minute: map[string][]pressure.Point{}, result: result{lowest: math.Inf(1), states: map[string]int{}, held: map[string]int{}}}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var err error
-	p.evicts, err = evict.New(evict.Options{Now: p.wall(-30), Call: func(context.Context, evict.Request) policy.Answer {
+	p.evicts, err = evict.New(evict.Options{Now: p.wall(-30), Call: func(_ context.Context, r evict.Request) policy.Answer {
+		if s.answer != nil && !r.Shorten {
+			return s.answer(r.Namespace + "/" + r.Name)
+		}
 		return policy.Answer{Verb: policy.Accepted, Code: 201}
 	}})
 	if err != nil {
@@ -123,6 +129,12 @@ func (s *scenario) run() result {
 	go func() { done <- p.evicts.Run(ctx) }()
 	for t := -30.0; t < s.seconds; {
 		p.kubelet(t)
+		if s.restart > 0 && t >= s.restart {
+			s.restart = 0
+			p.judge, p.verdict, p.before = judge.New(cfg), pressure.Verdict{}, pressure.Sample{}
+			clear(p.history)
+			clear(p.minute)
+		}
 		t += p.pass(t).Seconds()
 	}
 	cancel()
@@ -257,7 +269,7 @@ func (p *player) decide(t float64, blind bool) {
 		name = "stale-sample"
 	}
 	if name == "" {
-		if why := p.evicts.ForbidJoining(now); why != "" {
+		if why := p.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: d.Pods[d.Set[0]].Grower && p.verdict.Need.ByETA}); why != "" {
 			name = strings.SplitN(why, ":", 2)[0]
 			if !strings.HasPrefix(why, "hourly cap") && !strings.HasPrefix(why, "round limit") {
 				return // on its way, or cooling down: no news
@@ -269,7 +281,9 @@ func (p *player) decide(t float64, blind bool) {
 		return
 	}
 	c := &d.Pods[d.Set[0]]
-	if _, ok := p.evicts.Start(now, evict.Victim{Pod: c.Pod, DecisionID: fmt.Sprint(len(p.result.evicted)), Release: c.Reading.Release, Growth: c.Reading.Growth, Margin: int64(p.verdict.Nearest.Margin), Joins: true}); ok {
+	p.result.levels = append(p.result.levels, p.verdict.Now)
+	if _, ok := p.evicts.Start(now, evict.Victim{Pod: c.Pod, DecisionID: fmt.Sprint(len(p.result.evicted)), Release: c.Reading.Release, Growth: c.Reading.Growth, Margin: int64(p.verdict.Nearest.Margin), Joins: true,
+		Grower: c.Grower && p.verdict.Need.ByETA, Bystander: !c.Grower, Level: p.verdict.Now.String(), Hard: c.Hard}); ok {
 		p.answers = append(p.answers, answer{t + callLatency.Seconds(), <-p.evicts.Results()})
 	}
 }
@@ -286,6 +300,13 @@ func (p *player) readPods(t float64) {
 			h = h[len(h)-150:]
 		}
 		p.history[x.facts.UID] = h
+		m := p.minute[x.facts.UID]
+		if n := len(m); n == 0 || boot(t)-m[n-1].At >= time.Second {
+			if n > 80 {
+				m = append(m[:0], m[n-64:]...)
+			}
+			p.minute[x.facts.UID] = append(m, h[len(h)-1])
+		}
 	}
 }
 
@@ -303,9 +324,9 @@ func (p *player) reading(uid string, t float64) policy.Reading {
 		cache, shmem := x.at(x.cache, then), x.at(x.shmem, then)
 		anon := max(0, float64(h[len(h)-1].Value)-shmem)
 		use := uint64(anon + shmem + cache)
-		growth, lasted := judge.Growth(h, p.verdict.Lasted)
-		return policy.Reading{Fresh: boot(t)-at < 3*time.Second, Usage: use, WorkingSet: use, ActiveFile: uint64(cache), Held: policy.Held{Known: true, Anon: uint64(anon), Shmem: uint64(shmem)},
-			Growth: growth, Lasted: lasted}
+		r := policy.Reading{Fresh: boot(t)-at < 3*time.Second, Usage: use, WorkingSet: use, ActiveFile: uint64(cache), Held: policy.Held{Known: true, Anon: uint64(anon), Shmem: uint64(shmem)}}
+		judge.Measure(&r, h, func() []pressure.Point { return p.minute[uid] }, 0, &p.verdict)
+		return r
 	}
 	return policy.Reading{}
 }
@@ -319,7 +340,7 @@ func (p *player) pods(t float64) judge.Pods {
 		}
 		facts := x.facts
 		facts.Terminating = t >= x.asked
-		c := policy.Candidate{Pod: &facts, Workload: x.workload, Reading: p.reading(facts.UID, t), Refused: p.evicts.RefusedBefore(now, facts.UID)}
+		c := policy.Candidate{Pod: &facts, Workload: x.workload, Cluster: x.cluster, Reading: p.reading(facts.UID, t), Refused: p.evicts.RefusedBefore(now, facts.UID)}
 		if lead, ok := p.evicts.Lead(&facts); ok {
 			c.Learned = lead
 		}

@@ -39,6 +39,17 @@ func defaults(h recording.Header) (judge.Config, error) {
 	}, nil
 }
 
+// within reports whether a is b or leaves some of it out. What was recorded ends when the agent of then evicted, which may be
+// earlier than today's would.
+func within(a, b []string) bool {
+	for _, name := range b {
+		if len(a) > 0 && a[0] == name {
+			a = a[1:]
+		}
+	}
+	return len(a) == 0
+}
+
 // replayed plays a recording and says what happened, and what of it is wrong.
 func replayed(file string, victims []string) (text, problem string) {
 	data, err := recordings.ReadFile("testdata/" + file)
@@ -64,12 +75,16 @@ func replayed(file string, victims []string) (text, problem string) {
 			parts = append(parts, fmt.Sprintf("%s named %.1f s after the alert", name, s.At.Sub(e.Begin).Seconds()))
 		}
 	}
-	parts = append(parts, fmt.Sprintf("%d verdicts and %d decisions come out as recorded, bit for bit", looks, decisions))
+	changed := 0
+	for _, e := range r.Episodes {
+		changed += e.Changed
+	}
+	parts = append(parts, fmt.Sprintf("%d verdicts and %d decisions, of which %d are otherwise than in the agent that recorded them", looks, decisions, changed))
 	switch {
 	case !r.Identical():
 		problem = "the replay differs from the recording"
-	case !slices.Equal(got, victims):
-		problem = fmt.Sprintf("named %v, want %v", got, victims)
+	case !within(slices.Compact(got), victims):
+		problem = fmt.Sprintf("named %v, want no others than %v, in this order", got, victims)
 	}
 	return strings.Join(parts, "; "), problem
 }

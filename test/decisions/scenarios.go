@@ -20,6 +20,8 @@ type scenario struct {
 	clock     func(t float64) time.Duration
 	explained func(t float64) float64
 	back      func(n *node, x *pod, t float64) // what the controller does after an eviction
+	restart   float64                          // when the agent is started again, without what it remembered; 0: never
+	answer    func(pod string) policy.Answer   // of the API server to an eviction; nil: accepted
 }
 
 // goes expects these evictions, in this order, and none by the kubelet.
@@ -48,7 +50,7 @@ func nobody(r *result) string {
 
 // outside expects that the cause is named, and nobody to be evicted but one pod when nothing is left.
 func outside(r *result) string {
-	if r.held["cause-outside-pods"] == 0 && r.states[policy.StateNoCover] == 0 {
+	if r.held["cause-outside-pods"] == 0 && r.states[policy.StateStandBy] == 0 {
 		return "no decision says why nobody goes"
 	}
 	if len(r.evicted) > 1 || len(r.evicted) == 1 && r.evicted[0].margin > 0 {
@@ -411,8 +413,8 @@ func scenarios() []*scenario {
 			n.pods = append(n.pods, &again)
 		},
 		check: func(r *result) string {
-			if len(r.evicted) < 2 || len(r.kubelet) > 0 {
-				return "want two evictions or more and none by the kubelet"
+			if len(r.evicted) < 2 || len(r.evicted) > 4 || len(r.kubelet) > 0 {
+				return "want two to four evictions and none by the kubelet"
 			}
 			for _, name := range r.names() {
 				if name != culprit {
@@ -422,7 +424,7 @@ func scenarios() []*scenario {
 			return ""
 		},
 	})
-	return all
+	return append(all, safety()...)
 }
 
 func contains(names []string, name string) bool {

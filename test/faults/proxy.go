@@ -79,8 +79,8 @@ func Start(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{match: o.Match, target: target, url: "https://" + o.Listener.Addr().String(), ended: make(chan error, 1), news: make(chan struct{}),
 		changed: make(chan struct{}), conns: map[net.Conn]bool{}, told: map[string]time.Time{}}
-	cert, err := p.certificate(o.Listener.Addr())
-	if err != nil {
+	var cert tls.Certificate
+	if cert, p.ca, err = certificate("spillway-faults", o.Listener.Addr()); err != nil {
 		o.Listener.Close()
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
@@ -104,22 +104,22 @@ func Start(o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// certificate makes one for the proxy's address by an authority of its own.
-func (p *Proxy) certificate(at net.Addr) (tls.Certificate, error) {
-	ca, err := pki.NewAuthority("spillway-faults")
+// certificate makes one for an address, by an authority of its own, whose certificate is PEM.
+func certificate(authority string, at net.Addr) (cert tls.Certificate, ca []byte, err error) {
+	by, err := pki.NewAuthority(authority)
 	if err != nil {
-		return tls.Certificate{}, err
+		return cert, nil, err
 	}
 	host, _, err := net.SplitHostPort(at.String())
 	if err != nil {
-		return tls.Certificate{}, err
+		return cert, nil, err
 	}
-	pair, err := ca.Issue(pki.Request{Name: "faults", IPs: []net.IP{net.ParseIP(host)}})
+	pair, err := by.Issue(pki.Request{Name: "faults", IPs: []net.IP{net.ParseIP(host)}})
 	if err != nil {
-		return tls.Certificate{}, err
+		return cert, nil, err
 	}
-	p.ca = ca.PEM()
-	return tls.X509KeyPair(pair.Cert, pair.Key)
+	cert, err = tls.X509KeyPair(pair.Cert, pair.Key)
+	return cert, by.PEM(), err
 }
 
 // URL is where clients find the proxy.

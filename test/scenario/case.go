@@ -6,6 +6,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,13 +34,23 @@ const (
 	Culprit
 )
 
-// Workload is one Deployment of the test image.
+// Kind is the kind of controller that owns the pods of a workload.
+type Kind string
+
+// The kinds of workloads. The zero value is a Deployment.
+const (
+	Deployment Kind = "Deployment"
+	DaemonSet  Kind = "DaemonSet" // one pod, on the node of the case
+)
+
+// Workload is one Deployment or DaemonSet of the test image.
 type Workload struct {
 	Name      string
+	Kind      Kind   // default: Deployment
 	Namespace string // default: the case's own
 	Part      Part
 	Args      []string // of the workload program; $GO is replaced by the file that starts the load, $DISK by a folder on disk
-	Replicas  int      // default 1
+	Replicas  int      // of a Deployment, default 1
 	Requests  string   // inline YAML map, such as {cpu: 10m, memory: 64Mi}; empty: none
 	Limits    string
 	Grace     int    // seconds, default 30
@@ -58,7 +69,8 @@ type Case struct {
 	Workloads []Workload
 	Quiet     time.Duration // no culprit ever leaves: run this long after the start of the load
 	Longest   time.Duration // give up waiting for a culprit to leave after this long; default 2 min
-	Settle    time.Duration // keep measuring after the culprit has gone; default 12 s: the kubelet looks every 10 s
+	Leave     int           // culprit pods that leave before the run settles; default 1
+	Settle    time.Duration // keep measuring after they have left; default 12 s: the kubelet looks every 10 s
 	Rate      int64         // of the leak in bytes per second, for the table; 0: none
 	Files     []string      // below $DISK, removed afterwards
 	Margin    int64         // bytes that it can fill before the kubelet's threshold; default: the runner's
@@ -113,11 +125,42 @@ func (c Case) namespace(mode Mode) string {
 	return "case-" + c.Name + "-" + strings.ReplaceAll(strings.ReplaceAll(string(mode), ", ", "-"), " ", "-")
 }
 
+// left counts the culprit pods that have left, one way or another.
+func (c Case) left(fates []Fate) int {
+	n := 0
+	for _, f := range fates {
+		if (f.Kubelet || f.OOMKilled || f.API && f.Gone > 0) && c.culprit(f.App) {
+			n++
+		}
+	}
+	return n
+}
+
+func (c Case) culprit(app string) bool {
+	return slices.ContainsFunc(c.Workloads, func(w Workload) bool { return w.Name == app && w.Part == Culprit })
+}
+
+func (w Workload) kind() Kind {
+	if w.Kind == "" {
+		return Deployment
+	}
+	return w.Kind
+}
+
+// ref names its controller for kubectl.
+func (w Workload) ref() string { return strings.ToLower(string(w.kind())) + "/" + w.Name }
+
+// in is the namespace of a workload in a case.
+func (w Workload) in(namespace string) string {
+	if w.Namespace != "" {
+		return w.Namespace
+	}
+	return namespace
+}
+
 // manifest renders one workload for one node.
 func (w Workload) manifest(namespace, node, goFile, disk string) string {
-	if w.Namespace != "" {
-		namespace = w.Namespace
-	}
+	namespace = w.in(namespace)
 	grace := w.Grace
 	if grace == 0 {
 		grace = 30
@@ -153,17 +196,20 @@ apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {name: %[1]s, namespace: %[2]s}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[1]s}
+  scaleTargetRef: {apiVersion: apps/v1, kind: %[5]s, name: %[1]s}
   minReplicas: %[3]d
   maxReplicas: %[4]d
   metrics: [{type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 1Gi}}}]
-`, w.Name, namespace, w.Scaler[0], w.Scaler[1])
+`, w.Name, namespace, w.Scaler[0], w.Scaler[1], w.kind())
+	}
+	replicas := ""
+	if w.kind() == Deployment {
+		replicas = fmt.Sprintf("\n  replicas: %d", max(1, w.Replicas))
 	}
 	return fmt.Sprintf(`apiVersion: apps/v1
-kind: Deployment
+kind: %[11]s
 metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s, spillway-case: "1"}}
-spec:
-  replicas: %[3]d
+spec:%[3]s
   selector: {matchLabels: {app: %[1]s}}
   template:
     metadata: {labels: {app: %[1]s, spillway-case: "1"}, annotations: {%[10]s}}
@@ -179,5 +225,5 @@ spec:
         resources: {%[7]s}
         volumeMounts: [{name: disk, mountPath: %[8]s}]
       volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, max(1, w.Replicas), grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}")) + budget + scaler
+`, w.Name, namespace, replicas, grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}"), w.kind()) + budget + scaler
 }

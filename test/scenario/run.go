@@ -116,9 +116,7 @@ func (r *Result) call(uid string) time.Duration {
 	return 0
 }
 
-func (r *Result) culprit(app string) bool {
-	return slices.ContainsFunc(r.Case.Workloads, func(w Workload) bool { return w.Name == app && w.Part == Culprit })
-}
+func (r *Result) culprit(app string) bool { return r.Case.culprit(app) }
 
 func (r *Result) pods(keep func(Fate) bool) []string {
 	var out []string
@@ -201,6 +199,9 @@ func (r *Runner) Run(ctx context.Context, c Case, mode Mode) (*Result, error) {
 	}
 	if c.Settle == 0 {
 		c.Settle = 12 * time.Second
+	}
+	if c.Leave == 0 {
+		c.Leave = 1
 	}
 	res, err := r.run(ctx, c, mode)
 	if err != nil {
@@ -298,11 +299,8 @@ func (r *Runner) start(ctx context.Context, c Case, ns string, apply func(contex
 		if err := apply(ctx, w); err != nil {
 			return err
 		}
-		in := ns
-		if w.Namespace != "" {
-			in = w.Namespace
-		}
-		if _, err := r.Cluster.Kubectl(ctx, "-n", in, "rollout", "status", "deployment/"+w.Name, "--timeout=60s"); err != nil {
+		in := w.in(ns)
+		if _, err := r.Cluster.Kubectl(ctx, "-n", in, "rollout", "status", w.ref(), "--timeout=60s"); err != nil {
 			return err
 		}
 		if err := r.awaitWords(ctx, in, w); err != nil {
@@ -329,7 +327,7 @@ func (r *Runner) awaitWords(ctx context.Context, namespace string, w Workload) e
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for w.Says != "" {
-		out, err := r.Cluster.Kubectl(ctx, "-n", namespace, "logs", "deployment/"+w.Name, "--tail=5")
+		out, err := r.Cluster.Kubectl(ctx, "-n", namespace, "logs", w.ref(), "--tail=5")
 		if err == nil && strings.Contains(string(out), w.Says) {
 			break
 		}
@@ -345,11 +343,12 @@ func (r *Runner) clean(ctx context.Context, c Case, ns string) error {
 	client := r.Cluster.Client()
 	zero := int64(0)
 	for _, w := range c.Workloads {
-		in := ns
-		if w.Namespace != "" {
-			in = w.Namespace
+		in := w.in(ns)
+		remove := client.AppsV1().Deployments(in).Delete
+		if w.kind() == DaemonSet {
+			remove = client.AppsV1().DaemonSets(in).Delete
 		}
-		if err := client.AppsV1().Deployments(in).Delete(ctx, w.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := remove(ctx, w.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 		if err := client.CoreV1().Pods(in).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &zero}, metav1.ListOptions{LabelSelector: "spillway-case=1"}); err != nil {
@@ -475,17 +474,9 @@ func (r *Runner) measure(ctx context.Context, c Case, mode Mode, hard int64, beg
 	return res, nil
 }
 
-// awaitCulprit waits until a culprit has left, one way or another, and then until the node has settled.
+// awaitCulprit waits until as many culprit pods as the case says have left, and then until the node has settled.
 func (r *Runner) awaitCulprit(ctx context.Context, c Case, watch *podWatch, since func() time.Duration) error {
-	left := func() bool {
-		for _, f := range watch.all() {
-			if (f.Kubelet || f.OOMKilled || f.API && f.Gone > 0) && slices.ContainsFunc(c.Workloads, func(w Workload) bool { return w.Name == f.App && w.Part == Culprit }) {
-				return true
-			}
-		}
-		return false
-	}
-	for !left() {
+	for c.left(watch.all()) < c.Leave {
 		if since() > c.Longest {
 			return nil // the table says so: the culprit stayed
 		}

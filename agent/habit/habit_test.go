@@ -1,0 +1,228 @@
+package habit
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"spillway/agent/policy"
+)
+
+const mib = 1 << 20
+
+var begin = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func replica(n int, template string) *policy.Pod {
+	return &policy.Pod{
+		Namespace: "shop", Name: fmt.Sprintf("web-%s-%d", template, n), UID: fmt.Sprintf("uid-%s-%d", template, n), Labels: map[string]string{"pod-template-hash": template},
+		Owner: policy.Owner{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-" + template, UID: "rs-" + template}, Grace: 30 * time.Second, StartedAt: begin.Add(-time.Hour),
+	}
+}
+
+// exit lets a pod run and end: it takes so long from the deletion until nothing of it is left.
+func exit(h *Habits, p *policy.Pod, at time.Time, took time.Duration, cut bool) {
+	h.Seen(at.Add(-time.Second), p, 100*mib)
+	ending := *p
+	ending.Terminating = true
+	h.Ending(at, &ending, false, false)
+	h.Ending(at.Add(took/2), &ending, false, cut)
+	h.Ending(at.Add(took), &ending, true, false)
+	h.Ending(at.Add(took+time.Second), &ending, true, false)
+}
+
+func TestExit(t *testing.T) {
+	const s = time.Second
+	for _, tc := range []struct {
+		name string
+		took []time.Duration
+		want time.Duration // 0: not known
+	}{
+		{"never seen", nil, 0},
+		{"once may be luck", []time.Duration{2 * s}, 0},
+		{"twice", []time.Duration{2 * s, 4 * s}, 5 * s},
+		{"at least a second", []time.Duration{100 * time.Millisecond, 200 * time.Millisecond}, s},
+		{"the longest of the last five", []time.Duration{20 * s, 4 * s, 4 * s, 8 * s, 4 * s, 4 * s}, 10 * s},
+		{"ten: the 90th percentile", []time.Duration{20 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s, 4 * s}, 5 * s},
+		{"at the end of the grace period: it was killed", []time.Duration{30 * s, 29500 * time.Millisecond, 31 * s}, 0},
+		{"one that was killed says nothing of the others", []time.Duration{4 * s, 30 * s, 4 * s}, 5 * s},
+	} {
+		var h Habits
+		for i, d := range tc.took {
+			exit(&h, replica(i, "a"), begin.Add(time.Duration(i)*time.Hour), d, false)
+		}
+		// A rollout makes another ReplicaSet of the same Deployment.
+		for _, template := range []string{"a", "b"} {
+			if got, ok := h.Exit(replica(99, template)); got != tc.want || ok != (tc.want > 0) {
+				t.Errorf("%s, template %s: %v, %v; want %v", tc.name, template, got, ok, tc.want)
+			}
+		}
+		other := replica(99, "a")
+		other.Owner.Name, other.Labels = "worker-a", nil
+		if _, ok := h.Exit(other); ok {
+			t.Errorf("%s: known for another workload", tc.name)
+		}
+	}
+}
+
+func TestExitsThatTeachNothing(t *testing.T) {
+	for name, play := range map[string]func(h *Habits, p *policy.Pod, at time.Time){
+		"its grace period was cut short": func(h *Habits, p *policy.Pod, at time.Time) { exit(h, p, at, 4*time.Second, true) },
+		"it had ended before": func(h *Habits, p *policy.Pod, at time.Time) {
+			h.Seen(at, p, 0)
+			h.Ending(at.Add(time.Second), p, true, false)
+		},
+		"no container runs": func(h *Habits, p *policy.Pod, at time.Time) {
+			p.Containers = []policy.Container{{Name: "c", Restarts: 40}}
+			exit(h, p, at, 4*time.Second, false)
+		},
+		"it was never seen to run": func(h *Habits, p *policy.Pod, at time.Time) {
+			h.init()
+			h.Ending(at, p, false, false)
+			h.Ending(at.Add(time.Second), p, true, false)
+		},
+		"the clock went back": func(h *Habits, p *policy.Pod, at time.Time) {
+			h.Seen(at, p, 100*mib)
+			h.Ending(at, p, false, false)
+			h.Ending(at.Add(-time.Hour), p, true, false)
+		},
+		"it took days": func(h *Habits, p *policy.Pod, at time.Time) {
+			p.Grace = 1 << 62
+			exit(h, p, at, 72*time.Hour, false)
+		},
+		"no controller": func(h *Habits, p *policy.Pod, at time.Time) {
+			p.Owner = policy.Owner{}
+			exit(h, p, at, 4*time.Second, false)
+		},
+	} {
+		var h Habits
+		for i := range 3 {
+			play(&h, replica(i, "a"), begin.Add(time.Duration(i)*time.Minute))
+		}
+		if got, ok := h.Exit(replica(9, "a")); ok {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// live plays seconds of a pod's memory, MiB, from at on.
+func live(h *Habits, p *policy.Pod, at time.Time, seconds int, held func(s int) int) time.Time {
+	for s := range seconds {
+		h.Seen(at.Add(time.Duration(s)*time.Second), p, uint64(held(s))*mib)
+	}
+	return at.Add(time.Duration(seconds) * time.Second)
+}
+
+func TestBound(t *testing.T) {
+	saw := func(s int) int { return 500 + 10*(s%30) } // up to 790 MiB
+	for _, tc := range []struct {
+		name string
+		play func(h *Habits, p *policy.Pod)
+		want int // MiB; 0: none
+	}{
+		{"nothing happened", func(h *Habits, p *policy.Pod) { live(h, p, begin, 60, func(int) int { return 500 }) }, 0},
+		{"a heap that is collected", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, saw) }, 790 + 29},
+		{"growth alone bounds nothing", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, func(s int) int { return 500 + 10*s }) }, 0},
+		{"a fall by less than a third of the rise", func(h *Habits, p *policy.Pod) {
+			live(h, p, begin, 100, func(s int) int { return 500 + 10*min(s, 50) - min(max(s-50, 0), 15)*10 })
+		}, 0},
+		{"noise", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, func(s int) int { return 500 + 30*(s%2) }) }, 0},
+		{"it stood there for five minutes", func(h *Habits, p *policy.Pod) {
+			live(h, p, begin, 320, func(s int) int { return min(500+50*s, 1000) })
+		}, 1050},
+		{"the fall was the end of a container", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, begin, 30, saw)
+			at = live(h, p, at, 3, func(int) int { return 0 }) // the API server tells of it later
+			p.Containers = []policy.Container{{Name: "c", Running: true, StartedAt: at, Restarts: 1}}
+			live(h, p, at, 20, func(s int) int { return 10 * s })
+		}, 0},
+		{"the fall was the end of the pod", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, begin, 30, saw)
+			at = live(h, p, at, 3, func(int) int { return 0 })
+			p.Terminating = true
+			live(h, p, at, 20, func(int) int { return 0 })
+		}, 0},
+	} {
+		var h Habits
+		p := replica(0, "a")
+		tc.play(&h, p)
+		if got := h.Bound(p) / mib; got != uint64(tc.want) {
+			t.Errorf("%s: %d MiB, want %d", tc.name, got, tc.want)
+		}
+		if got := h.Bound(replica(5, "a")) / mib; got != uint64(tc.want) {
+			t.Errorf("%s: %d MiB for another pod of the template, want %d", tc.name, got, tc.want)
+		}
+		if got := h.Bound(replica(5, "b")); got != 0 {
+			t.Errorf("%s: %d bytes for another template", tc.name, got)
+		}
+	}
+}
+
+func TestSaveAndLoad(t *testing.T) {
+	var h, again Habits
+	p := replica(0, "a")
+	at := live(&h, p, begin, 100, func(s int) int { return 500 + 10*(s%30) })
+	exit(&h, replica(1, "a"), at, 4*time.Second, false)
+	exit(&h, replica(2, "a"), at, 4*time.Second, false)
+	if !h.Changed() {
+		t.Error("nothing to save")
+	}
+	data, err := h.Save()
+	if err != nil || h.Changed() {
+		t.Fatal(err, h.Changed())
+	}
+	if err := again.Load(at, data); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := again.Exit(p); !ok || got != 5*time.Second || again.Bound(replica(7, "a")) != h.Bound(replica(7, "a")) || again.Bound(replica(7, "a")) == 0 {
+		t.Errorf("exit %v, bound %d after loading", got, again.Bound(replica(7, "a")))
+	}
+	var old Habits
+	if err := old.Load(at.Add(forget+time.Hour), data); err != nil || len(old.workloads) != 0 {
+		t.Errorf("%v, %d workloads after more than two weeks", err, len(old.workloads))
+	}
+	for _, bad := range []string{"{", `{"version":9}`, `[]`} {
+		if err := new(Habits).Load(at, []byte(bad)); err == nil {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+	if err := new(Habits).Load(at, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHabitsAreBounded(t *testing.T) {
+	var h Habits
+	for i := range maxPods + 100 {
+		p := replica(i, fmt.Sprint(i))
+		p.Owner.Name, p.Labels = fmt.Sprintf("w-%d", i), nil
+		at := begin.Add(time.Duration(i) * time.Second)
+		exit(&h, p, at, 2*time.Second, false)
+	}
+	if len(h.workloads) > maxWorkloads || len(h.pods) > maxPods {
+		t.Errorf("%d workloads, %d pods", len(h.workloads), len(h.pods))
+	}
+	h.Forget(begin.Add(24 * time.Hour))
+	if len(h.pods) != 0 {
+		t.Errorf("%d pods a day later", len(h.pods))
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(`{"version":1,"workloads":[{"namespace":"a","kind":"ReplicaSet","name":"b","seenAt":"2999-01-01T00:00:00Z","exitsNanoseconds":[-1,0,9223372036854775807],"peakBytes":18446744073709551615}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var h Habits
+		if h.Load(begin, data) != nil {
+			return
+		}
+		for _, l := range h.workloads {
+			p := &policy.Pod{Namespace: l.Namespace, Owner: policy.Owner{Kind: l.Kind, Name: l.Name}}
+			if d, ok := h.Exit(p); ok && (d < leastExit || d > 2*mostExit) {
+				t.Fatalf("exit %v", d)
+			}
+			h.Bound(p)
+		}
+		if _, err := h.Save(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
