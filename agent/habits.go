@@ -1,18 +1,25 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"spillway/agent/evict"
 	"spillway/agent/habit"
 	"spillway/agent/ledger"
 	"spillway/agent/policy"
+	"spillway/agent/pressure"
 	"spillway/agent/status"
 )
 
 const (
 	habitsDocument = "habits"
+	calmDocument   = "calm"
 	saveHabits     = time.Minute            // what was learned since is lost by a crash
 	seeHabits      = 900 * time.Millisecond // how often pods are looked at
 )
@@ -21,20 +28,44 @@ const (
 type habits struct {
 	learned habit.Habits
 	store   *ledger.Document // nil: nothing survives a restart
-	saves   chan []byte      // newest; capacity 1
+	calm    *ledger.Document // likewise: how the node was before memory became short
+	bootID  string
+	before  *pressure.Usual // of the agent before this one; nil: nothing
+	saves   chan kept       // capacity keepSaves
 	ending  map[string]*policy.Pod
 	seenAt  time.Time
 	savedAt time.Time
 	sources *sources
 }
 
+// kept is a document on its way to the disk.
+type kept struct {
+	to   *ledger.Document
+	data []byte
+}
+
+const keepSaves = 4
+
+// calmState is how the node was, of one boot: times count from it.
+type calmState struct {
+	BootID string         `json:"bootId"`
+	Calm   pressure.Usual `json:"calm"`
+}
+
 // openHabits takes over what the agent before this one learned. What cannot be read is learned again.
 func (a *Agent) openHabits() {
-	a.habits = &habits{saves: make(chan []byte, 1), ending: map[string]*policy.Pod{}, sources: &a.sources}
+	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]*policy.Pod{}, sources: &a.sources}
 	if a.ledger == nil {
 		return
 	}
-	a.habits.store = a.ledger.Document(habitsDocument)
+	a.habits.store, a.habits.calm = a.ledger.Document(habitsDocument), a.ledger.Document(calmDocument)
+	a.habits.bootID = bootID(cmp.Or(a.opts.ProcRoot, "/proc"))
+	if data, _, err := a.habits.calm.Load(); err == nil && a.habits.bootID != "" {
+		var was calmState
+		if json.Unmarshal(data, &was) == nil && was.BootID == a.habits.bootID {
+			a.habits.before = &was.Calm
+		}
+	}
 	data, _, err := a.habits.store.Load()
 	if err == nil {
 		err = a.habits.learned.Load(time.Now(), data)
@@ -52,9 +83,9 @@ func (h *habits) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case data := <-h.saves:
-			if err := h.store.Save(data); err != nil {
-				h.sources.set("habits", status.Degraded, "write what was learned of workloads: "+err.Error())
+		case k := <-h.saves:
+			if err := k.to.Save(k.data); err != nil {
+				h.sources.set("habits", status.Degraded, "write what was learned of workloads and node: "+err.Error())
 			} else {
 				h.sources.set("habits", status.OK, "kept in the ledger")
 			}
@@ -86,11 +117,35 @@ func (h *habits) see(now time.Time, pods []policy.Candidate) {
 		h.sources.set("habits", status.Degraded, "encode what was learned of workloads: "+err.Error())
 		return
 	}
+	h.save(h.store, data)
+}
+
+// save queues a document. It never waits: what the disk is too slow for is written at another time.
+func (h *habits) save(to *ledger.Document, data []byte) {
 	select {
-	case <-h.saves: // older than this
+	case h.saves <- kept{to, data}:
 	default:
+		h.sources.set("habits", status.Degraded, "the disk is too slow for what was learned of workloads and node")
 	}
-	h.saves <- data
+}
+
+// leavesCalm keeps how the node was: an agent that starts in the middle of a shortage tells its cause from it.
+func (h *habits) leavesCalm(c pressure.Usual) {
+	if h.calm == nil || h.bootID == "" {
+		return
+	}
+	if data, err := json.Marshal(calmState{h.bootID, c}); err == nil {
+		h.save(h.calm, data)
+	}
+}
+
+// bootID tells boots of the node apart; "" when the kernel does not say.
+func bootID(proc string) string {
+	data, err := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }
 
 // followEnds follows the pods on their way out, whoever sent them there: a rollout teaches how long a workload's exits take.

@@ -77,6 +77,9 @@ func (l *loop) init(a *Agent) {
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
 	}
+	if a.habits != nil && a.habits.before != nil {
+		l.judge.Recall(*a.habits.before)
+	}
 }
 
 // run makes a pass after each sweep, and at once after an answer of the API server.
@@ -190,6 +193,9 @@ func (l *loop) pass(now time.Time) {
 	l.passes++
 	l.a.lastPass.Store(int64(l.a.samples.Now()))
 	if l.verdict.Level != l.level {
+		if c, ok := l.judge.Usual(); ok && l.a.habits != nil && l.level == pressure.Calm {
+			l.a.habits.leavesCalm(c)
+		}
 		l.a.log.Info("level changed", messageLevel, "from", l.level.String(), "to", l.verdict.Level.String(), "reason", l.verdict.Reason, "signal", string(l.verdict.Nearest.Signal), "margin_bytes", int64(l.verdict.Nearest.Margin), "cause", string(l.verdict.Cause))
 		l.level = l.verdict.Level
 		l.published = time.Time{}

@@ -70,10 +70,14 @@ func (m *Manager) takeShortening(now time.Time, o *Outcome, a policy.Answer) {
 	if a.Verb == policy.Unauthorized {
 		m.pause(now, authPause, "the API server does not accept our credentials (401)")
 	}
-	if a.Verb != policy.Accepted || !o.Open() {
+	if a.Verb != policy.Accepted {
 		return
 	}
 	o.ShortenedAt = now
+	if !o.Open() { // the runtime was asked as well, and its memory was back before the answer
+		o.ShortenedAt = o.EndedAt
+		return
+	}
 	if soon := now.Add(shortenExit + exitSlack); soon.Before(o.Deadline) {
 		o.Deadline = soon
 	}

@@ -160,7 +160,7 @@ func TestShortenHoldsOthers(t *testing.T) {
 		// The victim may go before the answer comes.
 		r.facts["uid-deaf"] = gone
 		r.pass(time.Second, true)
-		if o := r.take(); o.State != Released || !o.ShortenedAt.IsZero() {
+		if o := r.take(); o.State != Released || !o.ShortenedAt.Equal(o.EndedAt) {
 			t.Errorf("%+v", o)
 		}
 		if why := r.m.Forbid(time.Now()); why != "" {

@@ -101,6 +101,12 @@ func trim(s []pressure.Sample, old func(oldest, newest *pressure.Sample) bool) [
 	return append(s[:0], s[n:]...)
 }
 
+// Usual is how the node was before memory became short; false: it is not known.
+func (j *Judge) Usual() (pressure.Usual, bool) { return j.memory.Usual() }
+
+// Recall takes over what a judge before this one knew of that.
+func (j *Judge) Recall(c pressure.Usual) { j.memory.Recall(c) }
+
 // Verdict is the newest.
 func (j *Judge) Verdict() *pressure.Verdict { return &j.verdict }
 

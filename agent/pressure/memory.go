@@ -59,6 +59,30 @@ func (m *Memory) lasted(s *Sample, t Threshold, slope float64) time.Duration {
 // leastGrown is what has to have grown since the node was calm to say by what.
 const leastGrown = 64 << 20
 
+// Usual is the node as it was before memory became short: what grew since then is told from it.
+type Usual struct {
+	Sample Sample `json:"sample"`
+	Slow   *Slow  `json:"slow,omitempty"`
+}
+
+// Usual returns what is remembered; false: nothing is.
+func (m *Memory) Usual() (Usual, bool) {
+	c := Usual{Sample: m.calm}
+	if m.hasCalmSlow {
+		slow := m.calmSlow
+		c.Slow = &slow
+	}
+	return c, m.hasCalm
+}
+
+// Recall takes over what an agent before this one remembered, of the same boot of the node.
+func (m *Memory) Recall(c Usual) {
+	m.calm, m.hasCalm = c.Sample, true
+	if m.hasCalmSlow = c.Slow != nil; m.hasCalmSlow {
+		m.calmSlow = *c.Slow
+	}
+}
+
 // restTime is how long a node has to stand still above the alert threshold until its state counts as its usual one, from
 // which a cause is told: many nodes are never calm.
 const restTime = 30 * time.Second

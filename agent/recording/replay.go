@@ -56,6 +56,7 @@ type State struct {
 	Decision string // its state, "" when none was asked for
 	Victims  string
 	Why      string // the decision's reason
+	Without  string // the pod that the kubelet or the kernel would have taken
 	Held     string
 }
 
@@ -226,13 +227,13 @@ func (p *player) playLook(l *look) {
 func (s *State) take(v *pressure.Verdict) {
 	s.Level, s.Reason = v.Now.String(), v.Reason
 	if v.Now < pressure.Evict {
-		s.Decision, s.Victims, s.Why, s.Held = "", "", "", ""
+		s.Decision, s.Victims, s.Why, s.Held, s.Without = "", "", "", "", ""
 	}
 }
 
 func (s *State) decide(d *policy.Decision, held string) {
 	made := short(d)
-	s.Decision, s.Victims, s.Why, s.Held = made.State, strings.Join(made.Set, ", "), made.Reason, held
+	s.Decision, s.Victims, s.Why, s.Held, s.Without = made.State, strings.Join(made.Set, ", "), made.Reason, held, made.Without
 }
 
 func heldBy(j *judge.Judge, p *judge.Pods) string {

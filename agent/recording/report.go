@@ -83,7 +83,12 @@ func (s *State) text() string {
 		out += " " + s.Victims
 	}
 	if s.Held != "" {
-		return out + ", held: " + s.Held
+		out += ", held: " + s.Held
+	} else {
+		out += ": " + s.Why
 	}
-	return out + ": " + s.Why
+	if s.Without != "" {
+		out += "; without Spillway: " + s.Without
+	}
+	return out
 }

@@ -83,6 +83,9 @@ func WriteTable(w io.Writer, s *Status) error {
 		for _, d := range s.Decisions {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.At.Format(time.TimeOnly), d.Level, d.State, Clean(orNone(d.Victim)), Clean(d.Reason))
 		}
+		if newest := &s.Decisions[0]; newest.KubeletChoice != "" {
+			fmt.Fprintf(t, "\nwithout Spillway\t%s\n", Clean(newest.KubeletChoice))
+		}
 	}
 	if len(s.Evictions.Outcomes) > 0 {
 		fmt.Fprintln(t, "\nEVICTION\tAT\tPOD\tSTATE\tANSWER\tEXPECTED\tMEASURED")

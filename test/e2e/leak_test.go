@@ -26,7 +26,7 @@ var leaks = []struct {
 }{
 	{"100 MiB a second", 100, false},
 	{"400 MiB a second", 400, false},
-	{"25 MiB a second, ignores SIGTERM", 25, true},
+	{"60 MiB a second, ignores SIGTERM", 60, true},
 }
 
 // TestLeak is the main job: the leaking pod leaves through the API before the kubelet acts, alone, and the margin

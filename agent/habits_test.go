@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
+	"spillway/agent/status"
+)
+
+// What was learned of workloads, and how the node was before a shortage, is there after a restart; of another boot it is not.
+func TestHabitsSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	pod := func(uid string) *policy.Pod {
+		return &policy.Pod{Namespace: "shop", Name: "web-a-" + uid, UID: uid, Grace: 30 * time.Second, StartedAt: time.Now().Add(-time.Hour),
+			Labels: map[string]string{"pod-template-hash": "a"}, Owner: policy.Owner{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-a", UID: "rs"}}
+	}
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		a.openHabits()
+		h := a.habits
+		if h.before != nil {
+			t.Error("something is remembered of before the first start")
+		}
+		stop := running(t, h.run)
+		for _, uid := range []string{"1", "2"} {
+			p := pod(uid)
+			now := time.Now()
+			h.seenAt = time.Time{}
+			h.savedAt = now
+			h.see(now, []policy.Candidate{{Pod: p, Reading: policy.Reading{Fresh: true, WorkingSet: 100 << 20}}})
+			h.learned.Ending(now, p, false, false)
+			h.learned.Ending(now.Add(4*time.Second), p, true, false)
+		}
+		h.seenAt, h.savedAt = time.Time{}, time.Time{}
+		h.see(time.Now(), nil)
+		h.leavesCalm(pressure.Usual{Sample: pressure.Sample{At: time.Hour, Capacity: 1 << 30}})
+		for limit := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			workloads, _, _ := h.store.Load()
+			calm, _, _ := h.calm.Load()
+			if len(workloads) > 0 && len(calm) > 0 {
+				break
+			}
+			if time.Now().After(limit) {
+				t.Fatalf("written: %s, %s", workloads, calm)
+			}
+		}
+		stop()
+	})
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		a.openHabits()
+		if exit, ok := a.habits.learned.Exit(pod("9")); !ok || exit != 5*time.Second {
+			t.Errorf("exit %v, known %v", exit, ok)
+		}
+		if c := a.habits.before; c == nil || c.Sample.At != time.Hour || c.Sample.Capacity != 1<<30 {
+			t.Errorf("before: %+v", c)
+		}
+		if src := a.source("habits"); src.State != status.OK {
+			t.Errorf("source %+v", src)
+		}
+		if err := a.habits.calm.Save([]byte(`{"bootId":"another","calm":{}}`)); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.habits.store.Save([]byte("{")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	lives(t, dir, func(t *testing.T, a *Agent) {
+		a.openHabits()
+		if a.habits.before != nil {
+			t.Error("times of another boot are taken over")
+		}
+		if src := a.source("habits"); src.State != status.Degraded {
+			t.Errorf("source %+v, want degraded for a document that is damaged", src)
+		}
+	})
+}
