@@ -200,26 +200,37 @@ func (l *loop) candidates(now time.Time) []policy.Candidate {
 	if l.a.cluster != nil {
 		owners, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
 	}
-	newest := map[string]*policy.Pod{}
+	var view []policy.Pod
 	if l.a.cluster != nil {
-		view := l.a.cluster.client.Pods()
-		for i := range view.Pods {
-			newest[view.Pods[i].UID] = &view.Pods[i]
-		}
+		view = l.a.cluster.client.Pods().Pods
 	}
+	newest := byUID(view)
 	out := make([]policy.Candidate, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
 		if p.API == nil {
 			continue // a pod that the API server does not list cannot be evicted through it
 		}
-		facts := p.API
-		if now := newest[facts.UID]; now != nil {
-			facts = now
-		}
+		facts := newestOf(p.API, newest)
 		out = append(out, policy.Candidate{Pod: facts, Workload: owners.of(p.API.Owner.UID, now), Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
 	}
 	return out
+}
+
+func byUID(pods []policy.Pod) map[string]*policy.Pod {
+	out := make(map[string]*policy.Pod, len(pods))
+	for i := range pods {
+		out[pods[i].UID] = &pods[i]
+	}
+	return out
+}
+
+// newestOf is what the newest view says of a pod, which the join may not have yet; of one that it does not list, what was known.
+func newestOf(p *policy.Pod, view map[string]*policy.Pod) *policy.Pod {
+	if now := view[p.UID]; now != nil {
+		return now
+	}
+	return p
 }
 
 // pods is what is known of the pods now. Times are wall clock time alone, as a recording has them.

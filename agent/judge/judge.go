@@ -298,7 +298,7 @@ func (j *Judge) leads(inFlight int) {
 	first, needed, slope := true, 0, v.EvictSlope
 	for i := range j.ranking {
 		c := &j.ranking[i]
-		if c.Protection.Name != "" && !c.Protection.Passing() {
+		if c.Protection.Name != "" && !c.Protection.ForNow() {
 			continue
 		}
 		if first || c.Grower && needed == 0 {

@@ -169,7 +169,7 @@ var rules = [...]rule{
 	}},
 	{ProtectYoung, func(r *round, c *Candidate) string {
 		age := r.in.Now.Sub(c.Pod.StartedAt)
-		if !r.surge || c.Leader || age >= surgeWindow {
+		if !r.surge || c.Leader || age >= surgeWindow || c.Grower && r.in.imminent() {
 			return ""
 		}
 		return fmt.Sprintf("started %.0f s ago with at least %d others", age.Seconds(), surgePods-1)

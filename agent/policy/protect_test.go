@@ -27,6 +27,18 @@ func TestProtections(t *testing.T) {
 		{"the highest priority a user may define", priority(1_000_000_000), "", ""},
 		{"just below critical", priority(1_999_999_999), "", ""},
 		{"no controller", func(c *Candidate) { c.Pod.Owner = Owner{} }, ProtectOwnerless, "no controller"},
+		{"a controller of Kubernetes", func(c *Candidate) { c.Pod.Owner = Owner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db"} }, "", ""},
+		{"a kind of the same name in another group", func(c *Candidate) { c.Pod.Owner = Owner{APIVersion: "example.com/v1", Kind: "StatefulSet", Name: "db"} }, ProtectOwner, "not known to create it again"},
+		{"a copy of a controller of Kubernetes", func(c *Candidate) {
+			c.Pod.Owner = Owner{APIVersion: "apps.kruise.io/v1alpha1", Kind: "CloneSet", Name: "web"}
+		}, "", ""},
+		{"a workflow", func(c *Candidate) {
+			c.Pod.Owner = Owner{APIVersion: "argoproj.io/v1alpha1", Kind: "Workflow", Name: "train"}
+		}, ProtectOwner, "Workflow.argoproj.io train is not known"},
+		{"a pod that owns its executors", func(c *Candidate) { c.Pod.Owner = Owner{APIVersion: "v1", Kind: "Pod", Name: "driver"} }, ProtectOwner, "Pod driver"},
+		{"a controller that the config names", func(c *Candidate) {
+			c.Pod.Owner = Owner{APIVersion: "game.kruise.io/v1alpha1", Kind: "GameServerSet", Name: "g"}
+		}, "", ""},
 		{"annotation", annotated, ProtectAnnotation, `spillway/evict: "never"`},
 		{"annotation with another value", func(c *Candidate) { c.Pod.Annotations = map[string]string{AnnotationEvict: "Never\x1b[2J"} }, ProtectAnnotation, `spillway/evict: "Never\x1b[2J" is not understood and counts as "never"`},
 		{"another annotation", func(c *Candidate) { c.Pod.Annotations = map[string]string{AnnotationReclaim: "never"} }, "", ""},
@@ -40,7 +52,9 @@ func TestProtections(t *testing.T) {
 		{"no fresh reading", stale, ProtectReading, "no fresh reading"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d := Decide(input(byUsed(50), pod("it", tc.change), pod("other")))
+			in := input(byUsed(50), pod("it", tc.change), pod("other"))
+			in.Config.RecreatingOwners = []string{"GameServerSet.game.kruise.io"}
+			d := Decide(in)
 			c := find(d.Pods, "it")
 			if c.Protection.Name != tc.want || !strings.Contains(c.Protection.Reason, tc.reason) {
 				t.Fatalf("protection %+v, want %q because %q", c.Protection, tc.want, tc.reason)

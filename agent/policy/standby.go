@@ -126,7 +126,7 @@ func (d *Decision) noBystander(in *Input) string {
 		}
 	}
 	for i := range d.Pods {
-		if c := &d.Pods[i]; c.Grower && c.heldForNow() {
+		if c := &d.Pods[i]; c.Grower && c.Protection.ofPast() {
 			return whyNoPart + ", and " + c.Pod.Key() + ", which has one, is held for now: " + c.Protection.Reason
 		}
 	}
@@ -170,14 +170,17 @@ func (d *Decision) without() *Candidate {
 	return nil
 }
 
-// heldForNow reports whether nothing but the past or the cluster protects c.
-func (c *Candidate) heldForNow() bool {
-	switch c.Protection.Name {
+// ofPast reports whether the protection is made of what happened before, or of what the cluster says of scaler and room.
+func (p Protection) ofPast() bool {
+	switch p.Name {
 	case ProtectAgain, ProtectCooldown, ProtectReplacement, ProtectScaler, ProtectScalerMin, ProtectScaling, ProtectNoRoom:
 		return true
 	}
 	return false
 }
+
+// ForNow reports whether the protection may end while the shortage lasts: the pod is still one that may have to be evicted.
+func (p Protection) ForNow() bool { return p.Passing() || p.Name == ProtectYoung || p.ofPast() }
 
 // aboveRequest reports whether c uses more than it asked for.
 func (c *Candidate) aboveRequest() bool { return c.Reading.WorkingSet > c.Pod.Request }
@@ -234,7 +237,11 @@ func (d *Decision) standBy(in *Input, open int) {
 		fmt.Fprintf(&b, "no other pod is evicted for it: %s", strings.TrimPrefix(growingProtected(d.Pods), "; "))
 	case passing != nil:
 		d.State = StateNoCover
-		fmt.Fprintf(&b, "none of %d candidates would end the shortage, and the growth may end by itself: %s %s", open, passing.Pod.Key(), passing.Protection.Reason)
+		why := passing.Protection.Reason
+		if !passing.Protection.ForNow() {
+			why = "has not grown for long enough, or may be starting"
+		}
+		fmt.Fprintf(&b, "none of %d candidates would end the shortage, and the growth may end by itself: %s %s", open, passing.Pod.Key(), why)
 	case in.Outside:
 		b.WriteString("pods explain less than half of the growth: no pod is evicted for it")
 	case in.Unknown:

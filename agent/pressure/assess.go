@@ -129,7 +129,7 @@ type Need struct {
 	Bytes   Bytes         // down to the target percentage, after in-flight credit
 	Margin  Bytes         // after in-flight credit
 	Slope   float64       // bytes per second, without what in-flight victims grow
-	Horizon time.Duration // 3 × lead time; lead time and slack when Credit has anything
+	Horizon time.Duration // 3 × lead time, 2 × lead time and slack where that is more; lead time and slack when Credit has anything
 }
 
 // Verdict is the state of the node and why it is so.
@@ -447,7 +447,7 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 
 	v.Need = Need{
 		ByETA: byETA || critical, Margin: margin + in.Credit.Release,
-		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: 3 * lead,
+		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: max(3*lead, reserve+lead),
 	}
 	if in.Credit.Release > 0 || in.Credit.Growth > 0 {
 		v.Need.Horizon = reserve

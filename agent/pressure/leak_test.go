@@ -34,7 +34,7 @@ func TestLeakIsSeenInTime(t *testing.T) {
 					if v.Cause != CausePods {
 						t.Errorf("cause %s, want pods", v.Cause)
 					}
-					if n := v.Need; when > start+1.1 && n.ByETA && (math.Abs(n.Slope/(1<<20)-slope) > slope/4 || n.Margin != v.Nearest.Margin || n.Horizon != 3*lead) {
+					if n := v.Need; when > start+1.1 && n.ByETA && (math.Abs(n.Slope/(1<<20)-slope) > slope/4 || n.Margin != v.Nearest.Margin || n.Horizon != max(3*lead, 2*lead+v.Slack)) {
 						t.Errorf("need %+v does not fit a leak of %v MiB/s", n, slope)
 					}
 				})

@@ -115,7 +115,7 @@ func TestPropertiesOfAVerdict(t *testing.T) {
 		if at := v.AlertPercent; at > in.Config.AlertPercent || at < min(in.Config.AlertPercent, 70) || v.UsedPercent >= at && v.Now < Alert {
 			t.Fatalf("input %d: %v at %.1f %% used, alert at %.1f %%", i, v.Now, v.UsedPercent, at)
 		}
-		if want := v.LeadTime + v.Slack; in.Credit != (Credit{}) && v.Need.Horizon != want || in.Credit == (Credit{}) && v.Need.Horizon != 3*v.LeadTime {
+		if want := v.LeadTime + v.Slack; in.Credit != (Credit{}) && v.Need.Horizon != want || in.Credit == (Credit{}) && v.Need.Horizon != max(3*v.LeadTime, want+v.LeadTime) {
 			t.Fatalf("input %d: horizon %v, lead time %v, credit %+v", i, v.Need.Horizon, v.LeadTime, in.Credit)
 		}
 		if v.Reason == "" {

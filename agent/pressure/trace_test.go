@@ -35,6 +35,7 @@ type trace struct {
 	more  []Threshold // beside the hard threshold and the guard
 	begin time.Duration
 
+	minute    bool // one sample a second is kept for a minute too, as the judge does
 	slow      func(s float64) []Slow
 	explained Share
 }
@@ -66,7 +67,7 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 		cfg = defaults
 	}
 	var mem Memory
-	var window []Sample
+	var window, minute []Sample
 	var v Verdict
 	for at := time.Duration(0); at <= length; at += cadence(at.Seconds(), &v) {
 		s := at.Seconds()
@@ -79,10 +80,14 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 			tr.spoil(s, &x)
 		}
 		window = append(window, x)
+		if n := len(minute); tr.minute && (n == 0 || x.At-minute[n-1].At >= time.Second) {
+			minute = append(minute, x)
+			minute = minute[max(0, len(minute)-64):]
+		}
 		for window[0].At < x.At-testKeep {
 			window = window[1:]
 		}
-		in := Input{Samples: window, Allocatable: capacity - hard.Bytes, LeadTime: tr.lead, Config: cfg,
+		in := Input{Samples: window, Minute: minute, Allocatable: capacity - hard.Bytes, LeadTime: tr.lead, Config: cfg,
 			Thresholds: append([]Threshold{hard, Guard(capacity)}, tr.more...)}
 		if tr.slow != nil {
 			in.Slow = tr.slow(s)

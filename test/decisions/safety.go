@@ -358,6 +358,29 @@ func safety() []*scenario {
 		})
 	}
 
+	for _, c := range []struct {
+		leaks int
+		rate  float64
+	}{{3, 30}, {4, 60}, {6, 20}} {
+		add(scenario{
+			name: fmt.Sprintf("%d of fourteen pods that started 17 s ago leak %.0f MiB/s each", c.leaks, c.rate), want: "leaking pods alone, at critical while they are young", seconds: 3000/(float64(c.leaks)*c.rate) + 60,
+			node: func() *node {
+				n := shop(flat(2 * gib))
+				n.system = flat(4 * gib)
+				for i := range 14 {
+					p := newPod("fresh", fmt.Sprintf("calm-%02d", i), policy.Burstable, flat(10*mib))
+					if i < c.leaks {
+						p = newPod("fresh", fmt.Sprintf("leak-%02d", i), policy.Burstable, leak(50*mib, c.rate*mib, 0))
+					}
+					p.facts.StartedAt = epoch.Add(-17 * time.Second)
+					p.facts.CreatedAt = p.facts.StartedAt
+					n.pods = append(n.pods, p)
+				}
+				return n
+			}, check: only("fresh/leak-", 2),
+		})
+	}
+
 	add(scenario{
 		name: "250 pods grow 0.2 MiB/s each", want: "growing pods, as few as end it", seconds: 300,
 		node: func() *node {
