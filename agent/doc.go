@@ -33,7 +33,8 @@
 // restart is written by the ledger, for which the senders of evict and brake wait and the loop never does; it ends after
 // them. Around an OOM kill, an eviction and a critical verdict the loop notes an incident; the rings are read and the record is
 // made (agent/incident) by a writer, which the loop does not wait for either. A maintenance run, asked for over the socket,
-// is a state machine that the loop steps after its own decisions.
+// is a state machine that the loop steps after its own decisions. What pods usually do (how long they take to exit, the peaks that
+// they come back from) is learned by agent/habit, which is pure; its documents are written by a goroutine beside the loop.
 //
 // Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,

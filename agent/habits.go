@@ -148,7 +148,7 @@ func bootID(proc string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// followEnds follows the pods on their way out, whoever sent them there: a rollout teaches how long a workload's exits take.
+// followEnds follows the pods on their way out, whatever ended them: a rollout teaches how long a workload's exits take.
 func (l *loop) followEnds(now time.Time) {
 	view := l.a.cluster.client.Pods()
 	h := l.a.habits

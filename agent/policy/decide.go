@@ -117,7 +117,7 @@ type Input struct {
 	Left       time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
 	LeftBytes  int64         `json:",omitempty"` // what is left until then, bytes, likewise; 0: as the need says
 	Critical   bool          // the level is critical: the kubelet or the kernel is about to act
-	Met        bool          `json:",omitempty"` // a threshold is met, and its grace has run: the kubelet acts at its next look, whoever is to blame
+	Met        bool          `json:",omitempty"` // a threshold is met, and its grace has run: the kubelet acts at its next look, whatever the cause
 	Outside    bool          // pods cause less than half of the growth
 	Unknown    bool          `json:",omitempty"` // what caused the shortage is not known, as just after a start
 	Flat       bool          `json:",omitempty"` // the config asks for evictions by use alone, also where nothing grows

@@ -52,7 +52,7 @@ func firstGuess(p *Pod) time.Duration {
 	case p.PreStopHook:
 		exit = hookExit
 	case p.Grace != maxGrace:
-		exit = maxGrace // whoever sets a grace period may use it
+		exit = maxGrace // a grace period that was set may be used
 	}
 	return min(exit, p.Grace, maxGrace)
 }

@@ -87,7 +87,7 @@ func (r *round) passes(c *Candidate) bool {
 	return c.Reading.Fresh && (c.Protection.Name == ProtectYoung || starting(r, c) != "" || brief(r, c) != "")
 }
 
-// lastMoment is how long before the threshold nobody can wait any more for a growth to end by itself.
+// lastMoment is how long before the threshold the wait for a growth to end by itself is over.
 const lastMoment = 2 * time.Second
 
 // early reports whether there is time to see what becomes of a growth.

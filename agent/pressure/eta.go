@@ -21,7 +21,7 @@ type Grower struct {
 // soft reports whether there are such bounds, whether they count or not.
 func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) (growers []Grower, soft bool) {
 	left, part := float64(margin), 0.0
-	counts := func(g *Grower) bool { // a trifle neither bounds anything nor takes anything
+	counts := func(g *Grower) bool { // what hardly grows neither bounds nor takes anything
 		return g.Slope > 0 && g.Slope >= slope/10 && g.Soft > 0 && !(g.Room.Known() && g.Room <= g.Soft)
 	}
 	for i := range in.Growers {

@@ -1,6 +1,9 @@
 package pressure
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // MinuteWindow is over which growth in steps is told from growth that stays: batch loads, caches that a timer fills, requests
 // of which one in ten keeps its buffer. Readings a second apart are enough for it.
@@ -10,6 +13,7 @@ const MinuteWindow = time.Minute
 // sixth of all that it rose, and never fell by more than a quarter of that.
 const (
 	leastMinute = 48 * time.Second
+	recentRise  = 10 * time.Second
 	stepParts   = 3
 )
 
@@ -46,6 +50,7 @@ func StepsOf(points []Point) Steps {
 	}
 	highest, at := first.Value, 0
 	var s Steps
+	var parts [stepParts]float64
 	rises, pause := first.At, time.Duration(0) // of the newest rise, and the longest pause between two
 	for part := 1; part <= stepParts; part++ {
 		end := first.At + (newest.At-first.At)*time.Duration(part)/stepParts
@@ -62,14 +67,25 @@ func StepsOf(points []Point) Steps {
 				return Steps{}
 			}
 		}
-		if float64(known[at].Value-from) < rise/6 {
+		if parts[part-1] = float64(known[at].Value - from); parts[part-1] < rise/6 {
 			return Steps{}
 		}
 	}
-	if newest.At-rises > 2*pause+time.Second { // it has ended
+	// It goes on: of late, over two pauses and at least recentRise, it rose by half of its share or more.
+	late := max(recentRise, 2*pause+time.Second)
+	then := first.Value
+	for i := len(known) - 1; i >= 0; i-- {
+		if known[i].At <= newest.At-late {
+			then = known[i].Value
+			break
+		}
+	}
+	if late < newest.At-first.At && float64(newest.Value-then) < rise*late.Seconds()/(newest.At-first.At).Seconds()/2 {
 		return Steps{}
 	}
-	s.Known, s.Slope = true, rise/(newest.At-first.At).Seconds()
+	// One high rise among them, as of a pod that starts, is not expected again: the middle of the thirds says how fast it is.
+	slices.Sort(parts[:])
+	s.Known, s.Slope = true, min(rise, stepParts*parts[stepParts/2])/(newest.At-first.At).Seconds()
 	return s
 }
 
