@@ -155,9 +155,12 @@ func (l *loop) followEnds(now time.Time) {
 	if view.Err != "" || !view.Synced {
 		return
 	}
-	listed := map[string]bool{}
+	var listed map[string]bool // those on their way out; most of the time there is none
 	for i := range view.Pods {
 		if p := &view.Pods[i]; p.Terminating {
+			if listed == nil {
+				listed = map[string]bool{}
+			}
 			h.ending[p.UID] = p
 			listed[p.UID] = true
 		}
