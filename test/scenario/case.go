@@ -74,6 +74,7 @@ type Case struct {
 	Rate      int64         // of the leak in bytes per second, for the table; 0: none
 	Files     []string      // below $DISK, removed afterwards
 	Margin    int64         // bytes that it can fill before the kubelet's threshold; default: the runner's
+	Room      int64         // bytes that its pods take before the load starts, where that is more than the margin: the threshold of the case before is moved away first
 
 	// Config changes the shipped manifests, which hold config.yaml as it is, before they are applied; nil leaves them.
 	Config func(manifests string) string

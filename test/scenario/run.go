@@ -235,6 +235,11 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 	if err := r.Node.Uncordon(ctx); err != nil {
 		return nil, err
 	}
+	if c.Room > 0 { // else the kubelet evicts for the threshold of the case before
+		if _, err := r.Node.SetMargin(ctx, c.Room+r.Margin); err != nil {
+			return nil, err
+		}
+	}
 	late := func(w Workload) bool { return w.Starts }
 	apply := func(ctx context.Context, w Workload) error {
 		return r.Cluster.Apply(ctx, w.manifest(ns, r.Node.NodeName(), goFile, disk))
