@@ -61,7 +61,7 @@ type loop struct {
 	decidedAt    time.Time    // zero below level evict
 	refreshed    time.Time    // when the runtime was last asked
 	plannedAt    time.Time    // when page cache was last looked at for reclaim
-	cacheVictim  *cacheVictim // nil: nobody is evicted for page cache
+	cacheVictim  *cacheVictim // nil: no pod is evicted for page cache
 	level        pressure.Level
 	said         map[string]time.Time // when a repeating state was last logged
 	once         *onceRun             // nil: no maintenance run goes on
