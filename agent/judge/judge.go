@@ -248,7 +248,7 @@ type Pods struct {
 func (j *Judge) input(p *Pods) policy.Input {
 	v := &j.verdict
 	in := policy.Input{
-		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, RoundLimit: j.cfg.RoundLimit, Lasted: v.Lasted,
+		Now: p.Now, SelfUID: j.cfg.SelfUID, NodeGrowth: v.EvictSlope, CacheGrowth: v.CacheSlope, RoundLimit: j.cfg.RoundLimit, Lasted: v.Lasted,
 		Critical: v.Now == pressure.Critical, Met: v.Met, Flat: j.cfg.Pressure.EvictWhenFlat, Outside: v.Cause == pressure.CauseOutside, Unknown: v.Cause == pressure.CauseUnknown,
 		ByKernel: v.Nearest.Signal == pressure.MemAvailable,
 		Pods:     p.Pods, History: p.History, InFlight: p.InFlight, Timing: p.Timing, Config: j.cfg.Policy,

@@ -109,22 +109,23 @@ func (n Need) target() int64 {
 
 // Input is everything that a decision depends on. Decide does not change it.
 type Input struct {
-	Now        time.Time
-	SelfUID    string // UID of Spillway's own pod
-	NodeMemory uint64 // MemTotal, bytes
-	NodeGrowth float64
-	Need       Need
-	Left       time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
-	LeftBytes  int64         `json:",omitempty"` // what is left until then, bytes, likewise; 0: as the need says
-	Critical   bool          // the level is critical: the kubelet or the kernel is about to act
-	Met        bool          `json:",omitempty"` // a threshold is met, and its grace has run: the kubelet acts at its next look, whatever the cause
-	Outside    bool          // pods cause less than half of the growth
-	Unknown    bool          `json:",omitempty"` // what caused the shortage is not known, as just after a start
-	Flat       bool          `json:",omitempty"` // the config asks for evictions by use alone, also where nothing grows
-	ByKernel   bool          `json:",omitempty"` // no threshold of the kubelet is near: the kernel's OOM killer acts next
-	Lasted     time.Duration `json:",omitempty"` // how long the node's growth has lasted
-	RoundLimit int           // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
-	InFlight   int           // victims on their way out that the need is credited with: this decision would join their round
+	Now         time.Time
+	SelfUID     string // UID of Spillway's own pod
+	NodeMemory  uint64 // MemTotal, bytes
+	NodeGrowth  float64
+	CacheGrowth float64 `json:",omitempty"` // of the page cache that the nearest threshold counts, beside NodeGrowth, bytes per second
+	Need        Need
+	Left        time.Duration // until the margin is 0, victims on their way out not credited; 0: as the need says
+	LeftBytes   int64         `json:",omitempty"` // what is left until then, bytes, likewise; 0: as the need says
+	Critical    bool          // the level is critical: the kubelet or the kernel is about to act
+	Met         bool          `json:",omitempty"` // a threshold is met, and its grace has run: the kubelet acts at its next look, whatever the cause
+	Outside     bool          // pods cause less than half of the growth
+	Unknown     bool          `json:",omitempty"` // what caused the shortage is not known, as just after a start
+	Flat        bool          `json:",omitempty"` // the config asks for evictions by use alone, also where nothing grows
+	ByKernel    bool          `json:",omitempty"` // no threshold of the kubelet is near: the kernel's OOM killer acts next
+	Lasted      time.Duration `json:",omitempty"` // how long the node's growth has lasted
+	RoundLimit  int           // most pods that go beside each other: 1 to MaxRound; 0 or less means DefaultRoundLimit
+	InFlight    int           // victims on their way out that the need is credited with: this decision would join their round
 
 	// CacheOwner is the UID of a pod that is to go for its page cache, and only it: this is the shortage, most of it is its own,
 	// and the kernel cannot be made to drop it while the pod runs. Its page cache counts as growth and as release, as its cgroup

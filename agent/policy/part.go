@@ -13,6 +13,8 @@ const (
 	flatRate    = 1 << 20
 	leastGain   = 64 << 20
 	gainShare   = 4
+	leastPart   = 4 << 20          // bytes gained; less is no part of any growth
+	surely      = 1.2              // what a reading may be off by
 )
 
 // parts tells which pods have a real part in the growth.
@@ -20,8 +22,10 @@ type parts struct {
 	in              *Input
 	growth, fastest float64
 	least           float64
-	gained          uint64 // the most that a pod gained; 0: the growth of now explains the shortage
-	bounded         bool   // all growers that came back from a peak before would fit once more
+	gained          uint64  // the most that a pod gained; 0: the growth of now explains the shortage
+	rises, topRise  float64 // of the last minute, of all pods that grow, and the largest: see rise
+	started         float64 // the largest of pods that have just started
+	bounded         bool    // all growers that came back from a peak before would fit once more
 }
 
 func newParts(in *Input, growth, fastest float64) parts {
@@ -38,7 +42,59 @@ func newParts(in *Input, growth, fastest float64) parts {
 		}
 	}
 	p.bounded = !in.imminent() && p.fits()
+	if !in.imminent() && in.CacheOwner == "" {
+		p.cached()
+	}
+	for i := range in.Pods {
+		c := &in.Pods[i]
+		fresh := c.Pod.beganAfter(in.Now.Add(-startTime))
+		if !c.Reading.Fresh || !(c.Reading.Growth > 0) && !fresh {
+			continue
+		}
+		r := p.rise(c)
+		p.rises += r
+		p.topRise = max(p.topRise, r)
+		if fresh {
+			p.started = max(p.started, r)
+		}
+	}
 	return p
+}
+
+// cached counts growing page cache beside the other growth: beside a pod that fills it by 400 MiB/s, the 10 MiB/s of another are
+// not what brings the threshold nearer.
+func (p *parts) cached() {
+	if !(p.in.CacheGrowth > 0) {
+		return
+	}
+	sum := 0.0
+	for i := range p.in.Pods {
+		if r := &p.in.Pods[i].Reading; r.Fresh && r.CacheGrowth > 0 {
+			sum += r.CacheGrowth
+			p.fastest = max(p.fastest, r.CacheGrowth)
+		}
+	}
+	p.fastest = max(p.fastest, p.in.CacheGrowth-sum)
+	p.growth += max(p.in.CacheGrowth, sum)
+}
+
+// rose reports whether what c gained in the last minute bears out its growth of now: a pod that hovers, or gains little beside
+// the others, leads for a moment whenever those pause.
+func (p *parts) rose(c *Candidate, g float64) bool {
+	if c.Reading.Lasted <= 0 { // not known
+		return true
+	}
+	rise := p.rise(c)
+	if rise < surely*leastPart {
+		return false
+	}
+	leads := g >= growerShare*p.growth && g >= fastShare*p.fastest && rise >= growerShare*p.started
+	return leads || rise >= surely*fastShare*p.topRise || rise >= surely*nodeShare*p.rises
+}
+
+// rise is how far c rose in the last minute, bytes; what its growth of now makes where the minute is not known yet.
+func (p *parts) rise(c *Candidate) float64 {
+	return max(float64(c.gained(p.in.Now)), c.Reading.Growth*c.Reading.Lasted.Seconds())
 }
 
 // fits reports whether the growth up to the bounds of those that have one leaves more than is needed to answer a pod that does
@@ -76,6 +132,8 @@ func (p *parts) has(c *Candidate) bool {
 	case p.gained >= leastGain: // others gained what is missing
 		return false
 	case back && p.bounded && g <= p.growth/2:
+		return false
+	case !p.in.imminent() && !p.rose(c, g):
 		return false
 	case !p.in.Need.ByETA && !p.in.imminent() && g < fastShare*p.fastest:
 		return false // a shortage by percentage has the time to wait for those with most of the growth
