@@ -64,7 +64,7 @@ chaos: ## faults beside a leak, on a real cluster, each with its invariants, six
 	$(GO) test -tags=chaos -count=1 -v -timeout=150m ./test/chaos
 
 .PHONY: decisions
-decisions: ## what is decided under single loads, modelled and recorded, and in a population of 2000 drawn loads: prints two tables (about four minutes)
+decisions: ## what is decided under single loads, modelled and recorded, in a population of 2000 drawn loads, and for recorded applications: prints three tables (about four minutes)
 	@$(GO) run ./test/decisions
 
 .PHONY: kernels

@@ -71,6 +71,7 @@ type Agent struct {
 	samples  *sampler.Sampler
 	waker    *cgroup.Waker // nil: none here
 	habits   *habits       // nil without a cluster
+	timings  *timings      // likewise
 	mapper   *podmap.Mapper
 	podCPU   *podCPU                        // nil: standalone
 	runtime  *cri.Client                    // nil: none here
@@ -227,6 +228,7 @@ func (a *Agent) openCluster() error {
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.openHabits()
+	a.openTimings()
 	a.evicts, err = evict.New(evict.Options{
 		Limits: a.cfg.limits(), Store: a.ledger.Document(evictionsDocument),
 		Look: client.Replacement, Node: a.opts.NodeName,

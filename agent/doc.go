@@ -34,7 +34,8 @@
 // them. Around an OOM kill, an eviction and a critical verdict the loop notes an incident; the rings are read and the record is
 // made (agent/incident) by a writer, which the loop does not wait for either. A maintenance run, asked for over the socket,
 // is a state machine that the loop steps after its own decisions. What pods usually do (how long they take to exit, the peaks that
-// they come back from) is learned by agent/habit, which is pure; its documents are written by a goroutine beside the loop.
+// they come back from) is learned by agent/habit, and what an eviction takes on this node besides (the call, a cut, the return of memory) by agent/timing.
+// Both are pure; their documents are written by a goroutine beside the loop.
 //
 // Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,

@@ -41,6 +41,9 @@ func (a *Agent) events(ctx context.Context, q status.EventQuery) (status.EventLi
 	if q.Limit <= 0 {
 		q.Limit = status.DefaultEvents
 	}
+	if s := a.snapshot.Load(); s != nil {
+		out.Observe = s.Observe
+	}
 	var from *cursor
 	if q.Since != "" {
 		c, err := w.since(q.Since)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"spillway/agent/policy"
@@ -11,7 +12,9 @@ import (
 
 const (
 	// learnTimeout bounds all questions of one look: the goroutine has other things to follow.
-	learnTimeout = 8 * time.Second
+	learnTimeout = 5 * time.Second
+	// learnAtOnce is how many of them are on their way at a time: an API server in trouble gets no more.
+	learnAtOnce = 4
 	// factsFresh is how long an answer counts beside the 120 s that a list is kept: a little more than one look to the next.
 	factsFresh = 30 * time.Second
 )
@@ -35,49 +38,180 @@ func (w workloads) of(uid string, now time.Time) policy.Workload {
 // facts is what the cluster said about evicting pods, by UID.
 type facts map[string]fact
 
+// fact is what the cluster said about evicting one pod. Its parts are asked for apart, and grow old apart.
 type fact struct {
-	at      time.Time
 	cluster *policy.Cluster
+	at      [allParts]time.Time // of the answers
+}
+
+// The parts of a fact.
+const (
+	budgetPart = iota
+	scalerPart
+	roomPart
+	allParts
+)
+
+// factPart is one of the questions about a pod.
+type factPart struct {
+	name  string               // of the source
+	group func(w asked) string // pods of one group share an answer, which the client keeps
+	known func(f *policy.Cluster) bool
+	take  func(to, from *policy.Cluster)
+	ask   func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) error
+}
+
+var factParts = [allParts]factPart{
+	budgetPart: {
+		name: "budgets", group: func(w asked) string { return w.pod.Namespace },
+		known: func(f *policy.Cluster) bool { return f.Budget.Known },
+		take:  func(to, from *policy.Cluster) { to.Budget = from.Budget },
+		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
+			into.Budget, err = c.client.Budget(ctx, w.pod)
+			return err
+		},
+	},
+	scalerPart: {
+		name: "scalers", group: func(w asked) string { return w.pod.Namespace },
+		known: func(f *policy.Cluster) bool { return f.Scaler.Known },
+		take:  func(to, from *policy.Cluster) { to.Scaler = from.Scaler },
+		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
+			into.Scaler, err = c.client.Scaler(ctx, w.pod)
+			return err
+		},
+	},
+	roomPart: {
+		name: "room", group: func(asked) string { return "" },
+		known: func(f *policy.Cluster) bool { return f.Room.Known },
+		take:  func(to, from *policy.Cluster) { to.Room = from.Room },
+		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
+			into.Room, err = c.client.Room(ctx, w.pod, w.use, c.settings.Load().excluded)
+			return err
+		},
+	},
+}
+
+// unknownFact has every part unknown, for a reason.
+func unknownFact(why string) policy.Cluster {
+	return policy.Cluster{Budget: policy.Headroom{Why: why}, Scaler: policy.Scaler{Why: why}, Room: policy.Room{Why: why}}
 }
 
 // of returns what is known of a pod and young enough, nil when nothing is.
 func (f facts) of(uid string, now time.Time) *policy.Cluster {
-	if got, ok := f[uid]; ok && now.Sub(got.at) <= factsFresh {
+	got, ok := f[uid]
+	old := 0
+	for _, at := range got.at {
+		if now.Sub(at) > factsFresh {
+			old++
+		}
+	}
+	switch {
+	case !ok || old == len(got.at):
+		return nil
+	case old == 0:
 		return got.cluster
 	}
-	return nil
+	out, unknown := *got.cluster, unknownFact(fmt.Sprintf("there was no answer for %.0f s", factsFresh.Seconds()))
+	for i, at := range got.at {
+		if now.Sub(at) > factsFresh {
+			factParts[i].take(&out, &unknown)
+		}
+	}
+	return &out
 }
 
-// learn asks for budgets, autoscalers and room of the pods, and publishes the answers. Other pods' are kept while they are
-// young: a pod that was found blocked leaves the first places to others, and must not be forgotten at once.
+// learn asks for budgets, autoscalers and room of the pods, a few at a time, and publishes the answers. A question without an
+// answer leaves the answer before, while that is young: an API server in trouble makes nothing unknown at once. Other pods'
+// are kept likewise: a pod that was found blocked leaves the first places to others, and must not be forgotten at once.
 func (c *cluster) learn(ctx context.Context, want []asked) {
 	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
-	next := make(facts, len(want))
-	var budgets, scalers, room error
-	for _, w := range want {
-		var got policy.Cluster
-		var err error
-		if got.Budget, err = c.client.Budget(ctx, w.pod); err != nil {
-			budgets = err
-		}
-		if got.Scaler, err = c.client.Scaler(ctx, w.pod); err != nil {
-			scalers = err
-		}
-		if got.Room, err = c.client.Room(ctx, w.pod, w.use, c.settings.Load().excluded); err != nil {
-			room = err
-		}
-		next[w.pod.UID] = fact{time.Now(), &got}
+	old, next := *c.facts.Load(), make(facts, len(want))
+	found := make([]fact, len(want))
+	for i := range found {
+		found[i].cluster = &policy.Cluster{}
 	}
-	for uid, old := range *c.facts.Load() {
-		if _, ok := next[uid]; !ok && time.Since(old.at) <= factsFresh {
-			next[uid] = old
+	var mu sync.Mutex // guards failed
+	var failed [allParts]error
+	var asking sync.WaitGroup
+	slots := make(chan struct{}, learnAtOnce)
+	for _, t := range factTasks(want) {
+		slots <- struct{}{} // those before end with ctx
+		asking.Go(func() {
+			defer func() { <-slots }()
+			for _, i := range t.pods {
+				err := c.learnPart(ctx, t.part, want[i], old, &found[i])
+				if err != nil {
+					mu.Lock()
+					failed[t.part] = err
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	asking.Wait()
+	for i, w := range want {
+		next[w.pod.UID] = found[i]
+	}
+	now := time.Now()
+	for uid, f := range old {
+		if _, ok := next[uid]; !ok && old.of(uid, now) != nil {
+			next[uid] = f
 		}
 	}
 	c.facts.Store(&next)
-	c.heard(ctx, "budgets", budgets, len(want))
-	c.heard(ctx, "scalers", scalers, len(want))
-	c.heard(ctx, "room", room, len(want))
+	for i := range factParts {
+		c.heard(ctx, factParts[i].name, failed[i], len(want))
+	}
+}
+
+// factTask is one part for the pods of a group, by index. They are asked for one after the other: the first fetches the answer.
+type factTask struct {
+	part int
+	pods []int
+}
+
+// factTasks orders the questions by the first pod that each is about.
+func factTasks(want []asked) []factTask {
+	type key struct {
+		part  int
+		group string
+	}
+	var out []factTask
+	at := map[key]int{}
+	for i, w := range want {
+		for part := range factParts {
+			k := key{part, factParts[part].group(w)}
+			n, ok := at[k]
+			if !ok {
+				n = len(out)
+				at[k], out = n, append(out, factTask{part: part})
+			}
+			out[n].pods = append(out[n].pods, i)
+		}
+	}
+	return out
+}
+
+// learnPart asks one question about a pod. Where it has no answer, the one before is kept while it is known and young.
+func (c *cluster) learnPart(ctx context.Context, part int, w asked, old facts, into *fact) error {
+	p := &factParts[part]
+	err := ctx.Err()
+	if err == nil {
+		err = p.ask(ctx, c, w, into.cluster)
+	} else {
+		unknown := unknownFact(fmt.Sprintf("there was no answer within %.0f s", learnTimeout.Seconds()))
+		p.take(into.cluster, &unknown)
+	}
+	into.at[part] = time.Now()
+	if p.known(into.cluster) || err == nil && ctx.Err() == nil {
+		return err
+	}
+	if before, ok := old[w.pod.UID]; ok && p.known(before.cluster) && time.Since(before.at[part]) <= factsFresh {
+		p.take(into.cluster, before.cluster)
+		into.at[part] = before.at[part]
+	}
+	return err
 }
 
 // heard names the state of a question that was asked for so many pods: sources log its changes only.

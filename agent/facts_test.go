@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -9,9 +10,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +26,16 @@ import (
 	"spillway/cgroup"
 )
 
+// answered is a fact with the times of its parts.
+func answered(c *policy.Cluster, at ...time.Time) fact {
+	f := fact{cluster: c}
+	copy(f.at[:], at)
+	return f
+}
+
 func TestFactsGrowOld(t *testing.T) {
 	now, says := time.Unix(1e9, 0), &policy.Cluster{}
-	f := facts{"a": {now, says}}
+	f := facts{"a": answered(says, now, now, now)}
 	for _, tc := range []struct {
 		name, uid string
 		after     time.Duration
@@ -263,5 +274,191 @@ func TestTheClusterIsAsked(t *testing.T) {
 		if n != 1 && !slices.Contains([]string{"/api/v1/pods", "/api/v1/nodes/n1", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"}, path) && !strings.HasPrefix(path, "/version") && !strings.HasPrefix(path, "/readyz") {
 			t.Errorf("%s was asked %d times", path, n)
 		}
+	}
+}
+
+// A part that is old counts no more, the others do.
+func TestPartsOfAFactGrowOldApart(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	says := &policy.Cluster{Budget: policy.Headroom{Known: true, Count: 1}, Scaler: policy.Scaler{Known: true, Name: "web"}, Room: policy.Room{Known: true, Fits: 2}}
+	f := facts{"a": answered(says, now.Add(-factsFresh), now.Add(-2*factsFresh), now)}
+	got := f.of("a", now)
+	if got == nil || !got.Budget.Known || got.Scaler.Known || got.Scaler.Name != "" || got.Scaler.Why == "" || got.Room.Fits != 2 {
+		t.Errorf("%+v, want budget and room, and why the autoscaler is not known", got)
+	}
+	if !says.Scaler.Known {
+		t.Error("what is published was changed")
+	}
+}
+
+// Pods of a namespace share a list: it is fetched once, and the first candidate's first.
+func TestFactTasks(t *testing.T) {
+	var want []asked
+	for _, namespace := range []string{"shop", "bank", "shop"} {
+		want = append(want, asked{pod: &policy.Pod{Namespace: namespace}})
+	}
+	var got []string
+	for _, f := range factTasks(want) {
+		got = append(got, fmt.Sprint(factParts[f.part].name, f.pods))
+	}
+	if text := strings.Join(got, " "); text != "budgets[0 2] scalers[0 2] room[0 1 2] budgets[1] scalers[1]" {
+		t.Error(text)
+	}
+}
+
+// moodyAPI is an API server that answers each list by its path: with a status, never ("hang"), or with what clusterAPI says.
+type moodyAPI struct {
+	clusterAPI
+	moods     sync.Map // path: "hang" or a status
+	now, most atomic.Int32
+}
+
+func (a *moodyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("watch") == "" && strings.Contains(r.URL.Path, "/namespaces/") {
+		n := a.now.Add(1)
+		defer a.now.Add(-1)
+		for most := a.most.Load(); n > most && !a.most.CompareAndSwap(most, n); most = a.most.Load() {
+		}
+		time.Sleep(50 * time.Millisecond) // so that those at a time are seen
+	}
+	if mood, ok := a.moods.Load(r.URL.Path); ok {
+		if mood == "hang" {
+			<-r.Context().Done()
+			return
+		}
+		code, _ := strconv.Atoi(mood.(string))
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":%d,"message":"no"}`, code)
+		return
+	}
+	a.clusterAPI.ServeHTTP(w, r)
+}
+
+// Of an API server that hangs for one question and refuses two others, what was known stays, and the answers to the rest arrive.
+func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
+	type m = map[string]any
+	list := func(api, kind string, items ...any) string {
+		data, err := json.Marshal(m{"apiVersion": api, "kind": kind, "metadata": m{"resourceVersion": "1"}, "items": items})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	namespaces := []string{"hang", "broken", "busy", "new", "well", "slow"}
+	budgets := func(namespace string) string {
+		return "/apis/policy/v1/namespaces/" + namespace + "/poddisruptionbudgets"
+	}
+	scalers := func(namespace string) string {
+		return "/apis/autoscaling/v2/namespaces/" + namespace + "/horizontalpodautoscalers"
+	}
+	budget := func(allowed int) string {
+		return list("policy/v1", "PodDisruptionBudgetList", m{"metadata": m{"name": "b"}, "spec": m{"selector": m{"matchLabels": m{"app": "web"}}}, "status": m{"disruptionsAllowed": allowed}})
+	}
+	api := &moodyAPI{clusterAPI: clusterAPI{by: map[string]string{"/api/v1/nodes": list("v1", "NodeList")}}}
+	var pods []any
+	for _, namespace := range namespaces {
+		pods = append(pods, m{"metadata": m{"namespace": namespace, "name": "web", "uid": namespace, "labels": m{"app": "web"},
+			"ownerReferences": []any{m{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "ds", "controller": true}}},
+			"spec": m{"nodeName": "n1", "containers": []any{m{"name": "main"}}}, "status": m{"phase": "Running", "conditions": []any{m{"type": "Ready", "status": "True"}}}})
+		api.set(budgets(namespace), budget(1))
+		api.set(scalers(namespace), list("autoscaling/v2", "HorizontalPodAutoscalerList"))
+	}
+	api.set("/api/v1/pods", list("v1", "PodList", pods...))
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf("{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: %q}}], contexts: [{name: x, context: {cluster: c, user: u}}], users: [{name: u, user: {}}], current-context: x}", server.URL)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// start makes a cluster whose client keeps no answers of before.
+	start := func() (*cluster, []asked) {
+		client, err := kube.New(kube.Options{Kubeconfig: config, NodeName: "n1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var src sources
+		src.init(slog.New(slog.DiscardHandler))
+		c := newCluster(client, clusterSettings{}, true, &src, slog.New(slog.DiscardHandler))
+		t.Cleanup(func() { client.Close() })
+		running(t, client.Run)
+		for deadline := time.After(20 * time.Second); !client.Pods().Synced; {
+			select {
+			case <-client.Changed():
+			case <-deadline:
+				t.Fatalf("no pods: %+v", client.Pods())
+			}
+		}
+		var want []asked
+		for _, namespace := range namespaces { // in this order
+			for i := range client.Pods().Pods {
+				if p := &client.Pods().Pods[i]; p.Namespace == namespace {
+					want = append(want, asked{p, 1 << 20})
+				}
+			}
+		}
+		return c, want
+	}
+	c, want := start()
+	c.learn(t.Context(), slices.DeleteFunc(slices.Clone(want), func(w asked) bool { return w.pod.Namespace == "new" }))
+	before := *c.facts.Load()
+	for _, namespace := range namespaces {
+		if got := before.of(namespace, time.Now()); namespace != "new" && (got == nil || !got.Budget.Known || got.Budget.Allowed != 1 || !got.Scaler.Known || !got.Room.Known) {
+			t.Fatalf("%s: %+v, want everything known", namespace, got)
+		}
+	}
+
+	next, want := start()
+	next.facts.Store(&before)
+	for _, namespace := range namespaces {
+		api.set(budgets(namespace), budget(7))
+	}
+	api.moods.Store(budgets("hang"), "hang")
+	api.moods.Store(budgets("new"), "hang")
+	api.moods.Store(budgets("broken"), "500")
+	api.moods.Store(budgets("busy"), "429")
+	api.most.Store(0)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the rest of a turn
+	defer cancel()
+	begin := time.Now()
+	next.learn(ctx, want)
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	after := *next.facts.Load()
+	for namespace, allowed := range map[string]int32{"hang": 1, "broken": 1, "busy": 1, "well": 7, "slow": 7} {
+		got := after.of(namespace, time.Now())
+		if got == nil || !got.Budget.Known || got.Budget.Allowed != allowed || !got.Scaler.Known || !got.Room.Known {
+			t.Errorf("%s: %+v, want a budget that allows %d, and the rest known", namespace, got, allowed)
+		}
+		kept := after[namespace].at[budgetPart].Equal(before[namespace].at[budgetPart])
+		if kept != (allowed == 1) || !after[namespace].at[scalerPart].After(before[namespace].at[scalerPart]) {
+			t.Errorf("%s: answers of %v, before %v", namespace, after[namespace].at, before[namespace].at)
+		}
+	}
+	if got := after.of("new", time.Now()); got == nil || got.Budget.Known || got.Budget.Why == "" || !got.Scaler.Known || !got.Room.Known {
+		t.Errorf("new: %+v, want a budget that is not known, and why", got)
+	}
+	if most := api.most.Load(); most < 2 || most > learnAtOnce {
+		t.Errorf("%d questions at a time, want 2 to %d", most, learnAtOnce)
+	}
+	stacks := make([]byte, 1<<20)
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("(*cluster).learn")) {
+		t.Errorf("a goroutine is left:\n%s", stacks)
+	}
+
+	// What is kept grows old: it is not kept by being asked for again.
+	aged := facts{}
+	for uid, f := range before {
+		f.at[budgetPart] = f.at[budgetPart].Add(-factsFresh)
+		aged[uid] = f
+	}
+	next.facts.Store(&aged)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	next.learn(ctx, want)
+	after = *next.facts.Load()
+	if got := after.of("hang", time.Now()); got == nil || got.Budget.Known || !got.Scaler.Known {
+		t.Errorf("%+v, want the old budget forgotten", got)
 	}
 }

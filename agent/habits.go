@@ -167,12 +167,14 @@ func (l *loop) followEnds(now time.Time) {
 	}
 	for uid, p := range h.ending {
 		empty := !listed[uid]
-		if m := l.mapped(p); m == nil {
+		m := l.mapped(p)
+		if m == nil {
 			empty = true
 		} else if _, none := leftOf(l.a.tree, m); none {
 			empty = true
 		}
 		h.learned.Ending(now, p, empty, p.GraceCut || cutShort(l.a.evicts.Outcomes(), uid))
+		l.followRelease(now, p, m, empty, listed[uid])
 		if !listed[uid] {
 			delete(h.ending, uid)
 		}

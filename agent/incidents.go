@@ -380,6 +380,7 @@ func (l *loop) noteKubelet(now time.Time) {
 		if known[e.UID] || first && (e.At.IsZero() || e.At.Before(l.a.begin)) {
 			continue
 		}
+		l.recordEvent(now, "kubelet-eviction", map[string]any{"pod": e.Namespace + "/" + e.Name, "uid": e.UID, "at": e.At, "message": e.Message})
 		at := e.At
 		if at.After(now) || now.Sub(at) > incident.Longest {
 			at = now

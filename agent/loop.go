@@ -66,6 +66,7 @@ type loop struct {
 	said         map[string]time.Time // when a repeating state was last logged
 	once         *onceRun             // nil: no maintenance run goes on
 	flight       flight
+	scores       scores
 	dog          watchdog
 	pending      *ConfigChanged // nil: none waits
 }
@@ -80,6 +81,7 @@ func (l *loop) init(a *Agent) {
 	if a.habits != nil && a.habits.before != nil {
 		l.judge.Recall(*a.habits.before)
 	}
+	l.openScores()
 }
 
 // run makes a pass after each sweep, and at once after an answer of the API server.
@@ -132,6 +134,7 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case <-changed:
 			l.a.mapper.Hint()
+			l.watchShows(time.Now())
 			continue
 		case <-wakes:
 			if l.wakes.allow(l.a.samples.Now()) {
@@ -151,6 +154,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.kills = append(l.kills, k)
 			l.recordEvent(time.Now(), "oom-kill", k)
 			l.noteKill(time.Now(), &k)
+			l.killed(time.Now(), &k)
 			if len(l.kills) > keepKills {
 				l.kills = l.kills[len(l.kills)-keepKills:]
 			}
@@ -174,6 +178,7 @@ func (l *loop) pass(now time.Time) {
 		if l.a.habits != nil {
 			l.followEnds(now)
 		}
+		l.measure(now)
 		l.followBrakes(now)
 		l.followReplacements(now)
 		l.emptyCgroup(now)
@@ -187,6 +192,7 @@ func (l *loop) pass(now time.Time) {
 		}
 		l.stepOnce(now)
 		l.noteNearMiss(now)
+		l.followScores(now)
 	}
 	l.followIncidents(now)
 	l.judgeHistory()
@@ -285,6 +291,7 @@ func (l *loop) followVictims(now time.Time) {
 		listed[view.Pods[i].UID] = &view.Pods[i]
 	}
 	under := l.verdict.Now < pressure.Evict
+	l.watchShows(now)
 	for _, o := range l.a.evicts.Observe(now, under, int64(l.verdict.Nearest.Margin), func(p *policy.Pod) evict.Fact {
 		f := evict.Fact{Stale: stale, HasCgroup: cgroups[p.UID]}
 		if api := listed[p.UID]; api != nil {

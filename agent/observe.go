@@ -250,6 +250,7 @@ func (l *loop) pods(now time.Time) judge.Pods {
 			m.Returned(now, c.Pod)
 		}
 		out.History, out.InFlight = m.History(now), m.InFlight()
+		out.Timing, _ = l.a.timing()
 	}
 	return out
 }

@@ -31,6 +31,7 @@ func (l *loop) booked(o *evict.Outcome) {
 		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
 	l.noteEviction(time.Now(), o)
+	l.wouldEvict(time.Now(), o)
 	if o.State == evict.InFlight {
 		l.brake(time.Now(), o)
 	}

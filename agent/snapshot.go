@@ -44,6 +44,7 @@ func (l *loop) publish(now time.Time) {
 		s.Evictions = l.evictionStatus(now)
 		s.Reclaims = l.reclaimStatus()
 		s.Brakes = l.brakeStatus()
+		s.Observe = l.observeStatus()
 	}
 	if checks := a.checks.Load(); checks != nil {
 		s.Preflight = *checks
@@ -235,6 +236,7 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)
+	out.Timing = l.a.timingStatus()
 	if l.once != nil {
 		out.Once = l.once.String()
 	}

@@ -27,11 +27,13 @@ func (a *Agent) stopContainers(ctx context.Context, uid string, answer policy.An
 	defer cancel()
 	var mu sync.Mutex
 	var errs []error
+	asked := 0
 	var wg sync.WaitGroup
 	for _, c := range a.runtimeView.Load().Containers {
 		if c.PodUID != uid || c.State != cri.StateRunning {
 			continue
 		}
+		asked++
 		wg.Go(func() {
 			if err := a.runtime.Stop(ctx, c.ID, evict.ShortGrace); err != nil {
 				mu.Lock()
@@ -41,8 +43,13 @@ func (a *Agent) stopContainers(ctx context.Context, uid string, answer policy.An
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	if a.timings != nil && asked > 0 {
+		a.timings.stopFails.Store(err != nil)
+	}
+	if err != nil {
 		return policy.Answer{Verb: policy.Backoff, Message: err.Error()}
 	}
+	answer.Stopped = asked > 0
 	return answer
 }

@@ -144,6 +144,8 @@ type Outcome struct {
 	Measured      uint64 // bytes that the pod's cgroup gave back
 	MeasuredKnown bool
 	MarginAfter   int64 // hard margin when the victim was gone
+
+	seen moments
 }
 
 // Latency is the time from the sample that decided to the request on the wire; 0 when it is not known.
@@ -182,7 +184,10 @@ type Manager struct {
 	waitWhy   string
 	lastUsage map[string]uint64
 	follow    follow
-	shortens  *Outcome // whose shortening has no answer yet; nil: none
+	took      []Took
+	watched   time.Time // the newest look at the pod watch
+	looked    time.Time // and at the node
+	shortens  *Outcome  // whose shortening has no answer yet; nil: none
 	setAside  string
 	unread    bool      // what the store has could not be read: nothing may replace it
 	readAgain time.Time // when that is tried again
@@ -375,7 +380,7 @@ func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
 	if m.open() == 0 {
 		m.round = round{before: m.lastReleased()}
 	}
-	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now}
+	o := &Outcome{Victim: v, State: Asking, DryRun: m.opts.DryRun, AskedAt: now, seen: moments{exact: true}}
 	req := Request{Namespace: v.Pod.Namespace, Name: v.Pod.Name, UID: v.Pod.UID, DryRun: m.opts.DryRun}
 	m.outcomes = append(m.outcomes, o)
 	select {

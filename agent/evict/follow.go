@@ -24,6 +24,7 @@ type Fact struct {
 // measured and the level is under evict, and returns the outcomes whose state changed.
 func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look func(p *policy.Pod) Fact) []*Outcome {
 	m.reload(now)
+	late := lookedLate(&m.looked, now, lookGap)
 	var changed []*Outcome
 	for _, o := range m.outcomes {
 		if !o.Open() || o.State == Asking {
@@ -38,6 +39,8 @@ func (m *Manager) Observe(now time.Time, underEvict bool, margin int64, look fun
 		before := o.State
 		o.doubtful = o.State == Uncertain && !f.Stale && !f.Terminating && now.Sub(o.AnswerAt) >= watchLag
 		gone := !f.HasCgroup && (seen && (f.Stale || f.Terminating) || !f.Stale && !f.Listed)
+		o.seen.empties(now, late, gone || f.HasCgroup && f.Empty)
+		m.measureCut(o)
 		accepted := o.State == InFlight || o.State == Overdue
 		switch {
 		case gone && (accepted || !f.Listed || f.Terminating), f.emptied(now, o, accepted):

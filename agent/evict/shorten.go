@@ -54,7 +54,9 @@ func (m *Manager) Shorten(now time.Time, left time.Duration) *Outcome {
 	p := longest.Victim.Pod
 	select {
 	case m.send <- sent{Request{Namespace: p.Namespace, Name: p.Name, UID: p.UID, Shorten: true}, longest, m.snapshot(now)}:
-		longest.shortenTry++
+		if longest.shortenTry++; longest.shortenTry == 1 {
+			longest.seen.cutAsked = now
+		}
 		m.shortens = longest
 		return longest
 	default: // cannot be: nothing else is on its way
@@ -74,6 +76,8 @@ func (m *Manager) takeShortening(now time.Time, o *Outcome, a policy.Answer) {
 		return
 	}
 	o.ShortenedAt = now
+	o.seen.cut, o.seen.stopped = o.shortenTry == 1, a.Stopped // a try before without an answer may have done it
+	m.measureCut(o)
 	if !o.Open() { // the runtime was asked as well, and its memory was back before the answer
 		o.ShortenedAt = o.EndedAt
 		return

@@ -162,7 +162,10 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 	case held < x.low:
 		x.low, x.high = held, held
 	case rise >= leastRise && x.high-held >= rise/returnPart:
-		x.pending, x.pendingAt = max(x.pending, x.high+(x.high-held)/slackPart), now
+		// A pod that swings all the time comes back from each of its peaks; only a higher one has to be confirmed again.
+		if peak := x.high + (x.high-held)/slackPart; peak > x.pending {
+			x.pending, x.pendingAt = peak, now
+		}
 		x.low, x.high = held, held
 	}
 	if x.pending > 0 && now.Sub(x.pendingAt) >= confirm {

@@ -279,8 +279,8 @@ func (j *Judge) Read(p Pods) []policy.Candidate {
 		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
 			continue
 		}
-		if room, soft := rooms(c); room.Known() || soft > 0 {
-			j.growers = append(j.growers, pressure.Grower{Slope: c.Reading.Growth, Room: room, Soft: soft})
+		if g := rooms(c); g.Room.Known() || g.Soft > 0 {
+			j.growers = append(j.growers, g)
 		}
 	}
 	return j.ranking
@@ -323,19 +323,19 @@ const maxRounds = 2 * time.Minute
 
 // rooms is what a pod may still grow: to its limit, and to where it is expected to stop. That is its request while it is under
 // it, or a peak that it came back from, which says more.
-func rooms(c *policy.Candidate) (hard, soft pressure.Bytes) {
+func rooms(c *policy.Candidate) pressure.Grower {
 	r := &c.Reading
-	hard = pressure.Unknown
+	g := pressure.Grower{Slope: r.Growth, Room: pressure.Unknown}
 	if c.Pod.LimitSet {
-		hard = difference(c.Pod.Limit, r.WorkingSet)
+		g.Room = difference(c.Pod.Limit, r.WorkingSet)
 	}
 	if r.WorkingSet < c.Pod.Request {
-		soft = max(0, difference(c.Pod.Request, r.WorkingSet))
+		g.Soft = max(0, difference(c.Pod.Request, r.WorkingSet))
 	}
 	if held := r.WorkingSet - min(r.ActiveFile, r.WorkingSet); held < r.Bound {
-		soft = max(0, difference(r.Bound, held))
+		g.Soft, g.Seen = max(0, difference(r.Bound, held)), true
 	}
-	return hard, soft
+	return g
 }
 
 func difference(a, b uint64) pressure.Bytes {

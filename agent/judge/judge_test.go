@@ -139,8 +139,8 @@ func TestRoom(t *testing.T) {
 		{"a limit that is no amount", gib, 0, math.MaxUint64, true, pressure.Unknown, 0, 0},
 	} {
 		c := policy.Candidate{Pod: &policy.Pod{Request: tc.request, Limit: tc.limit, LimitSet: tc.limited}, Reading: policy.Reading{WorkingSet: tc.use, Bound: tc.bound}}
-		if got, soft := rooms(&c); got != tc.want || soft/mib != tc.soft/mib {
-			t.Errorf("%s: %d and %d, want %d and %d", tc.name, got, soft, tc.want, tc.soft)
+		if g := rooms(&c); g.Room != tc.want || g.Soft/mib != tc.soft/mib || g.Seen != (tc.bound > tc.use) {
+			t.Errorf("%s: %+v, want %d and %d", tc.name, g, tc.want, tc.soft)
 		}
 	}
 }

@@ -30,6 +30,7 @@ type Metrics struct {
 	oomKills  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
 	outcomes  *prometheus.CounterVec
+	judged    *prometheus.CounterVec
 	reclaims  *prometheus.CounterVec
 	reclaimed prometheus.Counter
 	brakes    *prometheus.CounterVec
@@ -64,6 +65,8 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
 			Help: "Evictions by the pod's namespace, the state that they reached and whether they were dry runs."}, []string{"namespace", "state", "dry_run"}),
+		judged: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_would_evictions_judged_total",
+			Help: "Evictions that observe mode did not ask for, by what happened afterwards: crossed, acted, ended or not-judged."}, []string{"verdict"}),
 		reclaims: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_reclaims_total",
 			Help: "Reclaims of a pod's page cache by what came of them."}, []string{"state"}),
 		reclaimed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_reclaimed_bytes_total",
@@ -100,9 +103,12 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get, pods},
+	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.judged, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get, pods},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.configOK.Set(1)
+	for _, v := range status.Verdicts { // an increase from nothing is not seen
+		m.judged.WithLabelValues(v)
+	}
 	return m
 }
 
@@ -135,6 +141,9 @@ func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).In
 func (m *Metrics) Eviction(namespace, state string, dryRun bool) {
 	m.outcomes.WithLabelValues(namespace, state, fmt.Sprint(dryRun)).Inc()
 }
+
+// Judged counts one would-be eviction by its verdict.
+func (m *Metrics) Judged(verdict string) { m.judged.WithLabelValues(verdict).Inc() }
 
 // Sent notes how long it took from the sample that decided to the Eviction request on the wire.
 func (m *Metrics) Sent(latency time.Duration) { m.sent.Observe(latency.Seconds()) }

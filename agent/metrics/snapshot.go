@@ -25,6 +25,10 @@ var (
 	descCacheSlope = desc("node_cache_slope_bytes_per_second", "The part of the slope that is active page cache.")
 	descETA        = desc("node_eta_seconds", "Time until the smallest hard margin is 0; absent when it is not in sight.")
 	descLead       = desc("lead_time_seconds", "How long the eviction of the first candidate is assumed to take.")
+	descCall       = desc("eviction_call_seconds", "How long an eviction is taken to last until its pod is terminating, with a reserve.")
+	descCut        = desc("eviction_cut_seconds", "How long a pod whose grace period is cut short is taken to last until its last process is gone.")
+	descBack       = desc("release_bytes_per_second", "How fast the memory of a pod that ends is taken to come back.")
+	descMeasures   = desc("lead_time_measures", "Measures on this node that each part of the lead times rests on; below 3 the usual value counts.", "part")
 	descStall      = desc("node_memory_stall_ratio", "Part of the newest window in which tasks waited for memory, from the totals of /proc/pressure/memory.", "kind", "window")
 	descExplained  = desc("node_memory_stall_explained_ratio", "Part of the node's full stall that containers at their own limits explain.")
 	descGrowth     = desc("node_growth_bytes_per_second", "Growth over the last 10 s without page cache, by where it is.", "part")
@@ -89,7 +93,7 @@ var _ prometheus.Collector = (*snapshot)(nil)
 // Describe sends the descriptors of every metric.
 func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descStall,
+		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descCall, descCut, descBack, descMeasures, descStall,
 		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
 		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
 		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
@@ -148,6 +152,14 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	gauge(descSlope, p.SlopeBytes)
 	gauge(descCacheSlope, p.CacheSlope)
 	gauge(descLead, p.LeadSeconds)
+	if t := s.Evictions.Timing; t != nil {
+		gauge(descCall, t.CallSeconds)
+		gauge(descCut, t.CutSeconds)
+		gauge(descBack, t.BackBytes)
+		gauge(descMeasures, float64(t.Calls), "call")
+		gauge(descMeasures, float64(t.Cuts), "cut")
+		gauge(descMeasures, float64(t.Releases), "release")
+	}
 	if p.ETASeconds != nil {
 		gauge(descETA, *p.ETASeconds)
 	}

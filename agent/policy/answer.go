@@ -33,4 +33,5 @@ type Answer struct {
 	Message    string        // the server's own words, for the log and the record
 	RetryAfter time.Duration // from the server; 0 when it named none
 	SentAt     time.Time     // when the request was on the wire; zero: it never was, or nobody looked
+	Stopped    bool          // of a call that cuts a grace period short: the container runtime has stopped the containers too
 }

@@ -11,17 +11,38 @@ const (
 
 // Timing is what an eviction takes besides the victim's exit, as measured on this node; a zero field is not measured yet.
 type Timing struct {
-	Call time.Duration `json:",omitempty"` // from the request until the pod is terminating; not measured: 1 s
-	Cut  time.Duration `json:",omitempty"` // from the call that cuts the grace short to the end; not measured: 3.5 s
-	Back float64       `json:",omitempty"` // bytes per second by which an exiting pod's memory comes back; not measured: 4 GiB/s
+	Call  time.Duration `json:",omitempty"` // from the request until the pod is terminating; not measured: 1 s
+	Cut   time.Duration `json:",omitempty"` // from the call that cuts the grace short to the end; not measured: 1.5 s with Stops, else 3.5 s
+	Back  float64       `json:",omitempty"` // bytes per second by which an exiting pod's memory comes back; not measured: 4 GiB/s
+	Stops bool          `json:",omitempty"` // the container runtime may be asked to stop the containers of a cut
 }
 
-// Not measured yet. Cut is what the kubelet takes by itself: a preStop of 1 s at most, sidecars in order, and 2 s.
+// Not measured yet. usualCut is what the kubelet takes by itself: a preStop of 1 s at most, sidecars in order, and 2 s. A runtime
+// that is asked stops them at once.
 const (
 	usualCall = time.Second
 	usualCut  = 3500 * time.Millisecond
+	usualStop = 1500 * time.Millisecond
 	usualBack = 4 << 30
 )
+
+// Filled returns t with the usual value of what is not measured yet.
+func (t Timing) Filled() Timing {
+	if t.Call <= 0 {
+		t.Call = usualCall
+	}
+	switch {
+	case t.Cut > 0:
+	case t.Stops:
+		t.Cut = usualStop
+	default:
+		t.Cut = usualCut
+	}
+	if !(t.Back > 0) {
+		t.Back = usualBack
+	}
+	return t
+}
 
 // Extra time of a cut, and of pods whose memory outlives their processes until its volumes are unmounted.
 const (
@@ -58,24 +79,17 @@ func firstGuess(p *Pod) time.Duration {
 }
 
 // leads returns the two lead times of c. The soft one is how long before the threshold its eviction has to be asked for, so that
-// it exits by itself and its memory is back; the hard one is when a cut of the grace period has to be. learned reports
+// it exits by itself and its memory comes back; the hard one is when a cut of the grace period has to be. learned reports
 // whether the exit was learned from its workload; it is never more than the grace.
 func (c *Candidate) leads(in *Input) (soft, hard time.Duration, learned bool) {
-	t := in.Timing
-	if t.Call <= 0 {
-		t.Call = usualCall
-	}
-	if t.Cut <= 0 {
-		t.Cut = usualCut
-	}
-	if !(t.Back > 0) {
-		t.Back = usualBack
-	}
+	t := in.Timing.Filled()
 	exit := firstGuess(c.Pod)
 	if learned = c.Learned > 0; learned {
 		exit = min(c.Learned, c.Pod.Grace, maxGrace)
 	}
-	back := time.Duration(min(float64(c.Reading.Release)/t.Back, maxGrace.Seconds()) * float64(time.Second))
+	// Its own growth ends with its processes; from then on what comes back has to outrun the others only.
+	others := max(0, in.NodeGrowth-c.Reading.Growth)
+	back := time.Duration(min(float64(c.Reading.Release)/t.Back*min(1, others/t.Back), maxGrace.Seconds()) * float64(time.Second))
 	hard = t.Call + back + t.Cut
 	soft = exit + back + t.Call + settleTime
 	if c.Pod.Sidecars {

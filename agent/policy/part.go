@@ -13,8 +13,8 @@ const (
 	flatRate    = 1 << 20
 	leastGain   = 64 << 20
 	gainShare   = 4
-	leastPart   = 4 << 20          // bytes gained; less is no part of any growth
-	surely      = 1.2              // what a reading may be off by
+	leastPart   = 4 << 20 // bytes gained; less is no part of any growth
+	surely      = 1.2     // what a reading may be off by
 )
 
 // parts tells which pods have a real part in the growth.
@@ -97,23 +97,19 @@ func (p *parts) rise(c *Candidate) float64 {
 	return max(float64(c.gained(p.in.Now)), c.Reading.Growth*c.Reading.Lasted.Seconds())
 }
 
-// fits reports whether the growth up to the bounds of those that have one leaves more than is needed to answer a pod that does
-// not stop there.
+// fits reports whether all that came back from a peak before would fit if it grew up to there.
 func (p *parts) fits() bool {
 	left := float64(p.in.Need.Margin)
 	if p.in.LeftBytes > 0 {
 		left = float64(p.in.LeftBytes)
 	}
-	hard := time.Duration(0)
 	for i := range p.in.Pods {
 		c := &p.in.Pods[i]
 		if held := c.held(); c.Reading.Fresh && c.Reading.Growth > 0 && held < c.Reading.Bound {
 			left -= float64(c.Reading.Bound - held)
-			_, h, _ := c.leads(p.in)
-			hard = max(hard, h)
 		}
 	}
-	return left >= float64(p.in.NodeGrowth*(hard+time.Second).Seconds())
+	return left >= 0
 }
 
 // has reports whether c has a real part.

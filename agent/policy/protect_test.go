@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -170,18 +171,30 @@ func TestLeads(t *testing.T) {
 		{"a preStop that sleeps", Pod{Grace: 30 * time.Second, PreStopSleep: 10 * time.Second}, Reading{}, 0, Timing{}, "", 15 * time.Second, 4500 * time.Millisecond},
 		{"another preStop", Pod{Grace: 30 * time.Second, PreStopHook: true}, Reading{}, 0, Timing{}, "", 17 * time.Second, 4500 * time.Millisecond},
 		{"sidecars are stopped after the others", Pod{Grace: 30 * time.Second, Sidecars: true}, Reading{}, 0, Timing{}, "", 5500 * time.Millisecond, 5500 * time.Millisecond},
-		{"8 GiB take 2 s", Pod{Grace: 30 * time.Second}, Reading{Release: 8 << 30}, 0, Timing{}, "", 7 * time.Second, 6500 * time.Millisecond},
+		{"8 GiB take 2 s, while others grow as fast as they come back", Pod{Grace: 30 * time.Second}, Reading{Release: 8 << 30}, 0, Timing{}, "", 7 * time.Second, 6500 * time.Millisecond},
 		{"memory-backed volumes are unmounted later", Pod{Grace: 30 * time.Second, Volumes: Volumes{MemoryEmptyDir: true}}, Reading{WorkingSet: 900, Held: Held{Shmem: 100}}, 0, Timing{}, "", 7 * time.Second, 6500 * time.Millisecond},
 		{"learned", Pod{Grace: 30 * time.Second}, Reading{}, 12 * time.Second, Timing{}, "", 14 * time.Second, 4500 * time.Millisecond},
 		{"learned is never more than the grace", Pod{Grace: 5 * time.Second}, Reading{}, 12 * time.Second, Timing{}, "", 7 * time.Second, 4500 * time.Millisecond},
+		{"a tenth in them is not over a tenth", Pod{Grace: 30 * time.Second, Volumes: Volumes{MemoryEmptyDir: true}}, Reading{WorkingSet: 900, Held: Held{Shmem: 90}}, 0, Timing{}, "", 5 * time.Second, 4500 * time.Millisecond},
+		{"shared memory of processes ends with them", Pod{Grace: 30 * time.Second}, Reading{WorkingSet: 900, Held: Held{Shmem: 900}}, 0, Timing{}, "", 5 * time.Second, 4500 * time.Millisecond},
+		{"sidecars and memory-backed volumes", Pod{Grace: 30 * time.Second, Sidecars: true, Volumes: Volumes{MemoryEmptyDir: true}}, Reading{WorkingSet: 900, Held: Held{Shmem: 100}}, 0, Timing{}, "", 7500 * time.Millisecond, 7500 * time.Millisecond},
+		{"the runtime may be asked", Pod{Grace: 30 * time.Second}, Reading{}, 0, Timing{Stops: true}, "", 5 * time.Second, 2500 * time.Millisecond},
+		{"the runtime may be asked, with sidecars", Pod{Grace: 30 * time.Second, Sidecars: true}, Reading{}, 0, Timing{Stops: true}, "", 5 * time.Second, 3500 * time.Millisecond},
+		{"what was measured counts, with a runtime or without", Pod{Grace: 30 * time.Second}, Reading{}, 0, Timing{Stops: true, Cut: 2 * time.Second}, "", 5 * time.Second, 3 * time.Second},
+		{"no rate is no measure", Pod{Grace: 30 * time.Second}, Reading{Release: 4 << 30}, 0, Timing{Back: math.NaN(), Call: -1, Cut: -1}, "", 6 * time.Second, 5500 * time.Millisecond},
 		{"measured", Pod{Grace: 30 * time.Second}, Reading{Release: 1 << 30}, time.Second, Timing{Call: 500 * time.Millisecond, Cut: 1500 * time.Millisecond, Back: 1 << 30}, "", 3500 * time.Millisecond, 3 * time.Second},
 		{"early", Pod{Grace: 30 * time.Second}, Reading{}, time.Second, Timing{}, Early, 31 * time.Second, 4500 * time.Millisecond},
 		{"late", Pod{Grace: 30 * time.Second}, Reading{}, 12 * time.Second, Timing{}, Late, 4500 * time.Millisecond, 4500 * time.Millisecond},
 	} {
 		c := Candidate{Pod: &tc.pod, Reading: tc.reading, Learned: tc.learned}
-		soft, hard, learned := c.leads(&Input{Timing: tc.timing, Config: Config{Patience: tc.patience}})
+		soft, hard, learned := c.leads(&Input{NodeGrowth: usualBack, Timing: tc.timing, Config: Config{Patience: tc.patience}})
 		if soft != tc.soft || hard != tc.hard || learned != (tc.learned > 0) {
 			t.Errorf("%s: soft %v, hard %v, learned %v; want %v, %v", tc.name, soft, hard, learned, tc.soft, tc.hard)
 		}
+	}
+	// What comes back has to outrun the others: its own growth has ended by then.
+	c := Candidate{Pod: &Pod{Grace: 30 * time.Second}, Reading: Reading{Release: 8 << 30, Growth: 3 << 30}}
+	if soft, hard, _ := c.leads(&Input{NodeGrowth: 4 << 30}); soft != 5500*time.Millisecond || hard != 5*time.Second {
+		t.Errorf("a quarter of the growth is others': soft %v, hard %v", soft, hard)
 	}
 }

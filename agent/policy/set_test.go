@@ -40,7 +40,7 @@ func TestVictimSet(t *testing.T) {
 		{"one leaker", input(byETA(100), pod("leak", size(800), grows(100)), payment), []string{"leak"}, true, 0, "shop/leak ranks first of 2 candidates"},
 		{"two leakers, both needed", input(byETA(200), pod("a", size(800), grows(101)), pod("b", size(800), grows(99))), []string{"a", "b"}, true, 0, "to go: shop/a, then shop/b"},
 		{"a slower pod is enough alone and the leader is not: the leader is not spared", input(byETA(30), pod("leader", size(100), grows(20), request(0)), pod("large", size(2500), grows(10), request(2500), grace(25*time.Second))),
-			[]string{"leader", "large"}, true, 0, "late: memory comes back in 28 s, the threshold is 16.7 s away"},
+			[]string{"leader", "large"}, true, 0, "late: memory comes back in 27 s, the threshold is 16.7 s away"},
 		// By bytes the leader gives 100 of 900, and only both are enough.
 		{"by bytes: the leader and what is missing", input(byUsed(900), pod("leader", size(100), grows(60)), pod("large", size(850), grows(20)), pod("middle", size(820), grows(20))),
 			[]string{"leader"}, false, 800, ""},

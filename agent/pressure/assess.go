@@ -153,6 +153,8 @@ type Verdict struct {
 	LeadTime     time.Duration
 	HardLead     time.Duration
 	Slack        time.Duration // what the ETA has to leave beyond LeadTime
+	Reserve      time.Duration // an ETA below it makes the level evict: LeadTime and Slack, or less where CameBack
+	CameBack     bool          // what grows, or half of it, is below peaks that it came back from
 	Cause        Cause
 	Need         Need
 	Soft         []Soft  // the kubelet's soft thresholds
@@ -212,9 +214,14 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	}
 	v.BySteps = v.stepwise(&in, grow)
 	bySteps := v.BySteps
-	growers, soft := in.bounded(margin, v.Slope, v.HardLead)
-	if v.Slack = slack(v.Lasted); soft {
+	bound := in.bounded(margin, v.Slope, v.HardLead)
+	growers := bound.growers
+	if v.Slack = slack(v.Lasted); bound.soft {
 		v.Slack = leastSlack // it may stop where it stopped before
+	}
+	v.Reserve = v.LeadTime + v.Slack
+	if v.CameBack = bound.seen; v.CameBack { // and will sooner than most: not its whole exit is waited for
+		v.Reserve = min(v.Reserve, v.HardLead+boundSlack)
 	}
 	v.ETA = Reach(margin, v.Slope, growers)
 	evictETA := v.ETA
@@ -408,9 +415,9 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	bothRise := v.Short.Clear() && v.Long.Clear() && v.EvictSlope > 0
 	// A shortage by percentage has time: growth must have filled half of the long window and lasted for a minute.
 	sustained := bothRise && v.Long.Span >= LongWindow/2 && v.Lasted >= sustainedFor
-	byUsed := v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < alertETA))
+	byUsed := !v.CameBack && v.UsedPercent >= cfg.EvictPercent && (cfg.EvictWhenFlat || (sustained && evictETA < alertETA))
 	// The last second must rise too: what was allocated in one step and then stands still is not on its way anywhere.
-	reserve := lead + v.Slack
+	reserve := v.Reserve
 	byETA := v.ETALower < reserve && v.Lasted >= evictETA/4 && (v.Short.Clear() || bySteps)
 	// Just after a wake-up only the long window can tell that the node is on its way out.
 	falling := v.Short.Falling() || (!v.Short.Known && v.Long.Falling())
@@ -447,10 +454,10 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 
 	v.Need = Need{
 		ByETA: byETA || critical, Margin: margin + in.Credit.Release,
-		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: max(3*lead, reserve+lead),
+		Slope: max(0, v.EvictSlope-in.Credit.Growth), Horizon: max(3*lead, 2*lead+v.Slack),
 	}
 	if in.Credit.Release > 0 || in.Credit.Growth > 0 {
-		v.Need.Horizon = reserve
+		v.Need.Horizon = lead + v.Slack
 	}
 	if allocatable.Known() {
 		target := Bytes(float64(allocatable) * (1 - cfg.TargetPercent/100))
@@ -463,7 +470,7 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	v.Gates = []Gate{
 		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
 		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), mib(v.CacheSlope))},
-		{"eta", v.ETALower < reserve, fmt.Sprintf("ETA %s (at least %s), lead time %.1f s + %.1f s", eta(evictETA), eta(v.ETALower), lead.Seconds(), v.Slack.Seconds())},
+		{"eta", v.ETALower < reserve, fmt.Sprintf("ETA %s (at least %s), %s", eta(evictETA), eta(v.ETALower), v.reserve())},
 		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
 		{"cause", v.Cause == CausePods, string(v.Cause)},
 	}
@@ -477,6 +484,14 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 	if v.Level > v.Now {
 		v.Reason = fmt.Sprintf("was at %s %.1f s ago; now %s", v.Level, (last.At - mem.lastTrue[v.Level]).Seconds(), v.Reason)
 	}
+}
+
+// reserve says what Reserve is made of.
+func (v *Verdict) reserve() string {
+	if v.CameBack && v.Reserve < v.LeadTime+v.Slack {
+		return fmt.Sprintf("hard lead time %.1f s + %.1f s, as it came back from such a height before,", v.HardLead.Seconds(), boundSlack.Seconds())
+	}
+	return fmt.Sprintf("lead time %.1f s + %.1f s", v.LeadTime.Seconds(), v.Slack.Seconds())
 }
 
 func quarter(d time.Duration) time.Duration {
@@ -500,7 +515,7 @@ func (v *Verdict) reason(cfg *Config, c conditions) string {
 	case c.criticalETA:
 		return fmt.Sprintf("ETA %s is under the hard lead time of %.1f s", eta(v.ETA), v.HardLead.Seconds())
 	case c.byETA:
-		return fmt.Sprintf("ETA %s is under the lead time %.1f s + %.1f s and the growth has lasted %.1f s", eta(v.ETALower), v.LeadTime.Seconds(), v.Slack.Seconds(), v.Lasted.Seconds())
+		return fmt.Sprintf("ETA %s is under the %s and the growth has lasted %.1f s", eta(v.ETALower), v.reserve(), v.Lasted.Seconds())
 	case c.byUsed:
 		return fmt.Sprintf("used %.1f %% and rising, ETA %s", v.UsedPercent, eta(v.ETA))
 	case c.bySoft, v.Now == Alert && c.soft != nil:

@@ -12,39 +12,53 @@ type Grower struct {
 	Slope float64 // bytes per second, > 0
 	Room  Bytes   // bytes it may still grow; Unknown means without bound
 	Soft  Bytes   // bytes up to where it is expected to stop: its request, or a peak that it came back from; 0: nowhere
+	Seen  bool    `json:",omitempty"` // Soft is such a peak
 }
 
-// bounded returns the growers with the bounds that count. Only a limit holds for sure. A soft bound counts while everything
-// that is bounded softly would fit, and what is left then is more than the growth takes within the hard lead time: a pod that does
-// not stop there is answered in time all the same, if with a shorter grace period.
-//
-// soft reports whether there are such bounds, whether they count or not.
-func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) (growers []Grower, soft bool) {
-	left, part := float64(margin), 0.0
+// bounds is what the growers' soft bounds say.
+type bounds struct {
+	growers []Grower // with the bounds that count
+	soft    bool     // half of the growth or more is bounded softly, whether the bounds count or not
+	seen    bool     // likewise, by peaks that it came back from
+}
+
+// bounded returns what the bounds say. Only a limit holds for sure. Soft bounds count while everything that is bounded softly
+// would fit. A peak is taken at its word; for growth up to a request, which is a plan only, what is left has to be what it takes
+// within the hard lead time, so that a pod that does not stop there is answered in time all the same.
+func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) bounds {
+	b := bounds{growers: in.Growers}
+	left, part, seen := float64(margin), 0.0, 0.0
 	counts := func(g *Grower) bool { // what hardly grows neither bounds nor takes anything
-		return g.Slope > 0 && g.Slope >= slope/10 && g.Soft > 0 && !(g.Room.Known() && g.Room <= g.Soft)
+		return g.Slope > 0 && g.Slope >= slope*leastGrower && g.Soft > 0 && !(g.Room.Known() && g.Room <= g.Soft)
 	}
 	for i := range in.Growers {
-		if g := &in.Growers[i]; counts(g) {
-			left, part = left-float64(g.Soft), part+g.Slope
+		g := &in.Growers[i]
+		if !counts(g) {
+			continue
+		}
+		left, part = left-float64(g.Soft), part+g.Slope
+		if g.Seen {
+			seen += g.Slope
 		}
 	}
-	soft = part > 0 && part >= slope/2
-	if !soft || left < float64(slope*(hard+boundSlack).Seconds()) {
-		return in.Growers, soft
+	b.soft, b.seen = part > 0 && part >= slope/2, seen > 0 && seen >= slope/2
+	if !b.soft || left < float64((part-seen)*(hard+boundSlack).Seconds()) {
+		return b
 	}
-	out := make([]Grower, len(in.Growers))
+	b.growers = make([]Grower, len(in.Growers))
 	for i, g := range in.Growers {
 		if counts(&g) {
 			g.Room = g.Soft
 		}
-		out[i] = g
+		b.growers[i] = g
 	}
-	return out, soft
+	return b
 }
 
-// boundSlack is what it takes to see that a pod did not stop at its soft bound.
-const boundSlack = time.Second
+const (
+	boundSlack  = time.Second // what it takes to see that a pod did not stop at its soft bound
+	leastGrower = 0.02        // of the node's growth
+)
 
 // Forever is an ETA that lies beyond any horizon: the margin does not shrink, or never to 0.
 const Forever = time.Duration(math.MaxInt64)

@@ -9,6 +9,8 @@ import (
 	"spillway/agent/judge"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/score"
+	"spillway/agent/status"
 )
 
 // Configure turns a header into what the core needs: its configuration and its own pod.
@@ -38,6 +40,9 @@ type Episode struct {
 	Changed int
 	Steps   []Step
 	Events  []Event
+	// Score judges what the replayed configuration would have evicted, and OtherScore the other one, by what the recording shows.
+	Score      *status.Observe
+	OtherScore *status.Observe `json:",omitempty"`
 }
 
 // Step is a moment at which something changed: the level, or what was decided. Other is nil in a replay with the
@@ -102,10 +107,19 @@ type player struct {
 	older    bool
 	was      *State
 	lastStep Step
+
+	scoreA, scoreB *score.Score  // B is nil in a replay with the recorded configuration alone
+	sampled        time.Duration // since boot, of the newest sample; 0: none
+	evicted        bool          // a pod was evicted: what follows is another future
 }
 
 func (p *player) endEpisode() {
 	if p.episode != nil {
+		calm := p.episode.Complete && p.a.Verdict().Level == pressure.Calm
+		p.episode.Score = p.scored(p.scoreA, calm)
+		if p.scoreB != nil {
+			p.episode.OtherScore = p.scored(p.scoreB, calm)
+		}
 		p.report.Episodes = append(p.report.Episodes, *p.episode)
 		p.episode = nil
 	}
@@ -137,6 +151,7 @@ func (p *player) play(l line) error {
 		return p.playPlan(l.Plan)
 	case l.Event != nil:
 		p.episode.Events = append(p.episode.Events, *l.Event)
+		p.playEvent(l.Event)
 	case l.End != "":
 		p.episode.Complete = true
 		p.endEpisode()
@@ -165,6 +180,10 @@ func (p *player) start(s *start) error {
 	p.order, p.history = nil, nil
 	p.now, p.then, p.lastStep = State{}, State{}, Step{}
 	p.decided, p.was = time.Time{}, nil
+	p.scoreA, p.scoreB, p.sampled, p.evicted = &score.Score{}, nil, 0, false
+	if p.b != nil {
+		p.scoreB = &score.Score{}
+	}
 	return nil
 }
 
@@ -202,23 +221,30 @@ func (p *player) playLook(l *look) {
 	p.episode.End = l.At
 	p.check("verdict", l.At, l.Sum, sum(v))
 	p.now.take(v)
+	if n := len(l.Samples); n > 0 {
+		p.sampled = l.Samples[n-1].At
+	}
+	p.judge(p.scoreA, v, l)
 	if p.older && v.Now >= pressure.Evict && l.At.Sub(p.decided) >= decideEvery {
 		p.decided = l.At
 		pods := p.pods
 		pods.Now = l.At
 		d := p.a.Decide(pods)
 		p.now.decide(&d, heldBy(p.a, &pods))
+		p.name(p.scoreA, &d, p.now.Held, l.At, "")
 	}
 	if p.b != nil {
 		early := v.Now < pressure.Evict // the recorded core is not asked now: the other one is all the same
 		v := p.b.Assess(p.look)
 		p.then.take(v)
+		p.judge(p.scoreB, v, l)
 		if early && v.Now >= pressure.Evict && l.At.Sub(p.decided) >= decideEvery {
 			p.decided = l.At
 			pods := p.pods
 			pods.Now = l.At
 			d := p.b.Decide(pods)
 			p.then.decide(&d, heldBy(p.b, &pods))
+			p.name(p.scoreB, &d, p.then.Held, l.At, "")
 		}
 	}
 	p.step(l.At)
@@ -251,6 +277,7 @@ func (p *player) playDecision(l *decide) error {
 		d := p.a.Decide(p.pods)
 		p.check("decision", l.Pods.Now, l.Sum, sumDecision(&d))
 		p.now.decide(&d, l.Held)
+		p.name(p.scoreA, &d, l.Held, l.Pods.Now, l.ID)
 		p.decided = l.Pods.Now
 	}
 	if was := (State{Level: p.now.Level, Decision: l.Decision.State, Victims: strings.Join(l.Decision.Set, ", "), Why: l.Decision.Reason, Held: l.Held}); p.older && (was.Decision != p.now.Decision || was.Victims != p.now.Victims) {
@@ -265,6 +292,7 @@ func (p *player) playDecision(l *decide) error {
 			held = l.Held // pause, cooldown, cap: the same world
 		}
 		p.then.decide(&d, held)
+		p.name(p.scoreB, &d, held, l.Pods.Now, "")
 	}
 	p.step(l.Pods.Now)
 	return nil

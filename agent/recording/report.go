@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
+
+	"spillway/agent/status"
 )
 
 // WriteReport prints a report for people: each episode with what was decided when, and what came out otherwise.
@@ -47,6 +50,10 @@ func (p *printer) episode(e *Episode) {
 			p.line("%*s  other: %s", len(at), "", s.Other.text())
 		}
 	}
+	p.score(e, "", e.Score)
+	if e.OtherScore != nil && !sameScore(e.Score, e.OtherScore) {
+		p.score(e, "other: ", e.OtherScore)
+	}
 	all := e.Looks + e.Rankings + e.Decisions + e.Plans
 	if e.Older {
 		p.line("            recorded by an older agent: %d of %s are otherwise by the rules of this one (was: what it decided)", e.Changed, count(e.Decisions, "decision"))
@@ -54,6 +61,25 @@ func (p *printer) episode(e *Episode) {
 		p.line("            all %d answers are the recorded ones (%s)", all, strings.Join(e.counts(), ", "))
 	} else {
 		p.line("            %d of %d answers are not the recorded ones; first %s", e.Different, all, e.First)
+	}
+}
+
+// sameScore reports whether two scores have the same would-be evictions at the same moments.
+func sameScore(a, b *status.Observe) bool {
+	return a.Text() == b.Text() && slices.EqualFunc(a.Newest, b.Newest, func(x, y status.WouldEvict) bool {
+		return x.At.Equal(y.At) && x.UID == y.UID && x.Verdict == y.Verdict
+	})
+}
+
+// score prints what became of would-be evictions.
+func (p *printer) score(e *Episode, who string, o *status.Observe) {
+	if o.WouldEvict == 0 && who == "" {
+		return
+	}
+	p.line("            %s%s", who, o.Text())
+	for i := range o.Newest {
+		w := &o.Newest[len(o.Newest)-1-i]
+		p.line("%+8.1f s  %swould evict %s/%s: %s", w.At.Sub(e.Begin).Seconds(), who, status.Clean(w.Namespace), status.Clean(w.Pod), status.Clean(w.Words()))
 	}
 }
 

@@ -59,6 +59,8 @@ type EventList struct {
 	Version int     `json:"version"`
 	Events  []Event `json:"events"`
 	Next    string  `json:"next"` // for EventQuery.Since: what is recorded after these
+
+	Observe *Observe `json:"observe,omitempty"` // as in Status
 }
 
 // EventDetail is all that is known of one event.

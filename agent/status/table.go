@@ -19,6 +19,9 @@ func WriteTable(w io.Writer, s *Status) error {
 	fmt.Fprintf(w, "level %s   %s\n", strings.ToUpper(p.Level), Clean(p.Reason))
 	fmt.Fprintf(w, "used %s   margin %s to %s   slope %s/s   ETA %s   lead time %.0f s   cause %s\n",
 		percent(p.UsedPercent), signed(p.MarginBytes), orNone(p.Signal), size(p.SlopeBytes), secs(p.ETASeconds), p.LeadSeconds, p.Cause)
+	if t := s.Evictions.Timing; t != nil {
+		fmt.Fprintf(w, "an eviction takes   %s\n", t.line())
+	}
 	if len(p.Stalls) > 0 {
 		fmt.Fprintf(w, "memory stall   %s\n", stalls(p.Stalls))
 	}
@@ -27,6 +30,9 @@ func WriteTable(w io.Writer, s *Status) error {
 	}
 	if text := growth(p.Growth); text != "" {
 		fmt.Fprintf(w, "growth/s over 10 s   %s\n", text)
+	}
+	if s.Observe != nil {
+		fmt.Fprintf(w, "observe: %s\n", s.Observe.Text())
 	}
 	fmt.Fprintf(w, "sampling every %.3g s   %d of %d sweeps late   %d wake-ups\n", s.Loop.IntervalSeconds, s.Loop.LateSweeps, s.Loop.Sweeps, s.Loop.Wakes)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
@@ -87,6 +93,7 @@ func WriteTable(w io.Writer, s *Status) error {
 			fmt.Fprintf(t, "\nwithout Spillway\t%s\n", Clean(newest.KubeletChoice))
 		}
 	}
+	writeWould(t, s.Observe)
 	if len(s.Evictions.Outcomes) > 0 {
 		fmt.Fprintln(t, "\nEVICTION\tAT\tPOD\tSTATE\tANSWER\tEXPECTED\tMEASURED")
 		for _, o := range s.Evictions.Outcomes {

@@ -30,6 +30,7 @@ type Status struct {
 	ExitsLost uint64     `json:"exitsLost"` // that were not looked at: too many at once
 	Decisions []Decision `json:"decisions"` // newest first
 	Incidents []Event    `json:"incidents"` // the newest three, newest first
+	Observe   *Observe   `json:"observe"`   // null: standalone, or enforce mode without any
 
 	Undelivered *Undelivered `json:"undelivered,omitempty"` // null: not counted
 }
@@ -244,6 +245,7 @@ type Evictions struct {
 	LastHour  int       `json:"lastHour"`
 	HourlyCap int       `json:"hourlyCap"`
 	Outcomes  []Outcome `json:"outcomes"` // newest first
+	Timing    *Timing   `json:"timing,omitempty"`
 
 	Replacements []Replacement `json:"replacements"`              // newest first, of evictions of the last 24 h
 	Returned     uint64        `json:"replacementsReturnedTotal"` // evictions whose replacement came to this node, since the start

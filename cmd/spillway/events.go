@@ -27,6 +27,9 @@ func eventsCommand(stdout, stderr io.Writer) *cobra.Command {
 what the agent recorded around an OOM kill, an eviction by the kubelet or by Spillway, or a critical shortage: two minutes
 before it and half a minute or more after it. What belongs together is one incident. "events show ID" tells its story.
 
+The last line is the score of observe mode: what became of the evictions that Spillway did not ask for. After a right one the
+threshold was crossed, or the kubelet or the kernel acted; an early one ended by itself: the pod fell or stopped growing.
+
 Events survive a restart: OOM kills and incidents of up to 30 days are kept. -f survives a restart of the agent: it says on
 stderr that the agent is away and that it is back, and goes on after the last event that it showed. Times are those of the
 local time zone.`,
@@ -65,10 +68,16 @@ func events(ctx context.Context, socket string, number int, stdout io.Writer, ou
 	case output == "json":
 		return writeJSON(stdout, &l)
 	case len(l.Events) == 0:
-		_, err := fmt.Fprintln(stdout, "nothing was recorded yet")
-		return err
+		_, err = fmt.Fprintln(stdout, "nothing was recorded yet")
+	default:
+		err = status.WriteEvents(stdout, l.Events, time.Local, true)
 	}
-	return status.WriteEvents(stdout, l.Events, time.Local, true)
+	if err == nil && l.Observe != nil {
+		if _, err = fmt.Fprintf(stdout, "\nobserve: %s\n", l.Observe.Text()); err != nil {
+			err = fmt.Errorf("write events: %w", err)
+		}
+	}
+	return err
 }
 
 func eventCommand(stdout io.Writer, socket *string) *cobra.Command {

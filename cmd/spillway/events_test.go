@@ -39,7 +39,7 @@ func recorder(t *testing.T) (socket string) {
 		List: func(ctx context.Context, q status.EventQuery) (status.EventList, error) {
 			switch q.Since {
 			case "":
-				return status.EventList{Version: 1, Events: []status.Event{event(1), event(2), event(3)}[3-min(3, q.Limit):], Next: "0.3"}, nil
+				return status.EventList{Version: 1, Events: []status.Event{event(1), event(2), event(3)}[3-min(3, q.Limit):], Next: "0.3", Observe: &status.Observe{Days: 7, WouldEvict: 2, Ended: 2}}, nil
 			case "0.3":
 				return status.EventList{Version: 1, Events: []status.Event{event(4), event(5)}, Next: "0.5"}, nil
 			}
@@ -81,8 +81,8 @@ func TestEvents(t *testing.T) {
 		stderr string
 	}{
 		{[]string{"events"}, 0, []string{"ID     TIME", "oom-1", "oom-2", "oom-3", "shop/cart"}, ""},
-		{[]string{"events", "-n", "1"}, 0, []string{"oom-3"}, ""},
-		{[]string{"events", "-o", "json"}, 0, []string{`"next": "0.3"`, `"version": 1`, `"id": "oom-2"`}, ""},
+		{[]string{"events", "-n", "1"}, 0, []string{"oom-3", "\n\nobserve: 2 would-be evictions in 7 days: 2 ended by themselves\n"}, ""},
+		{[]string{"events", "-o", "json"}, 0, []string{`"next": "0.3"`, `"wouldEvict": 2`, `"version": 1`, `"id": "oom-2"`}, ""},
 		{[]string{"events", "-n", "0"}, 1, nil, "-n 0: want 1 to 1000"},
 		{[]string{"events", "-n", "x"}, 2, nil, "invalid argument"},
 		{[]string{"events", "-o", "text"}, 2, nil, "want table or json"},

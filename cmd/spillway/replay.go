@@ -49,6 +49,8 @@ func replayCommand(stdout io.Writer) *cobra.Command {
 			"bit for bit. With --config the other configuration sees the same node, and the table shows where it would have\n" +
 			"come to another level or decision. What its victims would have changed on the node is not known: behind its\n" +
 			"first other decision the recorded world goes on.\n\n" +
+			"Each would-be eviction is judged by what the recording shows: the threshold was crossed, the kubelet or the kernel\n" +
+			"acted, or the growth ended by itself. From the first pod that Spillway evicted on, no would-be eviction is judged.\n\n" +
 			"Exit code 1: a file that cannot be read, or answers that differ from the recorded ones.",
 		Example: `  spillway replay node1.gz
   spillway replay node1.gz --config other.yaml`,

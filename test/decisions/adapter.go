@@ -353,7 +353,7 @@ func (s *spillway) readPods(t float64) {
 		if newest := x.points[len(x.points)-1]; len(x.minute) == 0 || newest.At-x.minute[len(x.minute)-1].At >= time.Second {
 			x.minute = keep(x.minute, 84, newest)
 		}
-		if p.spec.Cache.Form == ramp {
+		if p.spec.Cache.moves() {
 			x.caches = keep(x.caches, 200, pressure.Point{At: boot(t), Value: pressure.Bytes(max(0, x.read.cache+s.jitter()/4))})
 		}
 	}

@@ -7,18 +7,24 @@ import (
 	"os"
 )
 
-// The baseline is what the core of commit 0abab02 did in the same episodes: one line per episode. It holds for one generator and
-// one model, and a changed generator is noticed by the hash of the episodes. After a change of generator or model it is recorded
-// like this, from the repository's root:
+// A baseline is what the core of commit 0abab02 did in the same episodes: one line per episode. It holds for one generator and
+// one model, and changed episodes are noticed by their hash; that of the recorded applications covers their curves too. After a
+// change of generator, model or curves both are recorded like this, from the repository's root. adapter-0abab02.go.txt is the
+// adapter for that core; the table of single loads stays as it was there.
 //
 //	git worktree add /tmp/base 0abab02
-//	cp test/decisions/*.go /tmp/base/test/decisions/
-//	(cd /tmp/base && go run ./test/decisions -record /tmp/baseline.gz)
-//	cp /tmp/baseline.gz test/decisions/testdata/population-0abab02.gz
-//
-// When adapter.go calls what 0abab02 does not have, take the adapter.go of the commit that recorded it last:
-// `git log --format=%h -- test/decisions/testdata/population-0abab02.gz` names that commit.
-const baselineFile = "testdata/population-0abab02.gz"
+//	mkdir /tmp/base/test/apps && cp -r test/apps/curve /tmp/base/test/apps/
+//	cp $(ls test/decisions/*.go | grep -v -e _test.go -e /play.go -e /model.go -e /scenarios.go -e /recorded.go -e /safety.go) /tmp/base/test/decisions/
+//	cp -r test/decisions/testdata/apps /tmp/base/test/decisions/testdata/
+//	cp test/decisions/testdata/adapter-0abab02.go.txt /tmp/base/test/decisions/adapter.go
+//	(cd /tmp/base && go run ./test/decisions -record /tmp/population.gz && go run ./test/decisions -record-apps /tmp/apps.gz)
+//	cp /tmp/population.gz test/decisions/testdata/population-0abab02.gz
+//	cp /tmp/apps.gz test/decisions/testdata/apps-0abab02.gz
+//	git worktree remove --force /tmp/base
+const (
+	baselineFile = "testdata/population-0abab02.gz"
+	appsBaseline = "testdata/apps-0abab02.gz"
+)
 
 const baselineFormat = 1
 
@@ -98,12 +104,12 @@ func readBaseline(path string) (*baseline, error) {
 }
 
 // fits reports why the baseline says nothing of these episodes, which must be all of the recorded ones or the first of them.
-func (b *baseline) fits(seed uint64, all []*episode) error {
+func (b *baseline) fits(seed uint64, all []*episode, hash func([]*episode) uint64) error {
 	switch {
 	case b.seed != seed || len(all) > len(b.tallies):
 		return fmt.Errorf("the baseline has %d episodes of seed %d: there is none for %d episodes of seed %d", len(b.tallies), b.seed, len(all), seed)
-	case len(all) == len(b.tallies) && hashEpisodes(all) != b.hash:
-		return fmt.Errorf("the generated episodes are not those of the baseline %s: record it again, as the comment in baseline.go says", baselineFile)
+	case len(all) == len(b.tallies) && hash(all) != b.hash:
+		return fmt.Errorf("the episodes are not those of the baseline of seed %d: record it again, as the comment in baseline.go says", b.seed)
 	}
 	return nil
 }

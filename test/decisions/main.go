@@ -1,7 +1,7 @@
-// Command decisions prints what is decided under many loads: two tables. The first has single loads, each with what has to happen;
+// Command decisions prints what is decided under many loads: three tables. The first has single loads, each with what has to happen;
 // it ends with 1 when one of them is decided wrongly. Node, pods, kubelet and clock are modelled; signals, levels, gates, leader,
 // scores, set, protections and brakes are the agent's own code. Recordings of real nodes are replayed beside them. The second
-// compares policies on a population of drawn loads: see population.go.
+// compares policies on a population of drawn loads: see population.go; the third on growth curves of real applications: see apps.go.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 )
 
 func main() {
@@ -30,6 +31,8 @@ type options struct {
 	kind           string
 	index          int
 	record, result string
+	apps           bool
+	recordApps     string
 }
 
 func run(args []string, out io.Writer) error {
@@ -40,18 +43,24 @@ func run(args []string, out io.Writer) error {
 	fs.IntVar(&o.episodes, "episodes", defaultEpisodes, "number of episodes of the population")
 	fs.Uint64Var(&o.seed, "seed", defaultSeed, "seed of the population")
 	fs.StringVar(&o.kind, "only", "", "kind of load: only episodes of it are played")
+	fs.BoolVar(&o.apps, "apps-only", false, "print the recorded applications only; with -only those of one curve, with -v one of their episodes")
 	fs.IntVar(&o.index, "v", -1, "index of one episode: its timeline is printed under each policy, and nothing else")
 	fs.StringVar(&o.record, "record", "", "file for the figures of this core, as a baseline; see baseline.go")
+	fs.StringVar(&o.recordApps, "record-apps", "", "likewise for the recorded applications")
 	fs.StringVar(&o.result, "write", "", "file that gets the report of the population too, such as test/decisions/POPULATION.md")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if o.index >= 0 {
-		timeline(out, makeEpisode(o.seed, o.index))
+		e, err := o.episode()
+		if err != nil {
+			return err
+		}
+		timeline(out, e)
 		return nil
 	}
 	var errs []error
-	if !o.many && o.record == "" {
+	if !o.many && !o.apps && o.record == "" && o.recordApps == "" {
 		errs = append(errs, write(out))
 		fmt.Fprintln(out)
 	}
@@ -61,23 +70,62 @@ func run(args []string, out io.Writer) error {
 	return errors.Join(errs...)
 }
 
-// population plays the population and prints the comparison, or records it.
+// episode is the one that -v names.
+func (o *options) episode() (*episode, error) {
+	if !o.apps {
+		return makeEpisode(o.seed, o.index), nil
+	}
+	all := makeApps()
+	if o.index >= len(all) {
+		return nil, fmt.Errorf("print episode %d: there are %d of recorded applications", o.index, len(all))
+	}
+	return all[o.index], nil
+}
+
+// population plays the population and the recorded applications, and prints the comparisons or records them.
 func (o *options) population(out io.Writer) error {
 	debug.SetGCPercent(400) // a run makes much garbage and keeps little
-	p := &population{seed: o.seed, episodes: makeEpisodes(o.seed, o.episodes), rules: rules()}
-	if o.record != "" {
-		for _, r := range p.rules {
-			if r.name == now {
-				p.rules = []rule{r}
-			}
-		}
-		p.run(os.Stderr)
-		b := baseline{seed: o.seed, hash: hashEpisodes(p.episodes), tallies: p.tallies[0]}
-		return b.save(o.record)
+	if o.recordApps != "" {
+		all := makeApps()
+		return recordBaseline(o.recordApps, all, baseline{hash: hashApps(all)})
 	}
-	base, err := findBaseline()
+	var text bytes.Buffer
+	fmt.Fprint(&text, intro)
+	var errs []error
+	if !o.apps {
+		p := &population{seed: o.seed, episodes: makeEpisodes(o.seed, o.episodes), rules: rules()}
+		if o.record != "" {
+			return recordBaseline(o.record, p.episodes, baseline{seed: o.seed, hash: hashEpisodes(p.episodes)})
+		}
+		errs = append(errs, o.drawn(&text, p))
+	}
+	if o.apps || o.kind == "" {
+		errs = append(errs, o.recorded(&text))
+	}
+	if _, err := out.Write(text.Bytes()); err != nil {
+		return err
+	}
+	if o.result != "" {
+		if err := os.WriteFile(o.result, text.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("write report: %w", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recordBaseline plays episodes under this core, and saves its figures.
+func recordBaseline(path string, all []*episode, b baseline) error {
+	p := &population{seed: b.seed, episodes: all, rules: slices.DeleteFunc(rules(), func(r rule) bool { return r.name != now })}
+	p.run(os.Stderr)
+	b.tallies = p.tallies[0]
+	return b.save(path)
+}
+
+// drawn plays the drawn population, writes the comparison, and reports what breaks the limits.
+func (o *options) drawn(text io.Writer, p *population) error {
+	base, err := findBaseline(baselineFile)
 	if err == nil {
-		err = base.fits(o.seed, p.episodes)
+		err = base.fits(o.seed, p.episodes, hashEpisodes)
 	}
 	if err != nil {
 		base = nil
@@ -85,17 +133,7 @@ func (o *options) population(out io.Writer) error {
 	p.episodes = ofKind(p.episodes, o.kind)
 	base = base.part(p.episodes)
 	p.run(os.Stderr)
-	var text bytes.Buffer
-	fmt.Fprint(&text, intro)
-	p.report(&text, base)
-	if _, werr := out.Write(text.Bytes()); werr != nil {
-		return werr
-	}
-	if o.result != "" {
-		if werr := os.WriteFile(o.result, text.Bytes(), 0o644); werr != nil {
-			return fmt.Errorf("write report: %w", werr)
-		}
-	}
+	p.report(text, base)
 	if err != nil {
 		return err
 	}
@@ -110,12 +148,39 @@ func (o *options) population(out io.Writer) error {
 	return errors.Join(errs...)
 }
 
+// recorded plays the recorded applications, in the same way.
+func (o *options) recorded(text io.Writer) error {
+	p := &population{episodes: makeApps(), rules: rules()}
+	base, err := findBaseline(appsBaseline)
+	if err == nil {
+		err = base.fits(0, p.episodes, hashApps)
+	}
+	if err != nil {
+		base = nil
+	}
+	if p.episodes = ofKind(p.episodes, o.kind); len(p.episodes) == 0 {
+		return fmt.Errorf("no curve of the name %q", o.kind)
+	}
+	base = base.part(p.episodes)
+	p.run(os.Stderr)
+	p.reportApps(text, base)
+	if err != nil || o.kind != "" {
+		return err
+	}
+	var errs []error
+	s := sum(p.episodes, p.of(now), p.of("oracle"), "")
+	for _, problem := range allowedApps.check(&s, needlessFits(p.episodes, p.of(now))) {
+		errs = append(errs, errors.New(problem))
+	}
+	return errors.Join(errs...)
+}
+
 // findBaseline looks in the package's folder and from the repository's root.
-func findBaseline() (*baseline, error) {
-	if b, err := readBaseline(baselineFile); !errors.Is(err, os.ErrNotExist) {
+func findBaseline(file string) (*baseline, error) {
+	if b, err := readBaseline(file); !errors.Is(err, os.ErrNotExist) {
 		return b, err
 	}
-	return readBaseline(filepath.Join("test", "decisions", baselineFile))
+	return readBaseline(filepath.Join("test", "decisions", file))
 }
 
 // write prints the table.

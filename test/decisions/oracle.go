@@ -120,7 +120,7 @@ func (o *oracle) late(e *episode, plan []planned, cross float64) ([]planned, flo
 			if !p.here(cross) || !math.IsInf(p.asked, 1) || !p.mayEvict() || contains(tried(plan), p.uid) {
 				continue
 			}
-			if rise := p.holds(cross).sum() - p.holds(max(0, cross-60)).sum(); rise > most && p.spec.Cache.Form != ramp {
+			if rise := p.holds(cross).sum() - p.holds(max(0, cross-60)).sum(); rise > most && !p.spec.onlyCache() {
 				best, most = p, rise
 			}
 		}
@@ -182,7 +182,7 @@ func (o *oracle) early(e *episode) ([]planned, float64, bool) {
 		if len(plan) >= mostPlan {
 			break
 		}
-		if !p.mayEvict() || !p.fresh && p.spec.Anon.Form == still && p.spec.Shmem.Form == "" || p.spec.Cache.Form == ramp {
+		if !p.mayEvict() || !p.fresh && p.spec.Anon.Form == still && p.spec.Shmem.Form == "" || p.spec.onlyCache() {
 			continue
 		}
 		if first := p.visible(w, min(cross, e.Seconds)); first < cross {

@@ -87,7 +87,7 @@ func TestPopulation(t *testing.T) {
 		return
 	}
 	all := makeEpisodes(defaultSeed, defaultEpisodes)
-	if err := base.fits(defaultSeed, all); err != nil {
+	if err := base.fits(defaultSeed, all, hashEpisodes); err != nil {
 		t.Fatal(err)
 	}
 	p := &population{seed: defaultSeed, episodes: all[:sample()], rules: slices.DeleteFunc(rules(), func(r rule) bool { return r.name != now && r.name != "oracle" })}

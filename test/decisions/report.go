@@ -103,6 +103,19 @@ func (p *population) report(out io.Writer, base *baseline) {
 		}
 	}
 	fmt.Fprintf(out, "%d episodes of seed %d; in %d of them the margin goes below 0 when no pod is evicted.\n\n", len(p.episodes), p.seed, crosses)
+	p.policies(out, base)
+	var names []string
+	for _, k := range kinds {
+		names = append(names, k.name)
+	}
+	p.kinds(out, before, names, base.get(), oracle)
+	p.kinds(out, now, names, p.of(now), oracle)
+	p.examples(out, base, "-v")
+}
+
+// policies prints a row for each policy.
+func (p *population) policies(out io.Writer, base *baseline) {
+	oracle := p.of("oracle")
 	fmt.Fprintln(out, "| policy"+columns)
 	fmt.Fprintln(out, "|"+strings.Repeat("---|", strings.Count(columns, "|")))
 	for i, r := range p.rules {
@@ -113,9 +126,6 @@ func (p *population) report(out io.Writer, base *baseline) {
 		s := sum(p.episodes, p.tallies[i], oracle, "")
 		s.row(out, r.name, r.name == now)
 	}
-	p.kinds(out, before, base.get(), oracle)
-	p.kinds(out, now, p.of(now), oracle)
-	p.examples(out, base)
 }
 
 // The names of the two rows that are compared.
@@ -125,26 +135,26 @@ const (
 )
 
 // kinds prints the figures of one policy by kind of load.
-func (p *population) kinds(out io.Writer, name string, tallies, oracle []tally) {
+func (p *population) kinds(out io.Writer, name string, kinds []string, tallies, oracle []tally) {
 	if tallies == nil {
 		return
 	}
 	fmt.Fprintf(out, "\n%s, by kind of load:\n\n| load | episodes | of them cross"+columns+"\n", name)
 	fmt.Fprintln(out, "|"+strings.Repeat("---|", strings.Count(columns, "|")+2))
 	for _, k := range kinds {
-		s := sum(p.episodes, tallies, oracle, k.name)
+		s := sum(p.episodes, tallies, oracle, k)
 		n := s.episodes[0] + s.episodes[1]
 		if n == 0 {
 			continue
 		}
-		s.row(out, fmt.Sprintf("%s | %d | %d", k.name, n, n-s.quiet[0]-s.quiet[1]), true)
+		s.row(out, fmt.Sprintf("%s | %d | %d", k, n, n-s.quiet[0]-s.quiet[1]), true)
 	}
 }
 
 const mostExamples = 15
 
 // examples lists episodes to look at with -v.
-func (p *population) examples(out io.Writer, base *baseline) {
+func (p *population) examples(out io.Writer, base *baseline, flags string) {
 	tallies, oracle := p.of(now), p.of("oracle")
 	if tallies == nil {
 		return
@@ -166,7 +176,7 @@ func (p *population) examples(out io.Writer, base *baseline) {
 		}
 		fmt.Fprintln(out)
 	}
-	fmt.Fprintf(out, "\nEpisodes of %q to look at with -v:\n\n", now)
+	fmt.Fprintf(out, "\nEpisodes of %q to look at with %s:\n\n", now, flags)
 	list("innocents before critical", func(i int) bool { return tallies[i].early > 0 })
 	list("innocents at critical", func(i int) bool { return tallies[i].innocents > tallies[i].early })
 	list("needless evictions, known", func(i int) bool { return !p.episodes[i].Crosses && p.episodes[i].Known && tallies[i].evicted > 0 })

@@ -75,6 +75,8 @@ func (s *shape) at(age float64, fresh bool) float64 {
 		if t > up+s.Hold {
 			grown = s.Height * max(0, 1-(t-up-s.Hold)/s.Fall)
 		}
+	default:
+		return loadApps().amounts[s.Form].value(t)
 	}
 	if s.Most > 0 {
 		grown = min(grown, s.Most)
