@@ -163,7 +163,7 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 		x.low, x.high = held, held
 	case rise >= leastRise && x.high-held >= rise/returnPart:
 		// A pod that swings all the time comes back from each of its peaks; only a higher one has to be confirmed again.
-		if peak := x.high + (x.high-held)/slackPart; peak > x.pending {
+		if peak := x.high + max((x.high-held)/slackPart, x.high/standPart); peak > x.pending {
 			x.pending, x.pendingAt = peak, now
 		}
 		x.low, x.high = held, held

@@ -32,16 +32,17 @@ const longest = 24 * time.Hour
 
 // Judge is for one goroutine. Make it with New.
 type Judge struct {
-	cfg     Config
-	samples []pressure.Sample
-	slow    []pressure.Slow
-	minute  []pressure.Sample
-	memory  pressure.Memory
-	verdict pressure.Verdict
-	ranking []policy.Candidate
-	lead    time.Duration
-	hard    time.Duration
-	growers []pressure.Grower
+	cfg       Config
+	samples   []pressure.Sample
+	slow      []pressure.Slow
+	minute    []pressure.Sample
+	memory    pressure.Memory
+	verdict   pressure.Verdict
+	ranking   []policy.Candidate
+	lead      time.Duration
+	hard      time.Duration
+	growers   []pressure.Grower
+	podGrowth float64 // of all pods; 0: not each could be read
 }
 
 // New returns a judge that has seen nothing yet.
@@ -83,7 +84,7 @@ func (j *Judge) Assess(l Look) *pressure.Verdict {
 		j.slow = append(j.slow[:0], j.slow[n:]...)
 	}
 	j.verdict, j.memory = pressure.Assess(pressure.Input{
-		Samples: j.samples, Minute: j.minute, Slow: j.slow, Thresholds: l.Thresholds, Allocatable: l.Allocatable, LeadTime: j.lead, HardLead: j.hard, Growers: j.growers,
+		Samples: j.samples, Minute: j.minute, Slow: j.slow, Thresholds: l.Thresholds, Allocatable: l.Allocatable, LeadTime: j.lead, HardLead: j.hard, Growers: j.growers, PodGrowth: j.podGrowth,
 		Credit: l.Credit, Explained: l.Explained, Config: j.cfg.Pressure,
 	}, j.memory)
 	return &j.verdict
@@ -273,15 +274,21 @@ func (j *Judge) input(p *Pods) policy.Input {
 func (j *Judge) Read(p Pods) []policy.Candidate {
 	j.ranking = policy.Rank(j.input(&p))
 	j.leads(p.InFlight)
-	j.growers = j.growers[:0]
+	j.growers, j.podGrowth = j.growers[:0], 0
+	unread := false
 	for i := range j.ranking {
 		c := &j.ranking[i]
 		if !c.Reading.Fresh || c.Reading.Growth <= 0 {
+			unread = unread || !c.Reading.Fresh && !c.Pod.Finished
 			continue
 		}
+		j.podGrowth += c.Reading.Growth
 		if g := rooms(c); g.Room.Known() || g.Soft > 0 {
 			j.growers = append(j.growers, g)
 		}
+	}
+	if unread {
+		j.podGrowth = 0
 	}
 	return j.ranking
 }
@@ -413,13 +420,14 @@ func (j *Judge) outside() pressure.Trend {
 
 // State is all that a judge remembers, so that a recording can begin at any moment.
 type State struct {
-	Samples []pressure.Sample
-	Slow    []pressure.Slow
-	Memory  pressure.Memory
-	Lead    time.Duration
-	Hard    time.Duration `json:",omitempty"`
-	Growers []pressure.Grower
-	Minute  []pressure.Sample `json:",omitempty"`
+	Samples   []pressure.Sample
+	Slow      []pressure.Slow
+	Memory    pressure.Memory
+	Lead      time.Duration
+	Hard      time.Duration `json:",omitempty"`
+	Growers   []pressure.Grower
+	PodGrowth float64           `json:",omitempty"`
+	Minute    []pressure.Sample `json:",omitempty"`
 	// The parts of the last verdict that Read, Decide and Reclaim look at.
 	EvictSlope  float64
 	Level       pressure.Level
@@ -442,14 +450,14 @@ func (j *Judge) State() State {
 	v := &j.verdict
 	return State{
 		Samples: append([]pressure.Sample(nil), j.samples...), Minute: append([]pressure.Sample(nil), j.minute...), Slow: append([]pressure.Slow(nil), j.slow...), Memory: j.memory,
-		Lead: j.lead, Hard: j.hard, Growers: append([]pressure.Grower(nil), j.growers...), EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
+		Lead: j.lead, Hard: j.hard, Growers: append([]pressure.Grower(nil), j.growers...), PodGrowth: j.podGrowth, EvictSlope: v.EvictSlope, Now: v.Now, Need: v.Need, Cause: v.Cause, Part: v.Part, Split: v.Split,
 		Level: v.Level, Margin: v.Nearest.Margin, Slope: v.Slope, ETA: v.ETA, UsedPercent: v.UsedPercent, Lasted: v.Lasted, Signal: v.Nearest.Signal, Met: v.Met,
 	}
 }
 
 // Restore returns a judge that goes on from a state.
 func Restore(cfg Config, s State) *Judge {
-	j := &Judge{cfg: cfg, samples: s.Samples, minute: s.Minute, slow: s.Slow, memory: s.Memory, lead: s.Lead, hard: s.Hard, growers: s.Growers}
+	j := &Judge{cfg: cfg, samples: s.Samples, minute: s.Minute, slow: s.Slow, memory: s.Memory, lead: s.Lead, hard: s.Hard, growers: s.Growers, podGrowth: s.PodGrowth}
 	j.verdict = pressure.Verdict{EvictSlope: s.EvictSlope, Now: s.Now, Need: s.Need, Cause: s.Cause, Part: s.Part, Split: s.Split,
 		Level: s.Level, Nearest: pressure.Reading{Threshold: pressure.Threshold{Signal: s.Signal}, Margin: s.Margin}, Slope: s.Slope, ETA: s.ETA, UsedPercent: s.UsedPercent,
 		Lasted: s.Lasted, Met: s.Met}

@@ -106,6 +106,7 @@ type Input struct {
 	LeadTime    time.Duration // soft lead time of the pod that would be evicted; 0 means MaxLead
 	HardLead    time.Duration // its hard lead time: less than that away, the level is critical; 0 means 1 s
 	Growers     []Grower
+	PodGrowth   float64 // of all pods as they are read one by one, bytes per second; 0: not each could be read
 	Credit      Credit
 	Config      Config
 	Slow        []Slow // oldest first; none leaves the growth unsplit and nothing in the place of a missing PSI
@@ -208,13 +209,16 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	grow := trends(in, v.Nearest.Signal)
 	v.Short, v.Long = grow.short, grow.long
 	mem.trackRise(last, v.Short.Rising() || (!v.Short.Known && v.Long.Rising()), v.Long.Rising())
-	v.steepest(grow)
+	together := v.steepest(grow)
 	if mem.rising {
 		v.Lasted = mem.lasted(last, v.Nearest.Threshold, v.Slope)
 	}
 	v.BySteps = v.stepwise(&in, grow)
 	bySteps := v.BySteps
-	bound := in.bounded(margin, v.Slope, v.HardLead)
+	if bySteps {
+		together = 0
+	}
+	bound := in.bounded(margin, v.Slope, together, v.HardLead)
 	growers := bound.growers
 	if v.Slack = slack(v.Lasted); bound.soft {
 		v.Slack = leastSlack // it may stop where it stopped before
@@ -315,14 +319,18 @@ func hardThreshold(ts []Threshold, sig Signal) (Threshold, bool) {
 	return Threshold{}, false
 }
 
-// steepest takes the window in which the margin shrinks faster, splits its growth and names the cause.
-func (v *Verdict) steepest(g growth) {
+// steepest takes the window in which the margin shrinks faster, splits its growth and names the cause. It returns how fast all
+// pods together grow in that window, page cache left out.
+func (v *Verdict) steepest(g growth) (together float64) {
 	total, cache, pods := g.short, g.cacheShort, g.podsShort
 	if g.long.Known && (!g.short.Known || g.long.Slope > g.short.Slope) {
 		total, cache, pods = g.long, g.cacheLong, g.podsLong
 	}
 	if !total.Rising() {
-		return
+		return 0
+	}
+	if pods.Known {
+		together = max(0, pods.Slope)
 	}
 	v.Slope, v.EvictSlope = total.Slope, total.Slope
 	if cache.Known && cache.Slope > 0 {
@@ -335,13 +343,14 @@ func (v *Verdict) steepest(g growth) {
 		v.EvictSlope = max(0, v.Slope-v.CacheSlope)
 		if v.EvictSlope <= max(2*(total.Error+cache.Error), v.Slope/10) {
 			v.EvictSlope = 0
-			return
+			return together
 		}
 		v.Cause = CausePods
 	}
 	if v.Nearest.Signal != AllocatableAvailable && pods.Known && pods.Slope < (v.Slope-v.CacheSlope)/2 {
 		v.Cause = CauseOutside
 	}
+	return together
 }
 
 // stepwise takes the slope over the minute where it is steeper than what the shorter windows show now, and reports whether it

@@ -25,9 +25,16 @@ type bounds struct {
 // bounded returns what the bounds say. Only a limit holds for sure. Soft bounds count while everything that is bounded softly
 // would fit. A peak is taken at its word; for growth up to a request, which is a plan only, what is left has to be what it takes
 // within the hard lead time, so that a pod that does not stop there is answered in time all the same.
-func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) bounds {
+//
+// pods is the growth of all pods together in the window of slope. Single pods are read less often, so that what they are seen to
+// grow by lags behind when a growth begins; where each could be read, their parts are taken in proportion.
+func (in *Input) bounded(margin Bytes, slope, pods float64, hard time.Duration) bounds {
 	b := bounds{growers: in.Growers}
 	left, part, seen := float64(margin), 0.0, 0.0
+	lag := 1.0
+	if in.PodGrowth > 0 {
+		lag = min(max(1, min(pods, slope)/in.PodGrowth), mostLag)
+	}
 	counts := func(g *Grower) bool { // what hardly grows neither bounds nor takes anything
 		return g.Slope > 0 && g.Slope >= slope*leastGrower && g.Soft > 0 && !(g.Room.Known() && g.Room <= g.Soft)
 	}
@@ -36,9 +43,9 @@ func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) bounds
 		if !counts(g) {
 			continue
 		}
-		left, part = left-float64(g.Soft), part+g.Slope
+		left, part = left-float64(g.Soft), part+float64(lag*g.Slope)
 		if g.Seen {
-			seen += g.Slope
+			seen += float64(lag * g.Slope)
 		}
 	}
 	b.soft, b.seen = part > 0 && part >= slope/2, seen > 0 && seen >= slope/2
@@ -48,7 +55,7 @@ func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) bounds
 	b.growers = make([]Grower, len(in.Growers))
 	for i, g := range in.Growers {
 		if counts(&g) {
-			g.Room = g.Soft
+			g.Room, g.Slope = g.Soft, float64(lag*g.Slope)
 		}
 		b.growers[i] = g
 	}
@@ -58,6 +65,7 @@ func (in *Input) bounded(margin Bytes, slope float64, hard time.Duration) bounds
 const (
 	boundSlack  = time.Second // what it takes to see that a pod did not stop at its soft bound
 	leastGrower = 0.02        // of the node's growth
+	mostLag     = 4
 )
 
 // Forever is an ETA that lies beyond any horizon: the margin does not shrink, or never to 0.

@@ -70,8 +70,13 @@ type pending struct {
 	critical bool
 }
 
-func newSpillway(e *episode) *spillway {
-	s := &spillway{judge: judge.New(core()), noise: rand.New(rand.NewPCG(e.Noise, 2)), pods: map[string]*podState{}, podsAt: math.Inf(-1), done: make(chan error, 1)}
+func newSpillway(e *episode) *spillway { return newPatient(e, "balanced") }
+
+// newPatient is Spillway with another patience than the default.
+func newPatient(e *episode, patience string) *spillway {
+	cfg := core()
+	cfg.Policy.Patience = policy.Patience(patience)
+	s := &spillway{judge: judge.New(cfg), noise: rand.New(rand.NewPCG(e.Noise, 2)), pods: map[string]*podState{}, podsAt: math.Inf(-1), done: make(chan error, 1)}
 	var err error
 	s.evicts, err = evict.New(evict.Options{Now: wall(-30), Node: "node", Call: func(_ context.Context, r evict.Request) policy.Answer {
 		// The caller waits for this answer, so nothing of the world moves.
@@ -337,7 +342,7 @@ func (s *spillway) recall(x *podState) {
 	}
 	if len(c.Peaks) > 0 {
 		peak := slices.Max(c.Peaks)
-		x.bound = uint64(peak + max(0, peak-c.Anon.Base-c.Shmem.Base)/10)
+		x.bound = uint64(peak + max(peak/20, (peak-c.Anon.Base-c.Shmem.Base)/10))
 	}
 }
 

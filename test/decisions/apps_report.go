@@ -103,7 +103,7 @@ type appLimits struct {
 	ended           float64 // percent of the victims that can end by themselves
 }
 
-var allowedApps = appLimits{needlessFits: 25, needlessKnown: 61, needlessUnknown: 68, crossed: 31, ended: 76}
+var allowedApps = appLimits{needlessFits: 5, needlessKnown: 41, needlessUnknown: 66, crossed: 34, ended: 76}
 
 // fits reports whether an application that grows no higher than before leaves more than a tenth of its growth: what is expected of
 // it then is its earlier peak and a tenth.

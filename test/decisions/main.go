@@ -93,7 +93,7 @@ func (o *options) population(out io.Writer) error {
 	fmt.Fprint(&text, intro)
 	var errs []error
 	if !o.apps {
-		p := &population{seed: o.seed, episodes: makeEpisodes(o.seed, o.episodes), rules: rules()}
+		p := &population{seed: o.seed, episodes: makeEpisodes(o.seed, o.episodes), rules: append(rules(), patient()...)}
 		if o.record != "" {
 			return recordBaseline(o.record, p.episodes, baseline{seed: o.seed, hash: hashEpisodes(p.episodes)})
 		}

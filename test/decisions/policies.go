@@ -31,6 +31,15 @@ func rules() []rule {
 	}
 }
 
+// patient are the other settings of patience: how many needless evictions are the price of victims that end by themselves.
+func patient() []rule {
+	var out []rule
+	for _, p := range []string{"early", "late"} {
+		out = append(out, rule{"Spillway, patience: " + p, func(e *episode) actor { return newPatient(e, p) }})
+	}
+	return out
+}
+
 // idlePace is the time between two steps of a run in which no agent measures, seconds.
 const idlePace = 0.2
 

@@ -124,7 +124,7 @@ func (p *population) policies(out io.Writer, base *baseline) {
 			s.row(out, before, true)
 		}
 		s := sum(p.episodes, p.tallies[i], oracle, "")
-		s.row(out, r.name, r.name == now)
+		s.row(out, r.name, strings.HasPrefix(r.name, "Spillway"))
 	}
 }
 
@@ -208,7 +208,7 @@ type limits struct {
 	ended           float64 // percentage points that the share of polite exits may lie below the baseline's
 }
 
-var allowed = limits{early: 0.03, innocents: 0.15, needlessKnown: 0.55, needlessUnknown: 0.65, crossed: 0, ended: 3}
+var allowed = limits{early: 0.003, innocents: 0.1, needlessKnown: 0.27, needlessUnknown: 0.5, crossed: 0, ended: 3}
 
 // check returns what breaks the limits.
 func (l *limits) check(base, s *sums) []string {
