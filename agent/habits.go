@@ -14,6 +14,7 @@ import (
 	"spillway/agent/ledger"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/score"
 	"spillway/agent/status"
 )
 
@@ -148,12 +149,24 @@ func bootID(proc string) string {
 	return strings.TrimSpace(string(data))
 }
 
+// fails tells that a pod was evicted for memory, or lost a process to the OOM killer.
+func (l *loop) fails(now time.Time, uid string) {
+	if l.a.habits != nil && uid != "" {
+		l.a.habits.learned.Failed(now, uid)
+	}
+}
+
 // followEnds follows the pods on their way out, whatever ended them: a rollout teaches how long a workload's exits take.
 func (l *loop) followEnds(now time.Time) {
 	view := l.a.cluster.client.Pods()
 	h := l.a.habits
 	if view.Err != "" || !view.Synced {
 		return
+	}
+	for i := range view.Evicted { // a pod that has ended teaches no more: to tell it on every look does no harm
+		if e := &view.Evicted[i]; score.ByKubelet("", e.UID, e.Message, now).Other == "" {
+			l.fails(now, e.UID)
+		}
 	}
 	var listed map[string]bool // those on their way out; most of the time there is none
 	for i := range view.Pods {

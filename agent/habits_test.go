@@ -4,10 +4,47 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/evict"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/status"
 )
+
+// What ended in an eviction by the kubelet for memory, in one of ours or in an OOM kill teaches no peak.
+func TestHabitsOfWhatFailed(t *testing.T) {
+	n := newScoreNode(t)
+	n.life(t.TempDir(), func(t *testing.T) {
+		h, now := &n.l.a.habits.learned, n.wall
+		pod := &policy.Pod{Namespace: "shop", Name: "web", UID: "uid-web", StartedAt: now.Add(-time.Hour), Owner: policy.Owner{Kind: "ReplicaSet", Name: "web"}}
+		next := *pod
+		next.UID = "uid-next"
+		for _, tc := range []struct {
+			name   string
+			play   func()
+			forget bool
+		}{
+			{"nothing", func() { n.l.followEnds(now) }, false},
+			{"a dry run", func() {
+				n.l.booked(&evict.Outcome{State: evict.WouldEvict, DryRun: true, Victim: evict.Victim{Pod: pod}})
+			}, false},
+			{"a refusal", func() { n.l.booked(&evict.Outcome{State: evict.Refused, Victim: evict.Victim{Pod: pod}}) }, false},
+			{"an eviction", func() { n.l.booked(&evict.Outcome{State: evict.InFlight, Victim: evict.Victim{Pod: pod}}) }, true},
+			{"an eviction without an answer", func() { n.l.booked(&evict.Outcome{State: evict.Released, Victim: evict.Victim{Pod: pod}}) }, true},
+			{"the kubelet", func() { n.evicted("web"); n.l.followEnds(now) }, true},
+		} {
+			for range 400 {
+				now = now.Add(time.Second)
+				h.Seen(now, pod, 6<<30)
+			}
+			if h.Bound(&next) == 0 {
+				t.Fatalf("%s: learned nothing", tc.name)
+			}
+			if tc.play(); (h.Bound(&next) == 0) != tc.forget {
+				t.Errorf("%s: a bound of %d MiB", tc.name, h.Bound(&next)>>20)
+			}
+		}
+	})
+}
 
 // What was learned of workloads, and how the node was before a shortage, is there after a restart; of another boot it is not.
 func TestHabitsSurviveARestart(t *testing.T) {

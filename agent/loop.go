@@ -155,6 +155,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.recordEvent(time.Now(), "oom-kill", k)
 			l.noteKill(time.Now(), &k)
 			l.killed(time.Now(), &k)
+			l.fails(time.Now(), k.PodUID)
 			if len(l.kills) > keepKills {
 				l.kills = l.kills[len(l.kills)-keepKills:]
 			}

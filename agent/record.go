@@ -32,6 +32,9 @@ func (l *loop) booked(o *evict.Outcome) {
 	l.published = time.Time{}
 	l.noteEviction(time.Now(), o)
 	l.wouldEvict(time.Now(), o)
+	if o.State == evict.InFlight || o.State == evict.Released { // one without an answer is known by its end
+		l.fails(time.Now(), v.Pod.UID)
+	}
 	if o.State == evict.InFlight {
 		l.brake(time.Now(), o)
 	}

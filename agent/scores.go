@@ -65,6 +65,7 @@ func (l *loop) wouldEvict(now time.Time, o *evict.Outcome) {
 	if l.cacheVictim != nil && l.cacheVictim.uid == p.UID {
 		n.Held, n.Gained, n.Cache = r.WorkingSet, 0, true
 	}
+	n.Margin, _, n.Readable = score.Lowest(l.samples, l.thresholds())
 	l.judged(l.scores.score.Name(n))
 	if l.scores.evicted == nil {
 		l.knowEvicted(func(*kube.KubeletEviction) bool { return true })

@@ -33,14 +33,19 @@ const (
 )
 
 // Peaks: less than leastRise is noise; a fall by a third of the rise is a return; a stand within a twentieth for standTime is a
-// level that the pod is used to.
+// level that the pod is used to, unless it rose by more than 1 %: a slow leak. That is told from the lowest of each minute,
+// so that a heap that is collected does not hide it; the first and the last are four of the five minutes apart.
 const (
 	leastRise  = 32 << 20
 	returnPart = 3
 	standPart  = 20
 	standTime  = 5 * time.Minute
+	standEdge  = time.Minute
+	creepPart  = 125
 	confirm    = 15 * time.Second // the API server tells of a container's end within it
 	slackPart  = 10
+	reachPart  = 10               // a peak counts as reached by what is within a tenth of it
+	settleTime = 15 * time.Second // after a kill: the record may come before the memory is back, or after
 )
 
 // workload names what pods have in common: the Deployment behind a ReplicaSet, so that a rollout does not lose what was
@@ -83,6 +88,13 @@ type pod struct {
 	low, high uint64    // since the last return
 	anchor    uint64    // where it has stood since
 	since     time.Time
+	first     uint64    // the lowest within the first standEdge of it
+	last      uint64    // likewise of the minute that goes on
+	minute    int       // of since
+	top       uint64    // the most since it began, or since it failed
+	failed    time.Time // zero: it did not
+	workload  workload
+	template  string
 	bound     uint64 // 0: none
 	pending   uint64 // a bound of a return that may turn out to be the end of a container
 	pendingAt time.Time
@@ -146,16 +158,28 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 		if len(h.pods) >= maxPods {
 			return
 		}
-		x = &pod{runs: runs, low: held, high: held, anchor: held, since: now}
+		x = &pod{runs: runs, low: held, high: held}
+		x.workload, x.template, _ = workloadOf(p)
+		x.stand(now, held)
 		h.pods[p.UID] = x
 	}
 	x.seen = now
 	if !runs.Equal(x.runs) || now.Before(x.since) { // another run, or another clock
-		x.runs, x.low, x.high, x.anchor, x.since, x.pending = runs, held, held, held, now, 0
+		x.runs, x.low, x.high, x.pending = runs, held, held, 0
+		x.stand(now, held)
 	}
 	if p.Terminating || p.Finished {
 		return
 	}
+	if !x.failed.IsZero() {
+		if d := now.Sub(x.failed); d >= 0 && d < settleTime {
+			x.low, x.high, x.top = held, held, held
+			x.stand(now, held)
+			return
+		}
+		x.failed = time.Time{}
+	}
+	x.top = max(x.top, held)
 	x.high = max(x.high, held)
 	rise := x.high - min(x.low, x.high)
 	switch {
@@ -173,10 +197,43 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 		x.pending = 0
 	}
 	if diff := max(held, x.anchor) - min(held, x.anchor); diff > x.anchor/standPart {
-		x.anchor, x.since = held, now
-	} else if now.Sub(x.since) >= standTime {
-		h.bound(now, p, x, x.anchor+x.anchor/standPart)
+		x.stand(now, held)
+		return
 	}
+	n := int(now.Sub(x.since) / standEdge)
+	switch {
+	case n == 0:
+		x.first = min(x.first, held)
+	case n == x.minute:
+		x.last = min(x.last, held)
+	default: // a minute is over
+		if x.minute > 0 && x.last > x.first+x.first/creepPart {
+			// It rose: this minute is the first of the next five.
+			x.stand(x.since.Add(time.Duration(x.minute)*standEdge), x.last)
+			n = int(now.Sub(x.since) / standEdge)
+		}
+		if x.minute, x.last = n, held; n >= int(standTime/standEdge) {
+			h.bound(now, p, x, x.anchor+x.anchor/standPart)
+		}
+	}
+}
+
+// stand begins the time that a pod has to stand at a level.
+func (x *pod) stand(now time.Time, held uint64) {
+	x.anchor, x.since, x.first, x.last, x.minute = held, now, held, 0, 0
+}
+
+// Failed takes in that what a pod held ended in an eviction for memory or in an OOM kill: that bounds nothing. The peak of its
+// template is forgotten where the pod had reached it, and its fall is no return. To be told twice changes nothing.
+func (h *Habits) Failed(now time.Time, uid string) {
+	x := h.pods[uid]
+	if x == nil {
+		return
+	}
+	if l := h.workloads[x.workload]; l != nil && l.Peak > 0 && l.Template == x.template && x.top >= l.Peak-l.Peak/reachPart {
+		l.Peak, h.changed = 0, true
+	}
+	x.failed, x.top, x.bound, x.pending = now, 0, 0, 0
 }
 
 // bound notes up to where the pod is expected to grow.

@@ -158,6 +158,104 @@ func TestBound(t *testing.T) {
 	}
 }
 
+// A level is one that a pod is used to only where it stands: a slow leak is none, also under a heap that is collected.
+func TestStanding(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		held func(s int) int
+		want bool
+	}{
+		{"a slow leak", func(s int) int { return 6144 + s*9/10 }, false},
+		{"a slower one", func(s int) int { return 6144 + s*3/10 }, false},
+		{"a slow leak under a heap that is collected", func(s int) int { return 6144 + s*6/10 + s%10 }, false},
+		{"a leak that jumps", func(s int) int { return 6144 + s/70*25 }, false},
+		{"it stands", func(int) int { return 6144 }, true},
+		{"a heap that is collected", func(s int) int { return 6144 + s%20*10 }, true},
+		{"it falls slowly", func(s int) int { return 6144 - s*3/10 }, true},
+		{"within 1 %", func(s int) int { return 6144 + s/10 }, true},
+		{"it stands after a leak", func(s int) int { return 6144 + min(s, 600)*9/10 }, true},
+	} {
+		var h Habits
+		p := replica(0, "a")
+		live(&h, p, begin, 1600, tc.held)
+		if got := h.Bound(p) > 0; got != tc.want {
+			t.Errorf("%s: a bound of %d MiB", tc.name, h.Bound(p)/mib)
+		}
+	}
+}
+
+// A peak that ended in an eviction or a kill bounds nothing.
+func TestFailed(t *testing.T) {
+	saw := func(s int) int { return 500 + 10*(s%30) } // up to 790 MiB, a bound of 829
+	stood := func(h *Habits, p *policy.Pod, at time.Time) time.Time {
+		return live(h, p, at, 320, func(int) int { return 6144 })
+	}
+	for _, tc := range []struct {
+		name      string
+		play      func(h *Habits, p *policy.Pod)
+		own, next int // MiB
+	}{
+		{"a level at which it was evicted", func(h *Habits, p *policy.Pod) {
+			h.Failed(stood(h, p, begin), p.UID)
+		}, 0, 0},
+		{"a level above which it was killed", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, stood(h, p, begin), 30, func(s int) int { return 6144 + 100*s })
+			h.Failed(at, p.UID)
+			h.Failed(at.Add(time.Second), p.UID)
+		}, 0, 0},
+		{"it had not reached the peak of others", func(h *Habits, p *policy.Pod) {
+			at := stood(h, replica(1, "a"), begin)
+			h.Failed(live(h, p, at, 30, saw), p.UID)
+		}, 6451, 6451},
+		{"a pod that is not known", func(h *Habits, p *policy.Pod) {
+			h.Failed(stood(h, p, begin), "another")
+		}, 6451, 6451},
+		{"another template", func(h *Habits, p *policy.Pod) {
+			at := stood(h, p, begin)
+			q := replica(1, "b")
+			live(h, q, at, 10, func(int) int { return 7000 })
+			h.Failed(at.Add(10*time.Second), q.UID)
+		}, 6451, 6451},
+		{"a worker is killed before its fall is read", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, begin, 60, func(s int) int { return 500 + 90*s })
+			h.Failed(at, p.UID)
+			live(h, p, at, 60, func(s int) int { return max(500, 5000-1500*s) })
+		}, 0, 0},
+		{"a worker is killed, and its fall is read before", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, begin, 60, func(s int) int { return 500 + 90*s })
+			at = live(h, p, at, 5, func(int) int { return 500 })
+			h.Failed(at, p.UID)
+			live(h, p, at, 60, func(int) int { return 500 })
+		}, 0, 0},
+		{"what it comes back from after is learned", func(h *Habits, p *policy.Pod) {
+			at := live(h, p, begin, 60, func(s int) int { return 500 + 90*s })
+			h.Failed(at, p.UID)
+			live(h, p, at, 120, saw)
+		}, 829, 829},
+		{"the clock went back", func(h *Habits, p *policy.Pod) {
+			h.Failed(stood(h, p, begin), p.UID)
+			live(h, p, begin.Add(-24*time.Hour), 100, saw)
+		}, 829, 829},
+	} {
+		var h Habits
+		h.init()
+		p := replica(0, "a")
+		tc.play(&h, p)
+		if own, next := h.Bound(p)/mib, h.Bound(replica(9, "a"))/mib; own != uint64(tc.own) || next != uint64(tc.next) {
+			t.Errorf("%s: %d MiB, of another pod %d; want %d and %d", tc.name, own, next, tc.own, tc.next)
+		}
+	}
+	var h Habits
+	p := replica(0, "a")
+	at := stood(&h, p, begin)
+	if _, err := h.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if h.Failed(at, p.UID); !h.Changed() {
+		t.Error("what was forgotten is not saved")
+	}
+}
+
 func TestSaveAndLoad(t *testing.T) {
 	var h, again Habits
 	p := replica(0, "a")

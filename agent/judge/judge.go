@@ -341,9 +341,13 @@ func rooms(c *policy.Candidate) pressure.Grower {
 	}
 	if held := r.WorkingSet - min(r.ActiveFile, r.WorkingSet); held < r.Bound {
 		g.Soft, g.Seen = max(0, difference(r.Bound, held)), true
+		g.Spare = min(g.Soft, pressure.Bytes(r.Bound/boundSpare))
 	}
 	return g
 }
+
+// boundSpare is the part of a bound, one in so many, that lies above the peak: see package habit.
+const boundSpare = 21
 
 func difference(a, b uint64) pressure.Bytes {
 	if a > math.MaxInt64 || b > math.MaxInt64 {

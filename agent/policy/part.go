@@ -13,8 +13,9 @@ const (
 	flatRate    = 1 << 20
 	leastGain   = 64 << 20
 	gainShare   = 4
-	leastPart   = 4 << 20 // bytes gained; less is no part of any growth
-	surely      = 1.2     // what a reading may be off by
+	leastPart   = 4 << 20         // bytes gained; less is no part of a growth that has not lasted
+	unseen      = 5 * time.Second // so long what a pod takes at its start may not be seen as growth
+	surely      = 1.2             // what a reading may be off by
 )
 
 // parts tells which pods have a real part in the growth.
@@ -47,14 +48,13 @@ func newParts(in *Input, growth, fastest float64) parts {
 	}
 	for i := range in.Pods {
 		c := &in.Pods[i]
-		fresh := c.Pod.beganAfter(in.Now.Add(-startTime))
-		if !c.Reading.Fresh || !(c.Reading.Growth > 0) && !fresh {
+		if !c.Reading.Fresh || !(c.Reading.Growth > 0) && !c.Pod.beganAfter(in.Now.Add(-unseen)) {
 			continue
 		}
 		r := p.rise(c)
 		p.rises += r
 		p.topRise = max(p.topRise, r)
-		if fresh {
+		if c.Pod.beganAfter(in.Now.Add(-startTime)) {
 			p.started = max(p.started, r)
 		}
 	}
@@ -85,7 +85,7 @@ func (p *parts) rose(c *Candidate, g float64) bool {
 		return true
 	}
 	rise := p.rise(c)
-	if rise < surely*leastPart {
+	if rise < surely*leastPart && p.in.Lasted < time.Minute/2 {
 		return false
 	}
 	leads := g >= growerShare*p.growth && g >= fastShare*p.fastest && rise >= growerShare*p.started
@@ -97,7 +97,7 @@ func (p *parts) rise(c *Candidate) float64 {
 	return max(float64(c.gained(p.in.Now)), c.Reading.Growth*c.Reading.Lasted.Seconds())
 }
 
-// fits reports whether all that came back from a peak before would fit if it grew up to there.
+// fits reports whether the growth up to the bounds of those that have one leaves room for a pod that does not stop there.
 func (p *parts) fits() bool {
 	left := float64(p.in.Need.Margin)
 	if p.in.LeftBytes > 0 {
@@ -109,7 +109,7 @@ func (p *parts) fits() bool {
 			left -= float64(c.Reading.Bound - held)
 		}
 	}
-	return left >= 0
+	return left >= p.in.NodeGrowth // in a second
 }
 
 // has reports whether c has a real part.

@@ -218,7 +218,7 @@ func Assess(in Input, mem Memory) (Verdict, Memory) {
 	if bySteps {
 		together = 0
 	}
-	bound := in.bounded(margin, v.Slope, together, v.HardLead)
+	bound := in.bounded(margin, v.Slope, together)
 	growers := bound.growers
 	if v.Slack = slack(v.Lasted); bound.soft {
 		v.Slack = leastSlack // it may stop where it stopped before

@@ -13,24 +13,25 @@ type Grower struct {
 	Room  Bytes   // bytes it may still grow; Unknown means without bound
 	Soft  Bytes   // bytes up to where it is expected to stop: its request, or a peak that it came back from; 0: nowhere
 	Seen  bool    `json:",omitempty"` // Soft is such a peak
+	Spare Bytes   `json:",omitempty"` // what of Soft lies above the peak itself
 }
 
 // bounds is what the growers' soft bounds say.
 type bounds struct {
 	growers []Grower // with the bounds that count
 	soft    bool     // half of the growth or more is bounded softly, whether the bounds count or not
-	seen    bool     // likewise, by peaks that it came back from
+	seen    bool     // likewise, by peaks that it came back from, which all would fit
 }
 
 // bounded returns what the bounds say. Only a limit holds for sure. Soft bounds count while everything that is bounded softly
-// would fit. A peak is taken at its word; for growth up to a request, which is a plan only, what is left has to be what it takes
-// within the hard lead time, so that a pod that does not stop there is answered in time all the same.
+// would fit, and what is left then is what it grows by within boundSlack: a pod that does not stop there is answered with a
+// shorter grace period.
 //
 // pods is the growth of all pods together in the window of slope. Single pods are read less often, so that what they are seen to
 // grow by lags behind when a growth begins; where each could be read, their parts are taken in proportion.
-func (in *Input) bounded(margin Bytes, slope, pods float64, hard time.Duration) bounds {
+func (in *Input) bounded(margin Bytes, slope, pods float64) bounds {
 	b := bounds{growers: in.Growers}
-	left, part, seen := float64(margin), 0.0, 0.0
+	left, spare, part, seen := float64(margin), 0.0, 0.0, 0.0
 	lag := 1.0
 	if in.PodGrowth > 0 {
 		lag = min(max(1, min(pods, slope)/in.PodGrowth), mostLag)
@@ -45,11 +46,11 @@ func (in *Input) bounded(margin Bytes, slope, pods float64, hard time.Duration) 
 		}
 		left, part = left-float64(g.Soft), part+float64(lag*g.Slope)
 		if g.Seen {
-			seen += float64(lag * g.Slope)
+			seen, spare = seen+float64(lag*g.Slope), spare+float64(g.Spare)
 		}
 	}
-	b.soft, b.seen = part > 0 && part >= slope/2, seen > 0 && seen >= slope/2
-	if !b.soft || left < float64((part-seen)*(hard+boundSlack).Seconds()) {
+	b.soft, b.seen = part > 0 && part >= slope/2, seen > 0 && seen >= slope/2 && left+spare >= 0
+	if !b.soft || left < float64(slope*boundSlack.Seconds()) {
 		return b
 	}
 	b.growers = make([]Grower, len(in.Growers))
@@ -63,7 +64,7 @@ func (in *Input) bounded(margin Bytes, slope, pods float64, hard time.Duration) 
 }
 
 const (
-	boundSlack  = time.Second // what it takes to see that a pod did not stop at its soft bound
+	boundSlack  = time.Second // what it takes to see that a pod did not stop at its soft bound, and to end it
 	leastGrower = 0.02        // of the node's growth
 	mostLag     = 4
 )

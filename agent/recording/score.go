@@ -21,6 +21,9 @@ func (p *player) name(s *score.Score, d *policy.Decision, held string, at time.T
 	if n.Held = seen.Held; c.Pod.UID == p.pods.CacheOwner {
 		n.Held, n.Gained, n.Cache = seen.Held+seen.Cache, 0, true
 	}
+	if len(p.look.Samples) > 0 {
+		n.Margin, _, n.Readable = score.Lowest(p.look.Samples, p.look.Thresholds)
+	}
 	s.Name(n)
 }
 

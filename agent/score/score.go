@@ -26,8 +26,13 @@ const (
 	bucket     = time.Hour
 )
 
-// leastRise is less than what counts as growth: the kernel charges in batches.
-const leastRise = 16 << 20
+// leastRise is less than what counts as growth: the kernel charges in batches. A slow leak goes by smaller steps.
+const (
+	leastRise = 16 << 20
+	leastStep = 4 << 20
+	lastRise  = 30 * time.Second // a crossing so long after the pod's last step is not the pod's
+	leastFall = 16 << 20         // of a margin that was below 0 before, to count as a crossing
+)
 
 // Named is a pod that would have been evicted.
 type Named struct {
@@ -38,6 +43,8 @@ type Named struct {
 	Held                uint64 // memory of the pod, without page cache unless Cache
 	Gained              uint64 // of Held, in the minute before
 	Cache               bool   // it is named for its page cache
+	Margin              int64  // as in Facts
+	Readable            int
 }
 
 // Life is what is known of a pod's existence.
@@ -91,6 +98,9 @@ type entry struct {
 	Base      uint64        `json:"base"`                // what it held before it rose
 	Top       uint64        `json:"top"`
 	Held      uint64        `json:"held"`
+	Step      uint64        `json:"step"`             // the highest, in smaller steps than Top
+	StepAt    time.Duration `json:"stepAt"`           // since when
+	Before    *int64        `json:"before,omitempty"` // the margin when it was named, or the last that was not below 0
 	Cache     bool          `json:"cache,omitempty"`
 	Over      bool          `json:"over,omitempty"`  // the pod ended by itself
 	Same      bool          `json:"same,omitempty"`  // the pod was taken
@@ -137,6 +147,10 @@ func (s *Score) Name(n Named) []status.WouldEvict {
 	e := &entry{
 		WouldEvict: status.WouldEvict{At: n.Wall.UTC(), DecisionID: n.Decision, Namespace: n.Namespace, Pod: n.Pod, UID: n.UID},
 		Named:      n.At, Node: n.At, Read: n.At, Quiet: n.At, Base: n.Held - min(n.Gained, n.Held), Top: n.Held, Held: n.Held, Cache: n.Cache,
+		Step: n.Held, StepAt: n.At,
+	}
+	if n.Readable > 0 {
+		e.Before = &n.Margin
 	}
 	s.open = append(s.open, e)
 	if len(s.open) <= mostOpen {
@@ -163,8 +177,8 @@ func (s *Score) Act(a Act) (out []status.WouldEvict) {
 			continue
 		}
 		s.changed = true
-		if e.Verdict == "" && !same && e.fallen() {
-			s.judge(e, s.at, a.Wall, status.VerdictNotJudged, "the "+a.By+" acted on "+a.Pod+" after this pod had fallen: "+e.fall())
+		if e.Verdict == "" && !same && e.over(s.at) {
+			s.judge(e, s.at, a.Wall, status.VerdictNotJudged, "the "+a.By+" acted on "+a.Pod+" after the growth of this pod had ended: "+e.fall(s.at))
 			out = append(out, e.WouldEvict)
 			continue
 		}
@@ -251,16 +265,23 @@ func (s *Score) step(e *entry, f *Facts) {
 	if low := f.Margin; e.LowestMargin == nil || low < *e.LowestMargin {
 		e.LowestMargin = &low
 	}
+	if margin := f.Margin; e.Before == nil || margin >= 0 {
+		e.Before = &margin
+	}
 	if s.look(e, f); e.Verdict != "" {
 		return
 	}
+	// A margin that was below 0 before the pod was named says nothing of the pod until it falls on.
+	crossed := f.Margin < 0 && (*e.Before >= 0 || f.Margin <= *e.Before-leastFall)
 	after := e.after(f.At)
 	switch {
+	case f.At-e.Named > Longest && f.Margin < 0 && !crossed:
+		s.judge(e, f.At, f.Wall, status.VerdictNotJudged, fmt.Sprintf("the threshold had been crossed before the pod was named, and for %.0f min nothing came of it", Longest.Minutes()))
 	case f.At-e.Named > Longest:
 		s.judge(e, f.At, f.Wall, status.VerdictEnded, fmt.Sprintf("the threshold was not crossed within %.0f min", Longest.Minutes()))
-	case f.Margin < 0 && e.fallen():
-		s.judge(e, f.At, f.Wall, status.VerdictNotJudged, "the threshold was crossed by other growth: "+e.fall())
-	case f.Margin < 0:
+	case crossed && e.over(f.At):
+		s.judge(e, f.At, f.Wall, status.VerdictNotJudged, "the threshold was crossed by other growth: "+e.fall(f.At))
+	case crossed:
 		s.judge(e, f.At, f.Wall, status.VerdictCrossed, fmt.Sprintf("%s crossed its threshold %s later", f.Signal, after))
 	case !f.UnderMark && !e.Over:
 		e.Quiet = f.At
@@ -296,6 +317,9 @@ func (s *Score) look(e *entry, f *Facts) {
 		if e.Held >= e.Top+leastRise {
 			e.Top, e.Quiet = e.Held, f.At
 		}
+		if e.Held >= e.Step+leastStep {
+			e.Step, e.StepAt = e.Held, f.At
+		}
 	}
 	if gap := f.At - e.Read; gap > Gap {
 		s.judge(e, f.At, f.Wall, status.VerdictNotJudged, fmt.Sprintf("the pod's memory could not be read for %.0f s", gap.Seconds()))
@@ -308,10 +332,16 @@ func (e *entry) fallen() bool {
 	return e.Over || rise >= leastRise && e.Held < e.Top-rise/2
 }
 
+// over reports whether the pod's growth had ended: what comes now is not of it.
+func (e *entry) over(at time.Duration) bool { return e.fallen() || at-e.StepAt > lastRise }
+
 // fall says how.
-func (e *entry) fall() string {
-	if e.Over {
+func (e *entry) fall(at time.Duration) string {
+	switch {
+	case e.Over:
 		return "the pod had ended by itself"
+	case !e.fallen():
+		return fmt.Sprintf("the pod had not grown for %.0f s", (at - e.StepAt).Seconds())
 	}
 	return fmt.Sprintf("the pod had fallen from %s to %s", status.Size(float64(e.Top)), status.Size(float64(e.Held)))
 }

@@ -37,7 +37,8 @@ func here(held uint64) Pod { return Pod{Life: Here, Fresh: true, Held: held * mi
 // name has pods named that gained 600 MiB in the minute before.
 func (r *rig) name(uids ...string) {
 	for _, uid := range uids {
-		r.got = append(r.got, r.s.Name(Named{Decision: "d-" + uid, Namespace: "shop", Pod: uid, UID: uid, At: r.at, Wall: r.wall, Held: r.pods[uid].Held, Gained: 600 * mib})...)
+		r.got = append(r.got, r.s.Name(Named{Decision: "d-" + uid, Namespace: "shop", Pod: uid, UID: uid, At: r.at, Wall: r.wall, Held: r.pods[uid].Held, Gained: 600 * mib,
+			Margin: r.margin, Readable: r.readable})...)
 	}
 }
 
@@ -175,10 +176,73 @@ func TestVerdicts(t *testing.T) {
 			r.under = true
 			r.pass(Quiet - 2*time.Second)
 			r.pods["a"] = here(1100)
-			r.pass(Quiet - 2*time.Second)
+			r.pass(Quiet - 22*time.Second)
+			r.pods["a"] = here(1110) // slowly
+			r.pass(20 * time.Second)
 			r.margin = -mib
 			r.pass(time.Second)
 		}, []string{"a crossed 357 s later"}, 0, 0, 0},
+		{"the pod stops, and another crosses the threshold", func(_ *testing.T, r *rig) {
+			r.name("a")
+			r.pass(160 * time.Second)
+			r.pods["b"], r.margin = here(3000), -mib
+			r.pass(time.Second)
+		}, []string{"a not-judged crossed by other growth: the pod had not grown for 161 s"}, 0, 0, 0},
+		{"the pod rose until half a minute ago", func(_ *testing.T, r *rig) {
+			r.name("a")
+			r.pass(60 * time.Second)
+			r.pods["a"] = here(1004)
+			r.pass(29 * time.Second)
+			r.margin = -mib
+			r.pass(2 * time.Second)
+		}, []string{"a crossed 90 s later"}, 0, 0, 0},
+		{"the pod stops, and the kubelet takes another", func(_ *testing.T, r *rig) {
+			r.name("a")
+			r.pass(40 * time.Second)
+			r.kubelet("b", lowMemory)
+		}, []string{"a not-judged the growth of this pod had ended: the pod had not grown for 40 s"}, 0, 0, 0},
+		{"below 0 before, and nothing changes", func(_ *testing.T, r *rig) {
+			r.margin = -20 * mib
+			r.name("a")
+			r.pass(10 * time.Second)
+			r.margin = -35 * mib
+			r.pass(10 * time.Second)
+		}, nil, 1, 0, 0},
+		{"below 0 before, and nothing comes of it", func(_ *testing.T, r *rig) {
+			r.margin = -20 * mib
+			r.name("a")
+			r.pass(Longest + time.Second)
+		}, []string{"a not-judged had been crossed before the pod was named"}, 0, 0, 0},
+		{"below 0 before, and it falls on", func(_ *testing.T, r *rig) {
+			r.margin = -20 * mib
+			r.name("a")
+			r.pass(5 * time.Second)
+			r.margin = -36 * mib
+			r.pass(time.Second)
+		}, []string{"a crossed 6 s later"}, 0, 0, 0},
+		{"below 0 before, and the kubelet acts", func(_ *testing.T, r *rig) {
+			r.margin = -20 * mib
+			r.name("a")
+			r.pass(5 * time.Second)
+			r.kubelet("a", lowMemory)
+		}, []string{"a acted the kubelet acted 5 s later"}, 0, 1, 0},
+		{"below 0 before, above it, and crossed again", func(_ *testing.T, r *rig) {
+			r.margin = -20 * mib
+			r.name("a")
+			r.pass(5 * time.Second)
+			r.margin = mib
+			r.pass(5 * time.Second)
+			r.margin = -mib
+			r.pass(time.Second)
+		}, []string{"a crossed 11 s later"}, 0, 0, 0},
+		{"below 0, in the readings after the name", func(t *testing.T, r *rig) {
+			r.margin, r.readable = -20*mib, 0 // not read as it was named
+			r.name("a")
+			r.readable = 2
+			r.pass(5 * time.Second)
+			r.restart(t, "boot-1")
+			r.pass(5 * time.Second)
+		}, nil, 1, 0, 0},
 		{"the pod ends by itself", func(_ *testing.T, r *rig) {
 			r.name("a")
 			r.pods["a"] = Pod{Life: Ended}
@@ -219,7 +283,7 @@ func TestVerdicts(t *testing.T) {
 			r.pods["a"] = here(500)
 			r.pass(time.Second)
 			r.kubelet("b", lowMemory)
-		}, []string{"a not-judged acted on shop/b after this pod had fallen"}, 0, 0, 0},
+		}, []string{"a not-judged acted on shop/b after the growth of this pod had ended: the pod had fallen"}, 0, 0, 0},
 		{"the node is not read", func(_ *testing.T, r *rig) {
 			r.name("a")
 			r.pass(time.Second)
@@ -270,7 +334,7 @@ func TestVerdicts(t *testing.T) {
 		{"another boot", func(t *testing.T, r *rig) {
 			r.name("a")
 			r.restart(t, "boot-2")
-			r.at = time.Minute
+			r.at, r.margin = time.Minute, 500*mib
 			r.name("b")
 			r.margin = -1
 			r.pass(time.Second)
@@ -306,7 +370,7 @@ func TestVerdicts(t *testing.T) {
 			r.name("a")
 			r.pass(90 * time.Second)
 			r.name("a")
-			r.margin = -1
+			r.pods["a"], r.margin = here(1100), -1
 			r.pass(time.Second)
 			r.name("a") // it would have been gone
 			r.pass(2 * settle)

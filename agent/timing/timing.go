@@ -28,8 +28,11 @@ const (
 	callReserve = 500 * time.Millisecond
 
 	longestCut = 30 * time.Second
-	leastCut   = 500 * time.Millisecond
 	mostCut    = 10 * time.Second
+	// The kubelet stops no container within less than 2 s of a deletion (minimumGracePeriodInSeconds in
+	// pkg/kubelet/kuberuntime), the runtime is asked with 1 s: a pod that was gone before had ended by itself.
+	leastCut  = 2 * time.Second
+	leastStop = time.Second
 
 	leastBack = 256 << 20 // bytes per second; less is the program's own pace, or containers that end one after another
 	mostBack  = 32 << 30
@@ -55,11 +58,11 @@ func (t *Times) Call(now time.Time, took time.Duration) bool {
 // Cut takes the time from asking to cut a grace period short until the last process was gone. stopped says that the container
 // runtime was asked as well. It reports whether it is kept.
 func (t *Times) Cut(now time.Time, took time.Duration, stopped bool) bool {
-	to := &t.cuts
+	to, lowest := &t.cuts, leastCut
 	if stopped {
-		to = &t.stops
+		to, lowest = &t.stops, leastStop
 	}
-	return t.add(to, now, took.Seconds(), took > 0 && took <= longestCut, keepOther)
+	return t.add(to, now, took.Seconds(), took >= lowest && took <= longestCut, keepOther)
 }
 
 // Released takes the memory of a pod without processes, as it was read while it ended, oldest first. It reports whether a rate
@@ -103,12 +106,12 @@ func (t *Times) Timing(stops bool) policy.Timing {
 	if s, ok := secondLongest(t.calls); ok {
 		out.Call = min(s, mostCall) + callReserve
 	}
-	cuts := t.cuts
+	cuts, lowest := t.cuts, leastCut
 	if stops {
-		cuts = t.stops
+		cuts, lowest = t.stops, leastStop
 	}
 	if s, ok := secondLongest(cuts); ok {
-		out.Cut = min(max(s, leastCut), mostCut)
+		out.Cut = min(max(s, lowest), mostCut)
 	}
 	if n := len(t.backs); n >= least {
 		out.Back = min(sorted(t.backs)[max(1, (n+3)/4-1)], mostBack)
@@ -180,8 +183,8 @@ func (t *Times) Load(now time.Time, data []byte) error {
 		return out[max(0, len(out)-keep):]
 	}
 	t.calls = take(d.Calls, 0, longestCall.Seconds(), keepCalls)
-	t.cuts = take(d.Cuts, 0, longestCut.Seconds(), keepOther)
-	t.stops = take(d.Stops, 0, longestCut.Seconds(), keepOther)
+	t.cuts = take(d.Cuts, leastCut.Seconds(), longestCut.Seconds(), keepOther)
+	t.stops = take(d.Stops, leastStop.Seconds(), longestCut.Seconds(), keepOther)
 	t.backs = take(d.Backs, leastBack, math.MaxFloat64, keepOther)
 	return nil
 }

@@ -26,7 +26,7 @@ func TestWhatFewMeasuresSay(t *testing.T) {
 	var x Times
 	for range least - 1 {
 		x.Call(start, 100*time.Millisecond)
-		x.Cut(start, time.Second, false)
+		x.Cut(start, 2*time.Second, false)
 		x.Cut(start, time.Second, true)
 		x.Released(start, falls(8<<30, time.Second, 100*time.Millisecond))
 	}
@@ -56,10 +56,11 @@ func TestDurations(t *testing.T) {
 		took      []time.Duration
 		call, cut float64 // 0: not measured
 	}{
-		{"three", seconds(0.2, 0.1, 0.3), 0.7, 0.5},
-		{"one that is absurd does not count alone", seconds(0.2, 0.1, 9, 0.3), 0.8, 0.5},
-		{"a stall that is seen twice is bounded", seconds(0.2, 9, 9.5), 3.5, 9},
-		{"the 99th percentile of a hundred", seconds(hundred...), 1.49, 0.99},
+		{"three", seconds(0.2, 0.1, 0.3), 0.7, 0},
+		{"one that is absurd does not count alone", seconds(0.2, 0.1, 9, 0.3), 0.8, 0},
+		{"a stall that is seen twice is bounded", seconds(0.2, 9, 9.5), 3.5, 0},
+		{"cuts", seconds(2.1, 0.3, 0.3, 1.9, 2, 2.6), 2.6, 2.1},
+		{"the 99th percentile of a hundred", seconds(hundred...), 1.49, 0},
 		{"no measures", []time.Duration{0, -time.Hour, 3 * time.Hour, math.MaxInt64, math.MinInt64}, 0, 0},
 		{"slow ends are bounded", seconds(20, 25, 29), 0, 10},
 	} {
@@ -89,6 +90,31 @@ func TestDurations(t *testing.T) {
 	}
 }
 
+// A pod that ends by itself just after its grace period was cut short says nothing of cuts.
+func TestCutsThatWereNone(t *testing.T) {
+	var x Times
+	for range 3 {
+		if x.Cut(start, 200*time.Millisecond, false) || x.Cut(start, 1999*time.Millisecond, false) || x.Cut(start, 999*time.Millisecond, true) {
+			t.Fatal("taken")
+		}
+	}
+	old := []byte(`{"version":1,"cutSeconds":[{"at":"2026-03-01T12:00:00Z","value":0.2},{"at":"2026-03-01T12:00:00Z","value":0.2},{"at":"2026-03-01T12:00:00Z","value":0.2}],
+		"cutByRuntimeSeconds":[{"at":"2026-03-01T12:00:00Z","value":0.9},{"at":"2026-03-01T12:00:00Z","value":0.9},{"at":"2026-03-01T12:00:00Z","value":0.9}]}`)
+	if err := x.Load(start, old); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := x.Timing(false).Cut, x.Timing(true).Cut; a != 0 || b != 0 {
+		t.Errorf("a cut takes %v, %v with the runtime; want neither known", a, b)
+	}
+	for range 3 {
+		x.Cut(start, 2*time.Second, false)
+		x.Cut(start, time.Second, true)
+	}
+	if a, b := x.Timing(false).Cut, x.Timing(true).Cut; a != 2*time.Second || b != time.Second {
+		t.Errorf("a cut takes %v, %v with the runtime", a, b)
+	}
+}
+
 // Only the newest are kept: what a node was like a while ago is forgotten.
 func TestMeasuresGiveWay(t *testing.T) {
 	var x Times
@@ -100,9 +126,9 @@ func TestMeasuresGiveWay(t *testing.T) {
 		x.Call(start, 100*time.Millisecond)
 	}
 	for range keepOther {
-		x.Cut(start, time.Second, false)
+		x.Cut(start, 2500*time.Millisecond, false)
 	}
-	if got := x.Timing(false); got.Call != 600*time.Millisecond || got.Cut != time.Second {
+	if got := x.Timing(false); got.Call != 600*time.Millisecond || got.Cut != 2500*time.Millisecond {
 		t.Errorf("%+v", got)
 	}
 	for range least {
@@ -237,7 +263,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		for _, stops := range []bool{false, true} {
 			got := x.Timing(stops)
-			if got.Call != 0 && (got.Call < callReserve || got.Call > mostCall+callReserve) || got.Cut != 0 && (got.Cut < leastCut || got.Cut > mostCut) || got.Back != 0 && (got.Back < leastBack || got.Back > mostBack) {
+			if got.Call != 0 && (got.Call < callReserve || got.Call > mostCall+callReserve) || got.Cut != 0 && (got.Cut < map[bool]time.Duration{false: leastCut, true: leastStop}[stops] || got.Cut > mostCut) || got.Back != 0 && (got.Back < leastBack || got.Back > mostBack) {
 				t.Errorf("%+v", got)
 			}
 		}

@@ -49,11 +49,11 @@ var apps = []app{
 	},
 	{
 		name: "redis-save", application: "Redis", what: "is filled, and saves twice in the background under writes", end: curve.Stays, needs: redisNeeds,
-		command: "redis-server --save ''; SET of 600 MiB, then BGSAVE during SET of 60 MiB/s", version: []string{"redis-server", "--version"}, most: 3 * time.Minute, play: redisSave,
+		command: "redis-server --save ''; SET of 600 MiB, then BGSAVE during SET of 60 MiB/s", version: []string{"redis-server", "--version"}, most: 3 * time.Minute, play: redisSave(2),
 	},
 	{
 		name: "redis-leak", application: "Redis", what: "is filled by a client without end", end: curve.Leak, needs: redisNeeds,
-		command: "redis-server --save ''; SET of 25 MiB/s", version: []string{"redis-server", "--version"}, most: 2 * time.Minute, play: redisLeak,
+		command: "redis-server --save ''; SET of 25 MiB/s", version: []string{"redis-server", "--version"}, most: 2 * time.Minute, play: redisFill(25*mib, 1200*mib),
 	},
 	{
 		name: "node-heap", application: "Node", what: "serves in waves, with garbage that is collected", end: curve.Stays, needs: []need{node},
@@ -89,7 +89,7 @@ var apps = []app{
 	},
 	{
 		name: "sort-file", application: "sort", what: "sorts a file of 900 MiB", end: curve.Done, needs: []need{gnu},
-		command: "sort -S 1G --parallel=2 lines", version: []string{"sort", "--version"}, most: 5 * time.Minute, prepare: makeLines, play: sortFile,
+		command: "sort -S 1G --parallel=2 lines", version: []string{"sort", "--version"}, most: 5 * time.Minute, prepare: linesOf(900), play: sortFile("1G"),
 	},
 }
 
@@ -202,8 +202,12 @@ func tarTmpfs(ctx context.Context, b *box) error {
 	return nil
 }
 
-// makeLines makes a file of 900 MiB: lines of 15 random letters.
-func makeLines(_ context.Context, b *box) error {
+// linesOf makes a file of so many MiB: lines of 15 random letters.
+func linesOf(size int) func(context.Context, *box) error {
+	return func(_ context.Context, b *box) error { return b.lines(size) }
+}
+
+func (b *box) lines(size int) error {
 	f, err := os.Create(b.file("lines"))
 	if err != nil {
 		return fmt.Errorf("make lines: %w", err)
@@ -211,7 +215,7 @@ func makeLines(_ context.Context, b *box) error {
 	defer f.Close()
 	r := rand.New(rand.NewPCG(2, 2))
 	block := make([]byte, mib)
-	for range 900 {
+	for range size {
 		for i := 0; i < len(block); i += 16 {
 			v := r.Uint64()
 			for j := range 15 {
@@ -226,6 +230,8 @@ func makeLines(_ context.Context, b *box) error {
 	return uncache(b.file("lines"))
 }
 
-func sortFile(ctx context.Context, b *box) error {
-	return b.run(ctx, "sort", "-S", "1G", "--parallel=2", "-T", b.dir, "-o", b.file("sorted"), b.file("lines"))
+func sortFile(buffer string) func(context.Context, *box) error {
+	return func(ctx context.Context, b *box) error {
+		return b.run(ctx, "sort", "-S", buffer, "--parallel=2", "-T", b.dir, "-o", b.file("sorted"), b.file("lines"))
+	}
 }

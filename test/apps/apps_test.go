@@ -212,3 +212,80 @@ func TestList(t *testing.T) {
 		t.Error("without a flag it does nothing, and says nothing")
 	}
 }
+
+// TestPlay: a load is played once, waits for its file, and is played again from then on; its processes end with it.
+func TestPlay(t *testing.T) {
+	dir := t.TempDir()
+	file, log := filepath.Join(dir, "go"), filepath.Join(dir, "log")
+	a := trial(rounds(func(ctx context.Context, b *box) error {
+		round, err := b.serve(ctx, "sleep", "300")
+		if err != nil {
+			return err
+		}
+		return b.run(round, "sh", "-c", "echo played >>"+log)
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out, in := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- a.playHere(ctx, in, "", dir, file) }()
+	ready := make([]byte, len("trial is ready\n"))
+	for range 2 {
+		if _, err := io.ReadFull(out, ready); err != nil || string(ready) != "trial is ready\n" {
+			t.Fatalf("%q, %v", ready, err)
+		}
+	}
+	rounds := func() int {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), "played")
+	}
+	if n := rounds(); n != 1 {
+		t.Errorf("played %d times before the file was there, want once", n)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	if err := until(t.Context(), "wait for another round", 15*time.Second, func() bool { return rounds() == 2 }); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it plays on after its end")
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "trial-*")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestLater: a leak waits for its file, and its workers share the program.
+func TestLater(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "go")
+	a := trial(later(3, func(ctx context.Context, b *box) error {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("played before its time: %w", err)
+		}
+		p, err := b.program("lists.py")
+		if err != nil {
+			return err
+		}
+		return b.run(ctx, "grep", "-q", "time.sleep", p)
+	}))
+	time.AfterFunc(time.Second, func() { _ = os.WriteFile(file, nil, 0o600) })
+	var out strings.Builder
+	if err := a.playHere(t.Context(), &out, "", dir, file); err != nil || !strings.Contains(out.String(), "trial is ready") {
+		t.Errorf("%v, said %q", err, out.String())
+	}
+	if _, err := playable("none"); err == nil || !strings.Contains(err.Error(), "redis-fill") {
+		t.Errorf("a load that there is not: %v", err)
+	}
+}

@@ -31,8 +31,10 @@ type box struct {
 	user    string // the processes' user; empty: root
 	memory  string // folder on a tmpfs
 	clock   func() time.Duration
-	begin   time.Duration // of the curve
+	begin   time.Duration                   // of the curve
+	next    func(ctx context.Context) error // where it is played and not recorded: waits until it may go on
 	servers sync.WaitGroup
+	writing sync.Mutex   // of programs
 	open    []io.Closer  // inputs of clients that run until the end
 	log     bytes.Buffer // what the processes print
 	logLock sync.Mutex
@@ -92,13 +94,18 @@ func (b *box) mark() { b.begin = b.clock() }
 // file is the path of a file in the box's folder.
 func (b *box) file(name string) string { return filepath.Join(b.dir, name) }
 
-// command makes a command that runs in the cgroup: a shell joins it, drops to the user, and becomes the program.
+// command makes a command that runs in the cgroup: a shell joins it, drops to the user, and becomes the program. Where the box has
+// no cgroup, the command runs in that of its caller.
 func (b *box) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	script, words := `echo $$ >"$0/cgroup.procs" && exec "$@"`, []string{program}
 	if b.user != "" {
 		words = append([]string{"setpriv", "--reuid", b.user, "--regid", b.user, "--clear-groups"}, words...)
 	}
-	c := exec.CommandContext(ctx, "/bin/sh", append(append([]string{"-c", script, b.group}, words...), args...)...)
+	words = append(words, args...)
+	if b.group != "" {
+		words = append([]string{"/bin/sh", "-c", script, b.group}, words...)
+	}
+	c := exec.CommandContext(ctx, words[0], words[1:]...)
 	c.Dir, c.Stdout, c.Stderr, c.WaitDelay = b.dir, b, b, 5*time.Second
 	c.Env = append(os.Environ(), "HOME="+b.dir, "LC_ALL=C")
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -4,7 +4,9 @@
 //	go run ./test/apps -list
 //	go run ./test/apps -record redis-save -o test/decisions/testdata/apps
 //
-// It needs root for the cgroup, the Debian packages that -list names, and about 2 GiB of free memory. The cgroup has a limit of
+// In a pod of the test cluster it plays one, with the node's own programs: -play NAME -root /host -dir DIR -go FILE.
+//
+// Recording needs root for the cgroup, the Debian packages that -list names, and about 2 GiB of free memory. The cgroup has a limit of
 // its own, and is removed with all of its processes however the recording ends.
 package main
 
@@ -41,6 +43,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	name := fs.String("record", "", "application to record, or all")
 	dir := fs.String("o", ".", "folder for NAME.gz")
 	show := fs.String("show", "", "file to print as a plot: a recorded curve")
+	load := fs.String("play", "", "load to play where this runs: "+playNames())
+	needs := fs.String("needs", "", "load whose missing packages are to be printed")
+	root := fs.String("root", "", "with -play: root of the file system that has the programs")
+	scratch := fs.String("dir", "", "with -play: folder for files, below -root")
+	start := fs.String("go", "", "with -play: wait for this file, below -root")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -51,8 +58,23 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return showCurve(out, *show)
 	case *name != "":
 		return recordAll(ctx, out, *name, *dir)
+	case *needs != "":
+		a, err := playable(*needs)
+		if err != nil {
+			return err
+		}
+		for _, pkg := range a.missing() {
+			fmt.Fprintln(out, pkg)
+		}
+		return nil
+	case *load != "":
+		a, err := playable(*load)
+		if err != nil {
+			return err
+		}
+		return a.playHere(ctx, out, *root, *scratch, *start)
 	}
-	return errors.New("nothing to do: -list, -record NAME or -show FILE")
+	return errors.New("nothing to do: -list, -record NAME, -show FILE, -needs NAME or -play NAME")
 }
 
 // missing returns the Debian packages that have to be installed for the application.

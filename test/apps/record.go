@@ -223,8 +223,13 @@ func point(x *sampler.GroupSample, begin time.Duration) (curve.Point, error) {
 	return p, nil
 }
 
-// program writes a program that an application runs into the box's folder.
+// program writes a program that an application runs into the box's folder, once: others may be reading it.
 func (b *box) program(name string) (string, error) {
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	if _, err := os.Stat(b.file(name)); err == nil {
+		return b.file(name), nil
+	}
 	text, err := programs.ReadFile("programs/" + name)
 	if err != nil {
 		return "", fmt.Errorf("read program: %w", err)

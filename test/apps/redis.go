@@ -123,42 +123,52 @@ func never() bool { return false }
 func count(i int) int { return i }
 
 // redisSave writes as it saves: each page that is written is copied for the saving process.
-func redisSave(ctx context.Context, b *box) error {
-	ctx, r, err := startRedis(ctx, b)
-	if err != nil {
-		return err
-	}
-	defer r.conn.Close()
-	const total = 600 * mib
-	if err := r.set(ctx, 25*mib, total, count, never); err != nil {
-		return err
-	}
-	for range 2 {
-		if err := pause(ctx, 5*time.Second); err != nil {
+func redisSave(saves int) func(context.Context, *box) error {
+	return func(ctx context.Context, b *box) error {
+		ctx, r, err := startRedis(ctx, b)
+		if err != nil {
 			return err
 		}
-		if answer, err := r.call("BGSAVE"); err != nil || !strings.Contains(answer, "started") {
-			return fmt.Errorf("save: %q, %w", answer, err)
+		defer r.conn.Close()
+		const total = 600 * mib
+		if err := r.set(ctx, 25*mib, total, count, never); err != nil {
+			return err
 		}
-		for {
-			if err := r.set(ctx, 60*mib, 6*mib, func(int) int { return rand.IntN(total / valueSize) }, never); err != nil {
+		for range saves {
+			if err := r.save(ctx, total); err != nil {
 				return err
 			}
-			if saving, err := r.saving(); err != nil {
-				return err
-			} else if !saving {
-				break
-			}
 		}
+		return pause(ctx, 8*time.Second)
 	}
-	return pause(ctx, 8*time.Second)
 }
 
-func redisLeak(ctx context.Context, b *box) error {
-	ctx, r, err := startRedis(ctx, b)
-	if err != nil {
+// save saves in the background, and writes to the keys until that is done.
+func (r *redis) save(ctx context.Context, total int) error {
+	if err := pause(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	defer r.conn.Close()
-	return r.set(ctx, 25*mib, 1200*mib, count, never)
+	if answer, err := r.call("BGSAVE"); err != nil || !strings.Contains(answer, "started") {
+		return fmt.Errorf("save: %q, %w", answer, err)
+	}
+	for {
+		if err := r.set(ctx, 60*mib, 6*mib, func(int) int { return rand.IntN(total / valueSize) }, never); err != nil {
+			return err
+		}
+		if saving, err := r.saving(); err != nil || !saving {
+			return err
+		}
+	}
+}
+
+// redisFill is a client that sets new keys at a rate, both in bytes of values.
+func redisFill(rate, total float64) func(context.Context, *box) error {
+	return func(ctx context.Context, b *box) error {
+		ctx, r, err := startRedis(ctx, b)
+		if err != nil {
+			return err
+		}
+		defer r.conn.Close()
+		return r.set(ctx, rate, total, count, never)
+	}
 }

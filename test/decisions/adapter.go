@@ -12,6 +12,7 @@ import (
 	"spillway/agent/judge"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/timing"
 )
 
 // All calls of the population into the agent's core are in this file. It is the agent's loop over a world: observe, assess,
@@ -41,6 +42,7 @@ type spillway struct {
 	answers []pending
 	verdict pressure.Verdict
 	before  pressure.Sample
+	timing  policy.Timing
 	stalled float64 // µs
 	last    float64 // s
 
@@ -76,7 +78,7 @@ func newSpillway(e *episode) *spillway { return newPatient(e, "balanced") }
 func newPatient(e *episode, patience string) *spillway {
 	cfg := core()
 	cfg.Policy.Patience = policy.Patience(patience)
-	s := &spillway{judge: judge.New(cfg), noise: rand.New(rand.NewPCG(e.Noise, 2)), pods: map[string]*podState{}, podsAt: math.Inf(-1), done: make(chan error, 1)}
+	s := &spillway{judge: judge.New(cfg), timing: e.measured(), noise: rand.New(rand.NewPCG(e.Noise, 2)), pods: map[string]*podState{}, podsAt: math.Inf(-1), done: make(chan error, 1)}
 	var err error
 	s.evicts, err = evict.New(evict.Options{Now: wall(-30), Node: "node", Call: func(_ context.Context, r evict.Request) policy.Answer {
 		// The caller waits for this answer, so nothing of the world moves.
@@ -94,6 +96,20 @@ func newPatient(e *episode, patience string) *spillway {
 	s.stop = stop
 	go func() { s.done <- s.evicts.Run(ctx) }()
 	return s
+}
+
+// measured is what a node has learned of evictions that has seen some: see package timing.
+func (e *episode) measured() policy.Timing {
+	var t timing.Times
+	now := epoch
+	for i := range e.Pods {
+		if p := &e.Pods[i]; p.Known && !p.Sidecars {
+			now = now.Add(time.Minute)
+			t.Call(now, time.Duration(e.Call*float64(time.Second)))
+			t.Cut(now, time.Duration(p.Cut*float64(time.Second)), false)
+		}
+	}
+	return t.Timing(false)
 }
 
 func (s *spillway) close() {
@@ -392,7 +408,7 @@ func (s *spillway) reading(x *podState, t float64) policy.Reading {
 // view is the pods as the judge sees them.
 func (s *spillway) view(t float64) judge.Pods {
 	now := wall(t)
-	out := judge.Pods{Now: now, History: s.evicts.History(now), InFlight: s.evicts.InFlight(), Pods: make([]policy.Candidate, 0, len(s.w.pods))}
+	out := judge.Pods{Now: now, History: s.evicts.History(now), InFlight: s.evicts.InFlight(), Timing: s.timing, Pods: make([]policy.Candidate, 0, len(s.w.pods))}
 	for _, p := range s.w.pods {
 		x := s.pods[p.uid]
 		if x == nil || !p.here(t) {

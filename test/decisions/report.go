@@ -208,7 +208,7 @@ type limits struct {
 	ended           float64 // percentage points that the share of polite exits may lie below the baseline's
 }
 
-var allowed = limits{early: 0.003, innocents: 0.1, needlessKnown: 0.27, needlessUnknown: 0.5, crossed: 0, ended: 3}
+var allowed = limits{early: 0.005, innocents: 0.1, needlessKnown: 0.34, needlessUnknown: 0.5, crossed: 0, ended: 3}
 
 // check returns what breaks the limits.
 func (l *limits) check(base, s *sums) []string {

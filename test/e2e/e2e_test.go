@@ -98,7 +98,7 @@ func long(t *testing.T) {
 // runCase runs a case and books it; the agent's log is shown when the test fails.
 func runCase(t *testing.T, c scenario.Case, mode scenario.Mode) *scenario.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
 	res, err := runner.Run(ctx, c, mode)
 	if err != nil {

@@ -43,6 +43,35 @@ func (r *Runner) install(ctx context.Context, mode Mode, config func(string) str
 	return err
 }
 
+// pause sets the pause switch, and waits until the agent says so.
+func (r *Runner) pause(ctx context.Context, paused bool) error {
+	if _, err := r.Cluster.Kubectl(ctx, "-n", systemNamespace, "patch", "configmap", "spillway-config", "-p", fmt.Sprintf(`{"data":{"pause":"%t"}}`, paused)); err != nil {
+		return err
+	}
+	for {
+		s, err := r.Status(ctx)
+		if err == nil && s.Evictions.Paused == paused {
+			return nil
+		}
+		if serr := sleep(ctx, 200*time.Millisecond); serr != nil {
+			return fmt.Errorf("wait for the pause switch: %w: %w", serr, err)
+		}
+	}
+}
+
+// restart ends the agent's pod, and waits until the next one is ready.
+func (r *Runner) restart(ctx context.Context) error {
+	pod, err := r.AgentPod(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := r.Cluster.Kubectl(ctx, "-n", systemNamespace, "delete", "pod", pod.Name, "--timeout=60s"); err != nil {
+		return err
+	}
+	_, err = r.Ready(ctx)
+	return err
+}
+
 // manifests returns what is shipped for a mode.
 func (r *Runner) manifests(ctx context.Context, mode Mode) (string, error) {
 	if overlay := map[Mode]string{Enforce: "enforce", NodeIdentity: "node-identity"}[mode]; overlay != "" {

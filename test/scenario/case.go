@@ -50,10 +50,12 @@ type Workload struct {
 	Namespace string // default: the case's own
 	Part      Part
 	Args      []string // of the workload program; $GO is replaced by the file that starts the load, $DISK by a folder on disk
+	Host      bool     // Args are a command instead, and have the node's files at /host: read-only, but for $DISK
 	Replicas  int      // of a Deployment, default 1
 	Requests  string   // inline YAML map, such as {cpu: 10m, memory: 64Mi}; empty: none
 	Limits    string
 	Grace     int    // seconds, default 30
+	PreStop   int    // seconds that its preStop hook sleeps; 0: it has none
 	Says      string // its log has this when it is ready for the load; empty: as soon as it runs
 	Budget    bool   // a PodDisruptionBudget that allows none of its pods to go
 	Annotate  string // inline YAML map of its pods' annotations; empty: none
@@ -78,6 +80,10 @@ type Case struct {
 
 	// Config changes the shipped manifests, which hold config.yaml as it is, before they are applied; nil leaves them.
 	Config func(manifests string) string
+	// Known lets the node get to know the pods first: the agent is installed before them, paused, with the threshold Room and the
+	// margin away, and Known runs when they are ready. Then the threshold is set, and the agent starts again with what it learned:
+	// while it runs it looks for another threshold every few minutes only.
+	Known func(ctx context.Context, namespace string) error
 	// Installed runs when the agent is ready, before the load starts; Start runs when it starts, for what no workload does;
 	// Meanwhile runs beside the load.
 	Installed func(ctx context.Context) error
@@ -203,6 +209,15 @@ spec:
   metrics: [{type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 1Gi}}}]
 `, w.Name, namespace, w.Scaler[0], w.Scaler[1], w.kind())
 	}
+	words, host, root := "args", "", ""
+	if w.Host {
+		words, root = "command", ", {name: host, hostPath: {path: /, type: Directory}}"
+		host = fmt.Sprintf(", {name: host, mountPath: /host, readOnly: true}, {name: disk, mountPath: /host%s}", disk)
+	}
+	hook := ""
+	if w.PreStop > 0 {
+		hook = fmt.Sprintf("\n        lifecycle: {preStop: {sleep: {seconds: %d}}}", w.PreStop)
+	}
 	replicas := ""
 	if w.kind() == Deployment {
 		replicas = fmt.Sprintf("\n  replicas: %d", max(1, w.Replicas))
@@ -222,9 +237,9 @@ spec:%[3]s
       - name: main
         image: %[5]s
         imagePullPolicy: IfNotPresent
-        args: [%[6]s]
+        %[12]s: [%[6]s]
         resources: {%[7]s}
-        volumeMounts: [{name: disk, mountPath: %[8]s}]
-      volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}]
-`, w.Name, namespace, replicas, grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}"), w.kind()) + budget + scaler
+        volumeMounts: [{name: disk, mountPath: %[8]s}%[13]s]%[14]s
+      volumes: [{name: disk, hostPath: {path: %[8]s, type: DirectoryOrCreate}}%[15]s]
+`, w.Name, namespace, replicas, grace, cluster.WorkloadImage, strings.Join(args, ", "), strings.TrimSuffix(resources, ", "), disk, selector, strings.Trim(w.Annotate, "{}"), w.kind(), words, host, hook, root) + budget + scaler
 }

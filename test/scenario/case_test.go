@@ -66,3 +66,28 @@ func TestLeft(t *testing.T) {
 		t.Errorf("%d left, want 3", n)
 	}
 }
+
+// TestHostManifest: a workload of the node's own programs has its files, and a place to write.
+func TestHostManifest(t *testing.T) {
+	var d appsv1.Deployment
+	decode(t, Workload{Name: "sort", Host: true, Args: []string{"$DISK/apps", "-go", "$GO"}, PreStop: 10}.manifest("case", "node1", "/disk/go", "/disk"), &d)
+	spec := d.Spec.Template.Spec
+	c := spec.Containers[0]
+	if len(c.Args) != 0 || strings.Join(c.Command, " ") != "/disk/apps -go /disk/go" || c.Lifecycle.PreStop.Sleep.Seconds != 10 {
+		t.Errorf("%+v", c)
+	}
+	at := map[string]string{}
+	for _, m := range c.VolumeMounts {
+		if m.ReadOnly != (m.MountPath == "/host") {
+			t.Errorf("%+v", m)
+		}
+		for _, v := range spec.Volumes {
+			if v.Name == m.Name {
+				at[m.MountPath] = v.HostPath.Path
+			}
+		}
+	}
+	if len(at) != 3 || at["/host"] != "/" || at["/disk"] != "/disk" || at["/host/disk"] != "/disk" {
+		t.Errorf("mounted: %v", at)
+	}
+}

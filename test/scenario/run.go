@@ -244,15 +244,39 @@ func (r *Runner) run(ctx context.Context, c Case, mode Mode) (res *Result, err e
 	apply := func(ctx context.Context, w Workload) error {
 		return r.Cluster.Apply(ctx, w.manifest(ns, r.Node.NodeName(), goFile, disk))
 	}
+	known := c.Known != nil
+	if known && mode != KubeletAlone {
+		if err := r.install(ctx, mode, c.Config); err != nil {
+			return nil, err
+		}
+		if err := r.pause(ctx, true); err != nil {
+			return nil, err
+		}
+		defer func() {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, r.pause(clean, false))
+		}()
+	}
 	if err := r.start(ctx, c, ns, apply); err != nil {
 		return nil, err
+	}
+	if known {
+		r.say("%s, %s: the node gets to know the pods", c.Name, mode)
+		if err := c.Known(ctx, ns); err != nil {
+			return nil, err
+		}
 	}
 	hard, err := r.Node.SetMargin(ctx, c.Margin)
 	if err != nil {
 		return nil, err
 	}
 	if mode != KubeletAlone {
-		if err := r.install(ctx, mode, c.Config); err != nil {
+		ready := func() error { return r.install(ctx, mode, c.Config) }
+		if known {
+			ready = func() error { return errors.Join(r.pause(ctx, false), r.restart(ctx)) }
+		}
+		if err := ready(); err != nil {
 			return nil, err
 		}
 		if c.Installed != nil {

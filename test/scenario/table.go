@@ -3,9 +3,13 @@ package scenario
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"spillway/agent/status"
 )
 
 // columns of the table. What makes the request for a pod to go and the pod go is told apart: from the start of the load until
@@ -28,6 +32,7 @@ var columns = []struct {
 	{"OOM kills", func(r *Result) string { return strconv.FormatInt(r.OOMKills, 10) }},
 	{"detection + call + exit", (*Result).took},
 	{"margin / rate", (*Result).lasts},
+	{"grace of the evicted", (*Result).graces},
 }
 
 // WriteTable prints one line per run, as a Markdown table whose columns are aligned.
@@ -87,4 +92,37 @@ func (r *Result) lasts() string {
 		return "-"
 	}
 	return fmt.Sprintf("%.1f s", float64(r.Start)/float64(r.Case.Rate))
+}
+
+// Grace is how long the processes of a pod had from its eviction to their end, or until its grace period was cut short; known
+// is false where neither was seen.
+func Grace(o status.Outcome) (d time.Duration, cut, known bool) {
+	switch {
+	case o.DryRun:
+		return 0, false, false
+	case o.ShortenedAt != nil:
+		return o.ShortenedAt.Sub(o.AskedAt), true, true
+	case o.EndedAt != nil:
+		return o.EndedAt.Sub(o.AskedAt), false, true
+	}
+	return 0, false, false
+}
+
+// graces lists what the pods that Spillway evicted were left, oldest first.
+func (r *Result) graces() string {
+	if r.Status == nil {
+		return "-"
+	}
+	var all []string
+	for _, o := range slices.SortedFunc(slices.Values(r.Status.Evictions.Outcomes), func(a, b status.Outcome) int { return a.AskedAt.Compare(b.AskedAt) }) {
+		if d, cut, known := Grace(o); known && cut {
+			all = append(all, fmt.Sprintf("%.1f s, cut", d.Seconds()))
+		} else if known {
+			all = append(all, fmt.Sprintf("%.1f s", d.Seconds()))
+		}
+	}
+	if len(all) == 0 {
+		return "-"
+	}
+	return strings.Join(all, "; ")
 }

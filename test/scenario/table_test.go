@@ -13,6 +13,7 @@ import (
 func TestTable(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	answered := at.Add(20 * time.Millisecond)
+	cut, later := at.Add(9500*time.Millisecond), at.Add(time.Minute+1200*time.Millisecond)
 	c := Case{Note: "some load", Rate: 100 << 20, Workloads: append([]Workload{{Name: "leak", Part: Culprit}, {Name: "held", Part: Culprit, Budget: true}}, Neighbours()...)}
 	asked := func(uid string, dry bool) status.Outcome {
 		return status.Outcome{UID: uid, Pod: "pod-" + uid, DryRun: dry, AskedAt: at, AnsweredAt: &answered}
@@ -25,17 +26,20 @@ func TestTable(t *testing.T) {
 		want   []string // from "innocents hit" on, without the number of OOM kills
 	}{
 		{"the culprit alone", Result{Fates: []Fate{gone}, Status: &status.Status{Evictions: status.Evictions{Outcomes: []status.Outcome{asked("1", false)}}}, CulpritAsked: gone.At, CulpritLeft: gone.Gone, Call: 20 * time.Millisecond},
-			[]string{"none", "none", "none", "4.0 + 0.02 + 1.5 = 5.5 s", "20.0 s"}},
+			[]string{"none", "none", "none", "4.0 + 0.02 + 1.5 = 5.5 s", "20.0 s", "-"}},
+		{"two with other ends", Result{Status: &status.Status{Evictions: status.Evictions{Outcomes: []status.Outcome{
+			{UID: "1", AskedAt: at.Add(time.Minute), EndedAt: &later}, {UID: "2", AskedAt: at, ShortenedAt: &cut, EndedAt: &later}, {UID: "3", DryRun: true, AskedAt: at, EndedAt: &later}, {UID: "3", AskedAt: at},
+		}}}}, []string{"none", "none", "cart", "-", "20.0 s", "9.5 s, cut; 1.2 s"}},
 		{"an innocent too, through the API", Result{Fates: []Fate{gone, {UID: "3", App: "cart", API: true}}, Status: &status.Status{Evictions: status.Evictions{Outcomes: []status.Outcome{asked("3", false), asked("1", false)}}}},
-			[]string{"cart", "none", "cart", "-", "20.0 s"}},
+			[]string{"cart", "none", "cart", "-", "20.0 s", "-"}},
 		{"asked for in vain, and as a dry run", Result{Status: &status.Status{Evictions: status.Evictions{Outcomes: []status.Outcome{asked("4", false), asked("5", true), asked("4", false), asked("1", true)}}}},
-			[]string{"none", "none", "2 × search", "-", "20.0 s"}},
+			[]string{"none", "none", "2 × search", "-", "20.0 s", "-"}},
 		{"a pod that nobody saw", Result{Status: &status.Status{Evictions: status.Evictions{Outcomes: []status.Outcome{asked("9", false)}}}},
-			[]string{"none", "none", "pod-9", "-", "20.0 s"}},
+			[]string{"none", "none", "pod-9", "-", "20.0 s", "-"}},
 		{"the kubelet passes over a budget", Result{Fates: []Fate{{UID: "2", App: "held", Kubelet: true, At: 9 * time.Second}, {UID: "3", App: "cart", Kubelet: true}}, CulpritAsked: 9 * time.Second},
-			[]string{"cart", "held", "none", "9.0 s + ...", "20.0 s"}},
+			[]string{"cart", "held", "none", "9.0 s + ...", "20.0 s", "-"}},
 		{"an OOM kill", Result{Fates: []Fate{{UID: "2", App: "held", OOMKilled: true}, {UID: "3", App: "cart", OOMKilled: true}}},
-			[]string{"cart", "none", "none", "-", "20.0 s"}},
+			[]string{"cart", "none", "none", "-", "20.0 s", "-"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := &tc.result

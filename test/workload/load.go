@@ -19,8 +19,9 @@ const step = 10 * time.Millisecond
 
 // report prints at most once a second; due is when it prints next.
 type report struct {
-	w   io.Writer
-	due time.Time
+	w    io.Writer
+	due  time.Time
+	note string // what is to be said besides
 }
 
 func (r *report) print(now time.Time, held int64) {
@@ -28,7 +29,7 @@ func (r *report) print(now time.Time, held int64) {
 		return
 	}
 	r.due = now.Add(time.Second)
-	fmt.Fprintf(r.w, "%s held %d bytes (%.1f MiB)\n", now.UTC().Format("15:04:05.000"), held, float64(held)/(1<<20))
+	fmt.Fprintf(r.w, "%s held %d bytes (%.1f MiB)%s\n", now.UTC().Format("15:04:05.000"), held, float64(held)/(1<<20), r.note)
 }
 
 // idle reports what is held until the context ends.
@@ -115,8 +116,10 @@ func waitFor(ctx context.Context, name string, held func()) error {
 
 func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("leak", flag.ContinueOnError)
-	var rate, limit, first, leave size
+	var rate, then, limit, first, leave size
 	fs.Var(&rate, "rate", "bytes to touch per second")
+	fs.Var(&then, "then", "bytes to touch per second later, see --after")
+	after := fs.Duration("after", 0, "grow at --rate for so long, and at --then from there on")
 	fs.Var(&limit, "limit", "stop growing at this size; 0 never stops")
 	fs.Var(&first, "hold", "touch this much at once before the growth")
 	fs.Var(&leave, "leave", "wait while the node has less than this left")
@@ -129,6 +132,9 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if rate <= 0 {
 		return usageError("leak: --rate must be above 0")
+	}
+	if (then > 0) != (*after > 0) {
+		return usageError("leak: --then and --after go together")
 	}
 	if limit > 0 && limit < first {
 		return usageError("leak: --limit is under --hold")
@@ -146,19 +152,19 @@ func leak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := waitFor(ctx, *start, func() { rep.print(time.Now(), r.held) }); err != nil {
 		return err
 	}
-	for end := time.Now().Add(*delay); ; {
-		now := time.Now()
-		rep.print(now, r.held)
-		if !now.Before(end) {
-			break
-		}
-		if err := wait(ctx, min(time.Second, end.Sub(now))); err != nil {
-			return err
-		}
+	if err := hang(ctx, r, rep, *delay); err != nil {
+		return err
 	}
 	to := int64(limit)
 	if to == 0 {
 		to = 1 << 62
+	}
+	if then > 0 {
+		slow := min(to, r.held+int64(after.Seconds()*float64(rate)))
+		if err := grow(ctx, r, rep, slow, int64(rate), int64(leave)); err != nil {
+			return err
+		}
+		rate = then
 	}
 	if err := grow(ctx, r, rep, to, int64(rate), int64(leave)); err != nil {
 		return err
@@ -180,6 +186,7 @@ func sawtooth(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	fs.Var(&low, "low", "lowest size")
 	fs.Var(&high, "high", "highest size")
 	start := fs.String("wait-for", "", "wait before the growth until this file exists")
+	first := fs.Uint("first", 0, "teeth before it waits for the file")
 	if _, err := parse(fs, args, stderr, 0); err != nil {
 		return err
 	}
@@ -187,14 +194,82 @@ func sawtooth(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return usageError("sawtooth: --rate must be above 0 and --high above --low")
 	}
 	r, rep := &region{}, &report{w: stdout}
-	if err := waitFor(ctx, *start, func() { rep.print(time.Now(), r.held) }); err != nil {
-		return err
-	}
-	for {
+	for n := uint(0); ; n++ {
 		if err := r.resize(int64(low)); err != nil {
 			return err
 		}
+		if n == *first {
+			if err := rest(ctx, *start, r, rep, n); err != nil {
+				return err
+			}
+		}
 		if err := grow(ctx, r, rep, int64(high), int64(rate), 0); err != nil {
+			return err
+		}
+	}
+}
+
+// rest waits for the file after so many rounds.
+func rest(ctx context.Context, name string, r *region, rep *report, rounds uint) error {
+	rep.note = fmt.Sprintf(", waits after %d rounds", rounds)
+	defer func() { rep.note = "" }()
+	return waitFor(ctx, name, func() { rep.print(time.Now(), r.held) })
+}
+
+// burst touches memory at once, again and again: it gives it back after a while, or keeps it.
+func burst(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := flag.NewFlagSet("burst", flag.ContinueOnError)
+	var n, limit size
+	fs.Var(&n, "size", "bytes to touch at once")
+	fs.Var(&limit, "limit", "with --keep: touch no more than this in all; 0: no limit")
+	stay := fs.Duration("stay", 0, "give them back after so long")
+	keep := fs.Bool("keep", false, "give nothing back")
+	every := fs.Duration("every", 0, "from one burst to the next")
+	start := fs.String("wait-for", "", "wait until this file exists")
+	first := fs.Uint("first", 0, "bursts before it waits for the file")
+	if _, err := parse(fs, args, stderr, 0); err != nil {
+		return err
+	}
+	if n <= 0 || *stay < 0 || *every <= *stay {
+		return usageError("burst: --size must be above 0 and --every above --stay")
+	}
+	r, rep := &region{}, &report{w: stdout}
+	for rounds := uint(0); ; rounds++ {
+		if rounds == *first {
+			if err := rest(ctx, *start, r, rep, rounds); err != nil {
+				return err
+			}
+		}
+		began, to := time.Now(), r.held+int64(n)
+		if limit > 0 {
+			to = min(to, max(r.held, int64(limit)))
+		}
+		if err := r.resize(to); err != nil {
+			return err
+		}
+		if !*keep {
+			if err := hang(ctx, r, rep, *stay); err != nil {
+				return err
+			}
+			if err := r.resize(0); err != nil {
+				return err
+			}
+		}
+		if err := hang(ctx, r, rep, *every-time.Since(began)); err != nil {
+			return err
+		}
+	}
+}
+
+// hang holds what it has for so long.
+func hang(ctx context.Context, r *region, rep *report, d time.Duration) error {
+	for end := time.Now().Add(d); ; {
+		now := time.Now()
+		rep.print(now, r.held)
+		if !now.Before(end) {
+			return ctx.Err()
+		}
+		if err := wait(ctx, min(time.Second, end.Sub(now))); err != nil {
 			return err
 		}
 	}

@@ -3,8 +3,9 @@
 //
 //	workload pause
 //	workload hold SIZE
-//	workload leak --rate 100Mi [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
-//	workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
+//	workload leak --rate 100Mi [--then SIZE --after D] [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+//	workload sawtooth --low SIZE --high SIZE --rate SIZE [--first N] [--wait-for FILE]
+//	workload burst --size SIZE --every D [--stay D | --keep [--limit SIZE]] [--first N] [--wait-for FILE]
 //	workload alloc SIZE [--child]        (also: thrash)
 //	workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]
 //	workload forks --rate N
@@ -27,8 +28,9 @@ import (
 
 const usage = `workload pause
 workload hold SIZE
-workload leak --rate SIZE [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
-workload sawtooth --low SIZE --high SIZE --rate SIZE [--wait-for FILE]
+workload leak --rate SIZE [--then SIZE --after D] [--limit SIZE] [--leave SIZE] [--delay D] [--wait-for FILE] [--hold SIZE] [--ignore-sigterm] [--linger D]
+workload sawtooth --low SIZE --high SIZE --rate SIZE [--first N] [--wait-for FILE]
+workload burst --size SIZE --every D [--stay D | --keep [--limit SIZE]] [--first N] [--wait-for FILE]
 workload alloc SIZE [--child]
 workload reread --file F --size SIZE [--rate SIZE] [--wait-for FILE]
 workload forks --rate N
@@ -52,6 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		"hold":     hold,
 		"leak":     leak,
 		"sawtooth": sawtooth,
+		"burst":    burst,
 		"alloc":    alloc,
 		"thrash":   alloc,
 		"reread":   reread,

@@ -258,6 +258,8 @@ func TestUsage(t *testing.T) {
 		"reread no file":  {[]string{"reread", "--size", "1"}, 2, "--file and --size"},
 		"reread bad file": {[]string{"reread", "--size", "1", "--file", "/proc/none/x"}, 1, "make file"},
 		"sawtooth":        {[]string{"sawtooth", "--rate", "1"}, 2, "--high above --low"},
+		"burst too long":  {[]string{"burst", "--size", "1", "--stay", "2s", "--every", "1s"}, 2, "--every above --stay"},
+		"leak then":       {[]string{"leak", "--rate", "1", "--then", "2"}, 2, "--then and --after"},
 		"forks":           {[]string{"forks"}, 2, "--rate"},
 		"bad flag":        {[]string{"alloc", "--x"}, 2, "-x"},
 	} {
@@ -282,5 +284,77 @@ func TestLeakLeaves(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) < 2 || slices.ContainsFunc(lines, func(l string) bool { return !strings.HasSuffix(l, "held 1048576 bytes (1.0 MiB)") }) {
 		t.Errorf("%q", lines)
+	}
+}
+
+// TestRounds: bursts and teeth are played, then the program waits for its file, and plays on when it is there.
+func TestRounds(t *testing.T) {
+	for name, args := range map[string][]string{
+		"burst":    {"burst", "--size", "1Mi", "--stay", "100ms", "--every", "1100ms"},
+		"sawtooth": {"sawtooth", "--low", "0", "--high", "1Mi", "--rate", "1Mi"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "go")
+			_, out := program(t, append(args, "--first", "2", "--wait-for", file)...)
+			var held, waits, again int
+			for again == 0 {
+				line, err := out.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch waiting := strings.HasSuffix(line, "held 0 bytes (0.0 MiB), waits after 2 rounds\n"); {
+				case waiting:
+					if waits++; waits == 2 {
+						if err := os.WriteFile(file, nil, 0o600); err != nil {
+							t.Fatal(err)
+						}
+					}
+				case waits == 0:
+					held++
+				default:
+					again++
+				}
+			}
+			if held < 2 || waits < 2 {
+				t.Errorf("%d lines of the first rounds, %d of the wait, want two of each at least", held, waits)
+			}
+		})
+	}
+}
+
+// TestBurstKeeps: what is kept adds up to the limit.
+func TestBurstKeeps(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(3500*time.Millisecond, cancel)
+	var out, errs bytes.Buffer
+	if code := run(ctx, []string{"burst", "--size", "2Mi", "--every", "1s", "--keep", "--limit", "5Mi"}, &out, &errs); code != 0 {
+		t.Fatalf("%d: %s", code, &errs)
+	}
+	for _, want := range []string{"held 2097152 bytes", "held 4194304 bytes", "held 5242880 bytes"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q was never said:\n%s", want, &out)
+		}
+	}
+}
+
+// TestLeakSpeedsUp: it grows slowly for a while and fast from there on.
+func TestLeakSpeedsUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	time.AfterFunc(4500*time.Millisecond, cancel)
+	if code := run(ctx, []string{"leak", "--rate", "1Mi", "--then", "10Mi", "--after", "2s", "--limit", "9Mi"}, &out, &errs); code != 0 {
+		t.Fatalf("%d: %s", code, &errs)
+	}
+	var mib []float64
+	for line := range strings.Lines(out.String()) {
+		text, _, _ := strings.Cut(line[strings.Index(line, "(")+1:], " ")
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		mib = append(mib, n)
+	}
+	if len(mib) < 4 || mib[1] < 0.9 || mib[1] > 1.5 || mib[3] != 9 {
+		t.Errorf("held %v MiB after each second, want about 1 after one and 9 after three", mib)
 	}
 }
