@@ -385,6 +385,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	cancel()
 	wg.Wait()
+	a.keepLearned()
 	stopKeeping()
 	keeper.Wait()
 	a.close()

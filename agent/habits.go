@@ -85,11 +85,41 @@ func (h *habits) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case k := <-h.saves:
-			if err := k.to.Save(k.data); err != nil {
-				h.sources.set("habits", status.Degraded, "write what was learned of workloads and node: "+err.Error())
-			} else {
-				h.sources.set("habits", status.OK, "kept in the ledger")
-			}
+			h.write(k)
+		}
+	}
+}
+
+func (h *habits) write(k kept) {
+	if err := k.to.Save(k.data); err != nil {
+		h.sources.set("habits", status.Degraded, "write what was learned of workloads and node: "+err.Error())
+		return
+	}
+	h.sources.set("habits", status.OK, "kept in the ledger")
+}
+
+// keepLearned writes what was learned since the last time: a rollout of the agent loses nothing. The loop has ended, the ledger
+// still writes.
+func (a *Agent) keepLearned() {
+	if a.habits == nil {
+		return
+	}
+	now := time.Now()
+	a.habits.drain()
+	a.habits.keep(now)
+	a.loop.saveTimings(now)
+	a.loop.saveScores(now)
+	a.habits.drain()
+}
+
+// drain writes what is queued.
+func (h *habits) drain() {
+	for {
+		select {
+		case k := <-h.saves:
+			h.write(k)
+		default:
+			return
 		}
 	}
 }
@@ -108,6 +138,11 @@ func (h *habits) see(now time.Time, pods []policy.Candidate) {
 	if now.Sub(h.savedAt) < saveHabits && !now.Before(h.savedAt) {
 		return
 	}
+	h.keep(now)
+}
+
+// keep queues what was learned of workloads, if there is something new.
+func (h *habits) keep(now time.Time) {
 	h.savedAt = now
 	h.learned.Forget(now)
 	if h.store == nil || !h.learned.Changed() {

@@ -174,8 +174,11 @@ func (l *loop) judged(all []status.WouldEvict) {
 // saveScores has the score written when it has changed, and every few seconds while one waits.
 func (l *loop) saveScores(now time.Time) {
 	c := &l.scores
+	if c.store == nil {
+		return
+	}
 	boot := l.a.samples.Now()
-	if c.store == nil || !c.score.Changed() && (!c.score.Waiting() || boot-c.savedAt < saveScore) {
+	if !c.score.Changed() && (!c.score.Waiting() || boot-c.savedAt < saveScore) {
 		return
 	}
 	c.savedAt = boot

@@ -108,7 +108,15 @@ func (l *loop) measure(now time.Time) {
 			t.learned.Cut(now, took.Time, took.Part == evict.Stop)
 		}
 	}
-	if t.store == nil || !t.learned.Changed() || now.Sub(t.savedAt) < saveTimings && !now.Before(t.savedAt) {
+	if now.Sub(t.savedAt) >= saveTimings || now.Before(t.savedAt) {
+		l.saveTimings(now)
+	}
+}
+
+// saveTimings queues what was measured, if there is something new.
+func (l *loop) saveTimings(now time.Time) {
+	t := l.a.timings
+	if t == nil || t.store == nil || !t.learned.Changed() {
 		return
 	}
 	t.savedAt = now

@@ -60,10 +60,10 @@ func TestTimingsSurviveARestart(t *testing.T) {
 	lives(t, dir, func(t *testing.T, a *Agent) {
 		a.openHabits()
 		a.openTimings()
-		if got, n := a.timing(); got != (policy.Timing{Call: 800 * time.Millisecond, Cut: 2 * time.Second}) || n.Calls != 3 || n.Cuts != 3 || n.Backs != 0 {
+		if got, n := a.timing(); got != (policy.Timing{Call: 800 * time.Millisecond, Cut: 2500 * time.Millisecond}) || n.Calls != 3 || n.Cuts != 3 || n.Backs != 0 {
 			t.Errorf("%+v of %+v", got, n)
 		}
-		if got := a.timingStatus(); *got != (status.Timing{CallSeconds: 0.8, Calls: 3, CallMeasured: true, CutSeconds: 2, Cuts: 3, CutMeasured: true, BackBytes: 4 << 30}) {
+		if got := a.timingStatus(); *got != (status.Timing{CallSeconds: 0.8, Calls: 3, CallMeasured: true, CutSeconds: 2.5, Cuts: 3, CutMeasured: true, BackBytes: 4 << 30}) {
 			t.Errorf("%+v is shown", got)
 		}
 		if err := a.timings.store.Save([]byte("{")); err != nil {
@@ -110,7 +110,7 @@ func TestACutStopsTheContainers(t *testing.T) {
 		}
 	}
 	a.runtimeView.Store(&cri.View{Synced: true, Containers: []cri.Container{{ID: "a", PodUID: "1", State: cri.StateRunning}, {ID: "b", PodUID: "1", State: cri.StateExited}, {ID: "c", PodUID: "2", State: cri.StateRunning}}})
-	if got, _ := a.timing(); got != (policy.Timing{Stops: true}) || a.timingStatus().CutSeconds != 1.5 {
+	if got, _ := a.timing(); got != (policy.Timing{Stops: true}) || a.timingStatus().CutSeconds != 2 {
 		t.Errorf("%+v, shown %+v", got, a.timingStatus())
 	}
 	a.cfg.ShortenGrace = false

@@ -12,17 +12,17 @@ const (
 // Timing is what an eviction takes besides the victim's exit, as measured on this node; a zero field is not measured yet.
 type Timing struct {
 	Call  time.Duration `json:",omitempty"` // from the request until the pod is terminating; not measured: 1 s
-	Cut   time.Duration `json:",omitempty"` // from the call that cuts the grace short to the end; not measured: 1.5 s with Stops, else 3.5 s
+	Cut   time.Duration `json:",omitempty"` // from the call that cuts the grace short to the end; not measured: 2 s with Stops, else 3.5 s
 	Back  float64       `json:",omitempty"` // bytes per second by which an exiting pod's memory comes back; not measured: 4 GiB/s
 	Stops bool          `json:",omitempty"` // the container runtime may be asked to stop the containers of a cut
 }
 
 // Not measured yet. usualCut is what the kubelet takes by itself: a preStop of 1 s at most, sidecars in order, and 2 s. A runtime
-// that is asked stops them at once.
+// that is asked stops them at once, in 1.1 s on a quiet node.
 const (
 	usualCall = time.Second
 	usualCut  = 3500 * time.Millisecond
-	usualStop = 1500 * time.Millisecond
+	usualStop = 2 * time.Second
 	usualBack = 4 << 30
 )
 

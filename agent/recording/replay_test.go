@@ -227,7 +227,7 @@ func TestDamagedRecordings(t *testing.T) {
 		{"text", []byte("hello, this is a log\n"), "not a recording of Spillway", 0, 0},
 		{"another gzip file", plain("hello\n"), "not a recording of Spillway", 0, 0},
 		{"other JSON", plain(`{"a":1}` + "\n"), "not a recording of Spillway", 0, 0},
-		{"of a later version", plain(`{"start":{"format":"spillway recording","version":9}}` + "\n"), "version 9, this program reads versions 1 to 2", 0, 0},
+		{"of a later version", plain(`{"start":{"format":"spillway recording","version":9}}` + "\n"), "version 9, this program reads versions 1 to 3", 0, 0},
 		{"cut off", whole[:len(whole)*2/3], "", 1, 1},
 		{"cut off early", whole[:20], "nothing of it can be read", 0, 1},
 		{"cut off, and another behind it", append(bytes.Clone(whole[:len(whole)*2/3]), whole...), "", 2, 1},

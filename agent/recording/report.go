@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/agent/policy"
 	"spillway/agent/status"
 )
 
@@ -44,7 +45,7 @@ func (p *printer) episode(e *Episode) {
 		at := fmt.Sprintf("%+8.1f s", s.At.Sub(e.Begin).Seconds())
 		p.line("%s  %s", at, s.Recorded.text())
 		if s.Was != nil {
-			p.line("%*s  was: %s", len(at), "", s.Was.text())
+			p.line("%*s  was: %s (changed by: %s)", len(at), "", s.Was.text(), s.rule())
 		}
 		if s.Other != nil && s.Recorded.differs(s.Other) {
 			p.line("%*s  other: %s", len(at), "", s.Other.text())
@@ -117,4 +118,22 @@ func (s *State) text() string {
 		out += "; without Spillway: " + s.Without
 	}
 	return out
+}
+
+// rule names the rule by which a decision of an older recording is another one today.
+func (s *Step) rule() string {
+	was, now := s.Was, &s.Recorded
+	switch {
+	case now.Decision == policy.StateStandBy:
+		return "only the cause is evicted, and Spillway stands by where it may not be"
+	case was.Victims != "" && now.Decision == "":
+		return "lead times and bounds: the level is " + now.Level + " at this moment now"
+	case was.Victims != "" && now.Victims != "":
+		return "only pods with a real part in the growth are ranked"
+	case was.Victims != "":
+		return "before critical only a pod is evicted whose part in the growth is borne out by what it gained in the last minute"
+	case now.Victims != "":
+		return "no cooldown, autoscaler or missing room holds a pod with a real part in the growth"
+	}
+	return "the states of a decision are told apart otherwise"
 }

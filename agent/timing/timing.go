@@ -29,6 +29,7 @@ const (
 
 	longestCut = 30 * time.Second
 	mostCut    = 10 * time.Second
+	cutReserve = 500 * time.Millisecond
 	// The kubelet stops no container within less than 2 s of a deletion (minimumGracePeriodInSeconds in
 	// pkg/kubelet/kuberuntime), the runtime is asked with 1 s: a pod that was gone before had ended by itself.
 	leastCut  = 2 * time.Second
@@ -111,7 +112,7 @@ func (t *Times) Timing(stops bool) policy.Timing {
 		cuts, lowest = t.stops, leastStop
 	}
 	if s, ok := secondLongest(cuts); ok {
-		out.Cut = min(max(s, lowest), mostCut)
+		out.Cut = min(max(s, lowest), mostCut) + cutReserve
 	}
 	if n := len(t.backs); n >= least {
 		out.Back = min(sorted(t.backs)[max(1, (n+3)/4-1)], mostBack)
