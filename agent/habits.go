@@ -31,13 +31,22 @@ type habits struct {
 	store   *ledger.Document // nil: nothing survives a restart
 	calm    *ledger.Document // likewise: how the node was before memory became short
 	bootID  string
-	before  *pressure.Usual // of the agent before this one; nil: nothing
-	saves   chan kept       // capacity keepSaves
-	ending  map[string]*policy.Pod
+	before  *pressure.Usual   // of the agent before this one; nil: nothing
+	saves   chan kept         // capacity keepSaves
+	ending  map[string]ending // by UID
 	seenAt  time.Time
 	savedAt time.Time
 	sources *sources
 }
+
+// ending is a pod on its way out.
+type ending struct {
+	pod  *policy.Pod
+	held uint64 // bytes charged when that was first seen; 0: not known
+}
+
+// mostLeft is what may stay charged to a pod that has ended, bytes.
+const mostLeft = 16 << 20
 
 // kept is a document on its way to the disk.
 type kept struct {
@@ -55,7 +64,7 @@ type calmState struct {
 
 // openHabits takes over what the agent before this one learned. What cannot be read is learned again.
 func (a *Agent) openHabits() {
-	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]*policy.Pod{}, sources: &a.sources}
+	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]ending{}, sources: &a.sources}
 	if a.ledger == nil {
 		return
 	}
@@ -131,7 +140,9 @@ func (h *habits) see(now time.Time, pods []policy.Candidate) {
 	}
 	h.seenAt = now
 	for i := range pods {
-		if r := &pods[i].Reading; r.Fresh {
+		if p := pods[i].Pod; p.Succeeded {
+			h.learned.Succeeded(now, p)
+		} else if r := &pods[i].Reading; r.Fresh {
 			h.learned.Seen(now, pods[i].Pod, r.WorkingSet-min(r.ActiveFile, r.WorkingSet))
 		}
 	}
@@ -209,17 +220,22 @@ func (l *loop) followEnds(now time.Time) {
 			if listed == nil {
 				listed = map[string]bool{}
 			}
-			h.ending[p.UID] = p
+			e := h.ending[p.UID]
+			if e.pod = p; e.held == 0 {
+				e.held = l.readings[l.cgroupUID(p)].Usage
+			}
+			h.ending[p.UID] = e
 			listed[p.UID] = true
 		}
 	}
-	for uid, p := range h.ending {
-		empty := !listed[uid]
+	for uid, e := range h.ending {
+		p, empty := e.pod, !listed[uid]
 		m := l.mapped(p)
 		if m == nil {
 			empty = true
-		} else if _, none := leftOf(l.a.tree, m); none {
-			empty = true
+		} else if left, none := leftOf(l.a.tree, m); none {
+			// On cgroup v1 a process of another PID namespace is not listed to the agent's container: memory has to be back too.
+			empty = empty || left < max(mostLeft, e.held/20)
 		}
 		h.learned.Ending(now, p, empty, p.GraceCut || cutShort(l.a.evicts.Outcomes(), uid))
 		l.followRelease(now, p, m, empty, listed[uid])

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,7 +50,7 @@ const (
 )
 
 // workload names what pods have in common: the Deployment behind a ReplicaSet, so that a rollout does not lose what was
-// learned, and for peaks the template too.
+// learned, the CronJob behind a Job, and for peaks the template too.
 type workload struct {
 	Namespace string `json:"namespace"`
 	Kind      string `json:"kind"`
@@ -70,7 +71,22 @@ func workloadOf(p *policy.Pod) (w workload, template string, ok bool) {
 	if base, found := strings.CutSuffix(w.Name, "-"+template); found && w.Kind == "ReplicaSet" && template != "" && base != "" {
 		w.Kind, w.Name = "Deployment", base
 	}
+	if base, ok := cronJob(w.Name); ok && w.Kind == "Job" {
+		// No label tells one template of a CronJob from the next; what it asks for mostly does.
+		w.Kind, w.Name, template = "CronJob", base, fmt.Sprintf("%d/%d", p.Request, p.Limit)
+	}
 	return w, template, w.Kind != ""
+}
+
+// cronJob returns the CronJob of a Job by its name, which ends in the minute that it was due, since 1970 (getJobName in
+// pkg/controller/cronjob).
+func cronJob(job string) (string, bool) {
+	i := strings.LastIndexByte(job, '-')
+	if i < 1 {
+		return "", false
+	}
+	minute, err := strconv.ParseUint(job[i+1:], 10, 32)
+	return job[:i], err == nil && minute >= 1e7
 }
 
 // learned is what is known of one workload.
@@ -183,13 +199,13 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 	x.high = max(x.high, held)
 	rise := x.high - min(x.low, x.high)
 	switch {
-	case held < x.low:
-		x.low, x.high = held, held
 	case rise >= leastRise && x.high-held >= rise/returnPart:
 		// A pod that swings all the time comes back from each of its peaks; only a higher one has to be confirmed again.
 		if peak := x.high + max((x.high-held)/slackPart, x.high/standPart); peak > x.pending {
 			x.pending, x.pendingAt = peak, now
 		}
+		x.low, x.high = held, held
+	case held < x.low:
 		x.low, x.high = held, held
 	}
 	if x.pending > 0 && now.Sub(x.pendingAt) >= confirm {
@@ -221,6 +237,18 @@ func (h *Habits) Seen(now time.Time, p *policy.Pod, held uint64) {
 // stand begins the time that a pod has to stand at a level.
 func (x *pod) stand(now time.Time, held uint64) {
 	x.anchor, x.since, x.first, x.last, x.minute = held, now, held, 0, 0
+}
+
+// Succeeded takes in that a pod has run to its end: what it held came back by itself.
+func (h *Habits) Succeeded(now time.Time, p *policy.Pod) {
+	x := h.pods[p.UID]
+	if x == nil {
+		return
+	}
+	if x.failed.IsZero() && x.top >= leastRise {
+		h.bound(now, p, x, x.top+x.top/standPart)
+	}
+	delete(h.pods, p.UID)
 }
 
 // Failed takes in that what a pod held ended in an eviction for memory or in an OOM kill: that bounds nothing. The peak of its

@@ -122,6 +122,17 @@ func TestBound(t *testing.T) {
 		{"nothing happened", func(h *Habits, p *policy.Pod) { live(h, p, begin, 60, func(int) int { return 500 }) }, 0},
 		{"a heap that is collected", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, saw) }, 790 + 39},
 		{"one that is collected all the time", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, func(s int) int { return 500 + 30*(s%10) }) }, 770 + 38},
+		{"a burst, and less than before it", func(h *Habits, p *policy.Pod) {
+			live(h, p, begin, 60, func(s int) int {
+				switch {
+				case s < 10:
+					return 101
+				case s < 20:
+					return 1200
+				}
+				return 100
+			})
+		}, 1200 + 110},
 		{"growth alone bounds nothing", func(h *Habits, p *policy.Pod) { live(h, p, begin, 100, func(s int) int { return 500 + 10*s }) }, 0},
 		{"a fall by less than a third of the rise", func(h *Habits, p *policy.Pod) {
 			live(h, p, begin, 100, func(s int) int { return 500 + 10*min(s, 50) - min(max(s-50, 0), 15)*10 })
@@ -324,4 +335,37 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// What a Job of a CronJob held to its end is what the next one is expected to take.
+func TestJobsOfACronJob(t *testing.T) {
+	job := func(name string, request uint64) *policy.Pod {
+		return &policy.Pod{Namespace: "shop", Name: name + "-x", UID: "uid-" + name, Request: request, StartedAt: begin, Grace: 30 * time.Second,
+			Owner: policy.Owner{APIVersion: "batch/v1", Kind: "Job", Name: name, UID: "job-" + name}}
+	}
+	for name, tc := range map[string]struct {
+		failed bool
+		next   *policy.Pod
+		want   uint64 // MiB
+	}{
+		"the next":                      {false, job("report-29411001", 0), 1050},
+		"one after a kill":              {true, job("report-29411001", 0), 0},
+		"another request":               {false, job("report-29411001", mib), 0},
+		"another CronJob":               {false, job("bill-29411001", 0), 0},
+		"a Job by hand of such a name":  {false, job("report-7", 0), 0},
+		"a name that is a minute alone": {false, job("29411001", 0), 0},
+	} {
+		var h Habits
+		p := job("report-29411000", 0)
+		at := live(&h, p, begin, 30, func(s int) int { return min(100*s, 1000) })
+		if tc.failed {
+			h.Failed(at, p.UID)
+		}
+		p.Finished, p.Succeeded = true, true
+		h.Succeeded(at, p)
+		h.Succeeded(at, p)
+		if got := h.Bound(tc.next) / mib; got != tc.want {
+			t.Errorf("%s: %d MiB, want %d", name, got, tc.want)
+		}
+	}
 }

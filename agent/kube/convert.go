@@ -66,6 +66,7 @@ func convertPod(pod *corev1.Pod) policy.Pod {
 		Mirror:        isStatic(pod),
 		Terminating:   pod.DeletionTimestamp != nil,
 		Finished:      pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		Succeeded:     pod.Status.Phase == corev1.PodSucceeded,
 		Labels:        pod.Labels,
 		Annotations:   ownAnnotations(pod.Annotations),
 		CreatedAt:     pod.CreationTimestamp.Time,

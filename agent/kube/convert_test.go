@@ -121,7 +121,7 @@ status:
 		},
 		{
 			name: "succeeded", pod: `{metadata: {namespace: a, name: b, uid: u}, spec: {containers: [{name: c}]}, status: {phase: Succeeded}}`,
-			want: policy.Pod{Namespace: "a", Name: "b", UID: "u", QoS: policy.BestEffort, Grace: 30 * time.Second, Finished: true,
+			want: policy.Pod{Namespace: "a", Name: "b", UID: "u", QoS: policy.BestEffort, Grace: 30 * time.Second, Finished: true, Succeeded: true,
 				Containers: []policy.Container{{Name: "c"}}},
 		},
 		{

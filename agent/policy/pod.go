@@ -28,6 +28,7 @@ type Pod struct {
 	Terminating bool  // metadata.deletionTimestamp is set
 	GraceCut    bool  `json:",omitempty"` // and with a shorter grace period than its own
 	Finished    bool  // phase Succeeded or Failed: it holds no memory that an eviction could give back
+	Succeeded   bool  `json:",omitempty"` // phase Succeeded
 
 	Labels      map[string]string
 	Annotations map[string]string // only the keys that begin with "spillway/"
