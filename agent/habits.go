@@ -140,9 +140,7 @@ func (h *habits) see(now time.Time, pods []policy.Candidate) {
 	}
 	h.seenAt = now
 	for i := range pods {
-		if p := pods[i].Pod; p.Succeeded {
-			h.learned.Succeeded(now, p)
-		} else if r := &pods[i].Reading; r.Fresh {
+		if r := &pods[i].Reading; r.Fresh {
 			h.learned.Seen(now, pods[i].Pod, r.WorkingSet-min(r.ActiveFile, r.WorkingSet))
 		}
 	}
@@ -216,7 +214,11 @@ func (l *loop) followEnds(now time.Time) {
 	}
 	var listed map[string]bool // those on their way out; most of the time there is none
 	for i := range view.Pods {
-		if p := &view.Pods[i]; p.Terminating {
+		p := &view.Pods[i]
+		if p.Succeeded { // its cgroup may be gone by now
+			h.learned.Succeeded(now, p)
+		}
+		if p.Terminating {
 			if listed == nil {
 				listed = map[string]bool{}
 			}

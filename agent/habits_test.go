@@ -47,6 +47,29 @@ func TestHabitsOfWhatFailed(t *testing.T) {
 }
 
 // What was learned of workloads, and how the node was before a shortage, is there after a restart; of another boot it is not.
+// Of a pod that has run to its end the cgroup may be gone before the API server tells of it.
+func TestHabitsOfAJobThatEnded(t *testing.T) {
+	n := newScoreNode(t)
+	n.life(t.TempDir(), func(t *testing.T) {
+		h, now := &n.l.a.habits.learned, n.wall
+		owner := policy.Owner{Kind: "Job", Name: "report-29411000"}
+		pod := &policy.Pod{Namespace: "shop", Name: "leak", UID: "uid-leak", StartedAt: now.Add(-time.Hour), Owner: owner}
+		for s := range 30 {
+			h.Seen(now.Add(time.Duration(s)*time.Second), pod, uint64(min(100*s, 1000))<<20)
+		}
+		o := n.api.pods[0].object()
+		o["status"] = map[string]any{"phase": "Succeeded"}
+		o["metadata"].(map[string]any)["ownerReferences"] = []any{map[string]any{"apiVersion": "batch/v1", "kind": "Job", "name": owner.Name, "uid": "job", "controller": true}}
+		n.api.tell("MODIFIED", o)
+		next := &policy.Pod{Namespace: "shop", UID: "uid-next", Owner: policy.Owner{Kind: "Job", Name: "report-29411005"}}
+		for limit := time.Now().Add(20 * time.Second); h.Bound(next)>>20 != 1050; time.Sleep(5 * time.Millisecond) {
+			if n.l.followEnds(now); time.Now().After(limit) {
+				t.Fatalf("a bound of %d MiB", h.Bound(next)>>20)
+			}
+		}
+	})
+}
+
 func TestHabitsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	pod := func(uid string) *policy.Pod {
