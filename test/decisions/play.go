@@ -53,7 +53,7 @@ func (r *result) text() string {
 		parts = append(parts, fmt.Sprintf("%s evicted at %.1f s (margin %.0f MiB, %.0f MiB/s)", e.pod, e.at, e.margin/mib, e.slope/mib))
 	}
 	if len(parts) == 0 {
-		parts = append(parts, "nobody evicted, level at most "+r.top.String())
+		parts = append(parts, "no pod evicted, level at most "+r.top.String())
 	}
 	parts = append(parts, r.short...)
 	for _, m := range []map[string]int{r.states, r.held} {

@@ -23,7 +23,7 @@ var recorded = []struct {
 	victims          []string // workloads, in order
 }{
 	{"leaks.gz", "recorded: leaks of 100 and of 400 MiB/s on a real node", "`recommendation` goes, alone, each time", []string{"recommendation", "recommendation"}},
-	{"reread.gz", "recorded: a pod re-reads a file of 2.6 GiB", "nobody", nil},
+	{"reread.gz", "recorded: a pod re-reads a file of 2.6 GiB", "no pod", nil},
 	{"owner-and-two-leaks.gz", "recorded: a pod re-reads a file, and its page cache may not be reclaimed; later two pods leak 120 MiB/s each", "the reader `batch`; then `recommendation` and `second`",
 		[]string{"batch", "recommendation", "second"}},
 }

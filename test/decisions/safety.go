@@ -184,7 +184,7 @@ func safety() []*scenario {
 
 	for _, c := range []struct{ height, period, system float64 }{{300, 30, 6.7}, {600, 20, 6.2}, {250, 10, 6.6}, {400, 60, 6.6}, {150, 5, 6.4}, {500, 45, 6.5}} {
 		add(scenario{
-			name: fmt.Sprintf("heap of `payment` rises %.0f MiB in %.0f s and is collected, on a node with little to spare", c.height, c.period), want: "nobody", seconds: 6 * c.period, back: returns(2),
+			name: fmt.Sprintf("heap of `payment` rises %.0f MiB in %.0f s and is collected, on a node with little to spare", c.height, c.period), want: "no pod", seconds: 6 * c.period, back: returns(2),
 			node: func() *node {
 				n := shop(flat(2 * gib))
 				n.pods[0].anon = sawtooth(2*gib-c.height*mib, c.height*mib, c.period)
@@ -196,7 +196,7 @@ func safety() []*scenario {
 
 	for _, c := range []struct{ capacity, working, available float64 }{{1024, 999.9, 9}, {2048, 2001.9, 16}, {1, 0.726, 0.082}, {2, 1.617, 0.09}, {512, 500, 3}} {
 		add(scenario{
-			name: fmt.Sprintf("node of %.0f GiB at rest with %.2f GiB MemAvailable", c.capacity, c.available), want: "nobody", seconds: 60, back: returns(1),
+			name: fmt.Sprintf("node of %.0f GiB at rest with %.2f GiB MemAvailable", c.capacity, c.available), want: "no pod", seconds: 60, back: returns(1),
 			node: func() *node {
 				n := shop(flat(0))
 				n.capacity = c.capacity * gib
@@ -225,7 +225,7 @@ func safety() []*scenario {
 		{"a pod took what was left and stands still, the agent starts anew then", 45, 1, nil, nil},
 	} {
 		add(scenario{
-			name: c.what, want: "nobody: what stands there is no pod's growth", seconds: 120, restart: c.restart,
+			name: c.what, want: "no pod: what stands there is no pod's growth", seconds: 120, restart: c.restart,
 			node: func() *node {
 				n := shop(flat(2 * gib))
 				n.system = flat(c.system * gib)
@@ -399,7 +399,7 @@ func safety() []*scenario {
 		},
 	})
 	add(scenario{
-		name: "a pod fills its request of 1.5 GiB at 100 MiB/s, with 2 GiB of margin", want: "nobody", seconds: 60,
+		name: "a pod fills its request of 1.5 GiB at 100 MiB/s, with 2 GiB of margin", want: "no pod", seconds: 60,
 		node: func() *node {
 			n := shop(flat(2 * gib))
 			n.system = flat(4.1 * gib)

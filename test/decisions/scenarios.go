@@ -51,7 +51,7 @@ func nobody(r *result) string {
 // outside expects that the cause is named, and nobody to be evicted but one pod when nothing is left.
 func outside(r *result) string {
 	if r.held["cause-outside-pods"] == 0 && r.states[policy.StateStandBy] == 0 {
-		return "no decision says why nobody goes"
+		return "no decision says why no pod is evicted"
 	}
 	if len(r.evicted) > 1 || len(r.evicted) == 1 && r.evicted[0].margin > 0 {
 		return "somebody was evicted"
@@ -97,7 +97,7 @@ func scenarios() []*scenario {
 		node: func() *node { return shop(leak(2*gib, 60*mib, 0)) }, check: goes(culprit),
 	})
 	add(scenario{
-		name: "two pods leak 150 MiB/s each at once", want: "both go, nobody else", seconds: 120,
+		name: "two pods leak 150 MiB/s each at once", want: "both go, no other pod", seconds: 120,
 		node: func() *node {
 			n := shop(leak(2*gib, 150*mib, 0))
 			n.pods[1].anon = leak(2*gib, 150*mib, 0)
@@ -130,7 +130,7 @@ func scenarios() []*scenario {
 		},
 	})
 	add(scenario{
-		name: "leak of 100 MiB/s up to the pod's own limit of 5 GiB, which fits", want: "nobody", seconds: 120,
+		name: "leak of 100 MiB/s up to the pod's own limit of 5 GiB, which fits", want: "no pod", seconds: 120,
 		node: func() *node {
 			n := shop(leak(2*gib, 100*mib, 5*gib))
 			n.pods[2].facts.Limit, n.pods[2].facts.LimitSet = 5*gib, true
@@ -138,7 +138,7 @@ func scenarios() []*scenario {
 		}, check: nobody,
 	})
 	add(scenario{
-		name: "leak of 100 MiB/s that stops while the margin is over slope x (lead time + 2 s)", want: "nobody", seconds: 120,
+		name: "leak of 100 MiB/s that stops while the margin is over slope x (lead time + 2 s)", want: "no pod", seconds: 120,
 		node: func() *node { return shop(leak(2*gib, 100*mib, 4.2*gib)) }, check: nobody,
 	})
 	add(scenario{
@@ -149,7 +149,7 @@ func scenarios() []*scenario {
 		period, height float64
 	}{{4, 300}, {8, 600}, {20, 1500}} {
 		add(scenario{
-			name: fmt.Sprintf("sawtooth of %.0f MiB every %.0f s (garbage collection)", c.height, c.period), want: "nobody", seconds: 240,
+			name: fmt.Sprintf("sawtooth of %.0f MiB every %.0f s (garbage collection)", c.height, c.period), want: "no pod", seconds: 240,
 			node: func() *node {
 				return shop(func(t float64) float64 {
 					if t < 0 {
@@ -165,7 +165,7 @@ func scenarios() []*scenario {
 		want  string
 		check func(*result) string
 	}{
-		{400, "nobody", nobody},
+		{400, "no pod", nobody},
 		{1000, "the pod goes: with the first lead time of 31 s it cannot be told from a leak (printed, not counted as false)", goes(culprit)},
 	} {
 		add(scenario{
@@ -188,7 +188,7 @@ func scenarios() []*scenario {
 		{"page cache: a file of 9 GiB read again and again, all of it becomes active", leak(0, 300*mib, 9*gib)},
 	} {
 		add(scenario{
-			name: c.name, want: "nobody: cache is no leak", seconds: 120,
+			name: c.name, want: "no pod: cache is no leak", seconds: 120,
 			node: func() *node {
 				n := shop(flat(2 * gib))
 				n.pods[2].cache = c.cache
@@ -214,7 +214,7 @@ func scenarios() []*scenario {
 		}, check: goes(culprit),
 	})
 	add(scenario{
-		name: "slab grows 50 MiB/s in the kernel", want: "nobody while it grows, the cause is outside the pods; at critical, with no memory left, one pod at most", seconds: 150,
+		name: "slab grows 50 MiB/s in the kernel", want: "no pod while it grows, the cause is outside the pods; at critical, with no memory left, one pod at most", seconds: 150,
 		node: func() *node {
 			n := shop(flat(2 * gib))
 			n.kernel = leak(0, 50*mib, 7*gib)
@@ -247,7 +247,7 @@ func scenarios() []*scenario {
 		},
 	})
 	add(scenario{
-		name: "a pod thrashes at its own limit: the node waits for memory half of the time", want: "nobody", seconds: 120,
+		name: "a pod thrashes at its own limit: the node waits for memory half of the time", want: "no pod", seconds: 120,
 		node: func() *node {
 			n := shop(flat(2 * gib))
 			n.pods[2].facts.Limit, n.pods[2].facts.LimitSet = 2*gib, true
@@ -272,11 +272,11 @@ func scenarios() []*scenario {
 		return n
 	}
 	add(scenario{
-		name: "start surge: 60 pods of 80 MiB within 20 s", want: "nobody", seconds: 90,
+		name: "start surge: 60 pods of 80 MiB within 20 s", want: "no pod", seconds: 90,
 		node: func() *node { return surge(flat(2*gib), 60, 20) }, check: nobody,
 	})
 	add(scenario{
-		name: "start surge: 20 pods of 80 MiB within 30 s, beside a pod of 5.5 GiB whose memory would end it", want: "nobody", seconds: 90,
+		name: "start surge: 20 pods of 80 MiB within 30 s, beside a pod of 5.5 GiB whose memory would end it", want: "no pod", seconds: 90,
 		node: func() *node { return surge(flat(5.5*gib), 20, 30) }, check: nobody,
 	})
 	// starts puts seven pods on a node with 4 GiB to its threshold, one every 1.3 s, each up to most within so many seconds.
@@ -295,7 +295,7 @@ func scenarios() []*scenario {
 	}
 	for _, c := range []struct{ most, within float64 }{{400, 1.2}, {400, 5}, {400, 10}} {
 		add(scenario{
-			name: fmt.Sprintf("seven pods start one after the other, each takes %.0f MiB within %.1f s", c.most, c.within), want: "nobody", seconds: 90,
+			name: fmt.Sprintf("seven pods start one after the other, each takes %.0f MiB within %.1f s", c.most, c.within), want: "no pod", seconds: 90,
 			node: func() *node { return starts(flat(2*gib), c.most, c.within) }, check: nobody,
 		})
 	}
@@ -317,7 +317,7 @@ func scenarios() []*scenario {
 		})
 	}
 	add(scenario{
-		name: "four old pods take 300 MiB each within a second, one after the other, and stop", want: "nobody", seconds: 60,
+		name: "four old pods take 300 MiB each within a second, one after the other, and stop", want: "no pod", seconds: 60,
 		node: func() *node {
 			n := shop(flat(2 * gib))
 			n.system = flat(4 * gib)
@@ -328,7 +328,7 @@ func scenarios() []*scenario {
 		}, check: nobody,
 	})
 	add(scenario{
-		name: "the node idles at 94 % and nothing grows", want: "nobody", seconds: 120,
+		name: "the node idles at 94 % and nothing grows", want: "no pod", seconds: 120,
 		node: func() *node {
 			n := shop(flat(2 * gib))
 			n.system = flat(6.1 * gib)
@@ -369,7 +369,7 @@ func scenarios() []*scenario {
 		},
 	})
 	add(scenario{
-		name: "the leaking pod's cgroup cannot be read, 60 MiB/s", want: "nobody: no innocent pays for what is not seen", seconds: 90,
+		name: "the leaking pod's cgroup cannot be read, 60 MiB/s", want: "no pod: no innocent pays for what is not seen", seconds: 90,
 		node: func() *node {
 			n := shop(leak(2*gib, 60*mib, 0))
 			n.pods[2].blind = true
@@ -385,7 +385,7 @@ func scenarios() []*scenario {
 		}, check: goes(culprit),
 	})
 	add(scenario{
-		name: "the leaking pod is in a protected namespace", want: "nobody, and the reason names it", seconds: 100,
+		name: "the leaking pod is in a protected namespace", want: "no pod, and the reason names it", seconds: 100,
 		node: func() *node {
 			n := shop(leak(2*gib, 100*mib, 0))
 			n.pods[2].facts.Namespace = "kube-system"
@@ -401,7 +401,7 @@ func scenarios() []*scenario {
 		},
 	})
 	add(scenario{
-		name: "leak of 60 MiB/s that comes back to this node and leaks again", want: "the leaking pod goes, its replacement too when it leaks as far, nobody else", seconds: 420,
+		name: "leak of 60 MiB/s that comes back to this node and leaks again", want: "the leaking pod goes, its replacement too when it leaks as far, no other pod", seconds: 420,
 		node: func() *node { return shop(leak(2*gib, 60*mib, 0)) },
 		back: func(n *node, x *pod, t float64) {
 			again := *x
