@@ -311,14 +311,15 @@ func probeTiming(p *kube.Probe) *triage.Probe {
 	return &out
 }
 
-// report counts an end, logs it and keeps it for status. There is no Kubernetes Event of it: the kubelet writes its own for
-// each restart, and a crash loop would double them.
+// report counts an end, logs it and keeps it for status. A Kubernetes Event is made of code 137 only: of other ends the kubelet's
+// own and the container's log tell enough.
 func (e *exits) report(w *waitingExit, c *triage.Case, v *triage.Verdict) {
 	x := status.Exit{
 		At: w.Finished, Namespace: w.Namespace, Pod: w.Pod, PodUID: w.UID, Container: w.Container, ContainerID: w.ID, Restarts: w.Restarts, Code: w.Code, Reason: w.Reason,
 		StartedAt: moment(w.Started), Source: w.source, Cause: string(v.Cause), Certainty: string(v.Certainty), LimitOf: v.LimitOf, LimitBytes: v.Limit, How: v.How, Evidence: v.Evidence, Next: v.Next,
 	}
 	e.metrics.Exit(x.Cause)
+	e.exitEvent(&x, c)
 	level := slog.LevelWarn
 	if v.Cause == triage.Terminated {
 		level = slog.LevelInfo

@@ -31,22 +31,13 @@ type habits struct {
 	store   *ledger.Document // nil: nothing survives a restart
 	calm    *ledger.Document // likewise: how the node was before memory became short
 	bootID  string
-	before  *pressure.Usual   // of the agent before this one; nil: nothing
-	saves   chan kept         // capacity keepSaves
-	ending  map[string]ending // by UID
+	before  *pressure.Usual        // of the agent before this one; nil: nothing
+	saves   chan kept              // capacity keepSaves
+	ending  map[string]*policy.Pod // on their way out, by UID
 	seenAt  time.Time
 	savedAt time.Time
 	sources *sources
 }
-
-// ending is a pod on its way out.
-type ending struct {
-	pod  *policy.Pod
-	held uint64 // bytes charged when that was first seen; 0: not known
-}
-
-// mostLeft is what may stay charged to a pod that has ended, bytes.
-const mostLeft = 16 << 20
 
 // kept is a document on its way to the disk.
 type kept struct {
@@ -64,7 +55,7 @@ type calmState struct {
 
 // openHabits takes over what the agent before this one learned. What cannot be read is learned again.
 func (a *Agent) openHabits() {
-	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]ending{}, sources: &a.sources}
+	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]*policy.Pod{}, sources: &a.sources}
 	if a.ledger == nil {
 		return
 	}
@@ -222,22 +213,17 @@ func (l *loop) followEnds(now time.Time) {
 			if listed == nil {
 				listed = map[string]bool{}
 			}
-			e := h.ending[p.UID]
-			if e.pod = p; e.held == 0 {
-				e.held = l.readings[l.cgroupUID(p)].Usage
-			}
-			h.ending[p.UID] = e
+			h.ending[p.UID] = p
 			listed[p.UID] = true
 		}
 	}
-	for uid, e := range h.ending {
-		p, empty := e.pod, !listed[uid]
+	for uid, p := range h.ending {
+		empty := !listed[uid]
 		m := l.mapped(p)
 		if m == nil {
 			empty = true
-		} else if left, none := leftOf(l.a.tree, m); none {
-			// On cgroup v1 a process of another PID namespace is not listed to the agent's container: memory has to be back too.
-			empty = empty || left < max(mostLeft, e.held/20)
+		} else if _, none := leftOf(l.a.tree, m); none {
+			empty = true
 		}
 		h.learned.Ending(now, p, empty, p.GraceCut || cutShort(l.a.evicts.Outcomes(), uid))
 		l.followRelease(now, p, m, empty, listed[uid])

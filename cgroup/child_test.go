@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // serveChild obeys one order a line and answers "ok": anon MIB, shmem MIB, file PATH MIB (write and sync), reread PATH
-// TIMES, spin MILLISECONDS, own-limit MIB. What it allocates stays.
+// TIMES, spin MILLISECONDS, own-limit MIB, left PATH SOURCE COUNT (processes; -1: an error). What it allocates stays.
 func serveChild(in io.Reader, out io.Writer) error {
 	// A huge page for a small allocation of the runtime would be charged as 2 MiB.
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
@@ -57,6 +58,8 @@ func serveChild(in io.Reader, out io.Writer) error {
 			err = rereadFile(f[1], n)
 		case "own-limit":
 			err = checkOwnLimit(Amount(n) << 20)
+		case "left":
+			err = checkLeft(f[1], f[2], n)
 		case "spin":
 			for end := time.Now().Add(time.Duration(n) * time.Millisecond); time.Now().Before(end); {
 			}
@@ -83,6 +86,30 @@ func checkOwnLimit(want Amount) error {
 	}
 	if got, err := tree.OwnLimit(); err != nil || got != want {
 		return fmt.Errorf("own limit %v, %v; want %v", got, err, want)
+	}
+	return nil
+}
+
+// checkLeft compares what a process in this one's PID namespace is told.
+func checkLeft(path, source string, want int) error {
+	tree, err := Open(Options{})
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if source == "nothing" { // as on a node without the pids controller
+		tree.pids.Close()
+		tree.pids = nil
+	}
+	n, err := tree.Processes(path)
+	if missing := (*UnsupportedError)(nil); want < 0 && errors.As(err, &missing) {
+		n, err = want, nil
+	}
+	if err != nil || n != want {
+		return fmt.Errorf("%d processes, %v; want %d", n, err, want)
+	}
+	if got := tree.ProcessSource(); !strings.HasPrefix(got, source) {
+		return fmt.Errorf("source %q, want %q", got, source)
 	}
 	return nil
 }
@@ -163,6 +190,12 @@ type child struct {
 // startChild starts a child and moves it into the directories (one for each hierarchy) before it takes its first order.
 func startChild(t *testing.T, dirs ...string) *child {
 	t.Helper()
+	return startApart(t, 0, dirs...)
+}
+
+// startApart starts a child in namespaces of its own.
+func startApart(t *testing.T, flags uintptr, dirs ...string) *child {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +203,7 @@ func startChild(t *testing.T, dirs ...string) *child {
 	c := &child{t: t, cmd: exec.Command(exe)}
 	c.cmd.Env = append(os.Environ(), childEnv+"=1")
 	c.cmd.Stderr = os.Stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: flags}
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ type layout struct {
 	unified string // the root of the v2 hierarchy
 	cpu     string // v1 only
 	cpuacct string // v1 only
+	pids    string // v1 only
 }
 
 // fsKind is the kind of file system that a directory lies on.
@@ -122,6 +123,7 @@ func detect(root, proc string, kind func(string) (fsKind, error)) (layout, error
 	l.unified = f.v2()
 	l.cpu = f.v1("cpu", "cpu.stat")
 	l.cpuacct = f.v1("cpuacct", "cpuacct.usage")
+	l.pids = f.v1("pids", "cgroup.procs") // its root has no file of the controller
 	if l.unified != "" {
 		l.mode = Hybrid
 	}
@@ -168,7 +170,7 @@ type finder struct {
 // v1 returns the directory of the v1 hierarchy with a controller; file is one that its root must have.
 func (f *finder) v1(controller, file string) string {
 	names := []string{controller}
-	if controller != "memory" {
+	if controller == "cpu" || controller == "cpuacct" {
 		names = append(names, "cpu,cpuacct", "cpuacct,cpu")
 	}
 	for _, name := range names {

@@ -125,9 +125,9 @@ func TestDetect(t *testing.T) {
 			err: ErrNoMemoryController,
 		},
 		{
-			name: "v1", kinds: map[string]fsKind{"memory": v1, "cpu": v1, "cpuacct": v1},
-			files: map[string]string{"memory/" + v1Usage: "1\n", "cpu/cpu.stat": "", "cpuacct/cpuacct.usage": ""},
-			want:  layout{mode: Legacy, version: 1, memory: "memory", cpu: "cpu", cpuacct: "cpuacct"},
+			name: "v1", kinds: map[string]fsKind{"memory": v1, "cpu": v1, "cpuacct": v1, "pids": v1},
+			files: map[string]string{"memory/" + v1Usage: "1\n", "cpu/cpu.stat": "", "cpuacct/cpuacct.usage": "", "pids/cgroup.procs": ""},
+			want:  layout{mode: Legacy, version: 1, memory: "memory", cpu: "cpu", cpuacct: "cpuacct", pids: "pids"},
 		},
 		{
 			name: "v1 with cpu and cpuacct together, no links", kinds: map[string]fsKind{"memory": v1, "cpu,cpuacct": v1},
@@ -219,7 +219,7 @@ func TestDetect(t *testing.T) {
 			if err != nil {
 				return
 			}
-			for _, p := range []*string{&c.want.memory, &c.want.unified, &c.want.cpu, &c.want.cpuacct} {
+			for _, p := range []*string{&c.want.memory, &c.want.unified, &c.want.cpu, &c.want.cpuacct, &c.want.pids} {
 				if *p != "" {
 					*p = filepath.Join(root, *p)
 				}

@@ -85,7 +85,7 @@ func makeGroup(t testing.TB, tree *Tree, path string) testGroup {
 func hierarchies(tree *Tree) []string {
 	var out []string
 	var known []os.FileInfo
-	for _, root := range []string{tree.at.memory, tree.at.unified, tree.at.cpu, tree.at.cpuacct} {
+	for _, root := range []string{tree.at.memory, tree.at.unified, tree.at.cpu, tree.at.cpuacct, tree.at.pids} {
 		fi, err := os.Stat(root)
 		if err != nil || slices.ContainsFunc(known, func(k os.FileInfo) bool { return os.SameFile(k, fi) }) {
 			continue

@@ -23,6 +23,9 @@ type OOMCounts struct {
 	OOM, OOMLocal Amount
 	// Kill counts killed processes, with the descendants (v2) and without: where the victim was, whoever's limit it was.
 	Kill, KillLocal Amount
+	// GroupKill counts kills of a whole cgroup, with the descendants: each may have counted its first victim twice in Kill. v2
+	// from kernel 5.17.
+	GroupKill Amount
 	// Failures counts on v1 how often the limit was hit, of memory or of memory and swap, also where reclaim then helped. Absent
 	// where the kernel may not count those of memory and swap.
 	Failures Amount
@@ -33,7 +36,7 @@ type OOMCounts struct {
 }
 
 func (c *OOMCounts) clear() {
-	*c = OOMCounts{OOM: Absent, OOMLocal: Absent, Kill: Absent, KillLocal: Absent, Failures: Absent, Limit: Absent, Usage: Absent, Group: Absent}
+	*c = OOMCounts{OOM: Absent, OOMLocal: Absent, Kill: Absent, KillLocal: Absent, GroupKill: Absent, Failures: Absent, Limit: Absent, Usage: Absent, Group: Absent}
 }
 
 // OOMCounts reads the counters of the cgroup at a path, through no file that stays open: for the moment of a kill. The error
@@ -102,7 +105,7 @@ func (g *Group) oomV2(c *OOMCounts) error {
 			return g.parseError(fault, v2Local)
 		}
 	}
-	c.OOM, c.OOMLocal, c.Kill, c.KillLocal = all.OOM, local.OOM, all.OOMKill, local.OOMKill
+	c.OOM, c.OOMLocal, c.Kill, c.KillLocal, c.GroupKill = all.OOM, local.OOM, all.OOMKill, local.OOMKill, all.OOMGroupKill
 	return g.amountsOnce(
 		fileAmount{v2Limit, &c.Limit}, fileAmount{v2Usage, &c.Usage}, fileAmount{v2OOMGroup, &c.Group})
 }
@@ -303,4 +306,18 @@ func (t *Tree) All(max int) ([]Child, error) {
 		return nil
 	}
 	return out, below("/")
+}
+
+// ProcessOf returns the process of a thread, or the number itself when there is no such thread any more.
+func (t *Tree) ProcessOf(tid int) int {
+	data, err := os.ReadFile(join(t.proc, strconv.Itoa(tid)+"/status"))
+	if err != nil {
+		return tid
+	}
+	_, rest, _ := bytes.Cut(data, []byte("\nTgid:\t"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	if pid, err := strconv.Atoi(string(line)); err == nil && pid > 0 {
+		return pid
+	}
+	return tid
 }

@@ -22,10 +22,10 @@ func TestOOMCountsOfFixtures(t *testing.T) {
 					t.Fatal(err)
 				}
 				o := oracle{t, tree.MemoryRoot() + p.Path}
-				want := OOMCounts{ID: c.ID, OOM: Absent, OOMLocal: Absent, Kill: Absent, Failures: Absent, Group: Absent}
+				want := OOMCounts{ID: c.ID, OOM: Absent, OOMLocal: Absent, Kill: Absent, GroupKill: Absent, Failures: Absent, Group: Absent}
 				if f.version == 2 {
 					want.OOM, want.OOMLocal = o.value(v2Events, "oom"), o.value(v2Local, "oom")
-					want.Kill, want.KillLocal = o.value(v2Events, "oom_kill"), o.value(v2Local, "oom_kill")
+					want.Kill, want.KillLocal, want.GroupKill = o.value(v2Events, "oom_kill"), o.value(v2Local, "oom_kill"), o.value(v2Events, "oom_group_kill")
 					want.Limit, want.Usage, want.Group = o.value(v2Limit, ""), o.value(v2Usage, ""), o.value(v2OOMGroup, "")
 				} else {
 					want.KillLocal, want.Usage = o.value(v1OOM, "oom_kill"), o.value(v1Usage, "")

@@ -30,11 +30,13 @@ type Tree struct {
 	at         layout
 	proc, sys  string
 	namespaced bool
+	hidden     bool // v1: this process does not see those of other PID namespaces
 
 	mem     *os.Root
 	unified *os.Root // nil when the mode is Legacy; mem itself on v2
 	cpu     *os.Root // v1 only, may be nil
 	cpuacct *os.Root // v1 only, may be nil
+	pids    *os.Root // v1 only, may be nil
 
 	statShapes shapes
 
@@ -75,6 +77,7 @@ func Open(o Options) (*Tree, error) {
 		return nil, fmt.Errorf("open cgroup tree %s: %w", o.Root, err)
 	}
 	t.namespaced = !o.AnyFilesystem && t.isNamespaced()
+	t.hidden = !o.AnyFilesystem && t.at.version == 1 && !t.hostPIDs()
 	return t, nil
 }
 
@@ -96,6 +99,7 @@ func (t *Tree) openRoots() error {
 	}
 	t.cpu = open(t.at.cpu)
 	t.cpuacct = open(t.at.cpuacct)
+	t.pids = open(t.at.pids)
 	return err
 }
 
@@ -108,6 +112,13 @@ func (t *Tree) isNamespaced() bool {
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && st.Ino != 1
+}
+
+// hostPIDs reports whether this process is in the PID namespace of the node: the first one has a number of its own
+// (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+func (t *Tree) hostPIDs() bool {
+	at, err := os.Readlink(filepath.Join(t.proc, "self/ns/pid"))
+	return err == nil && at == "pid:[4026531836]"
 }
 
 // Mode returns how the node mounts its cgroups.
@@ -127,7 +138,7 @@ func (t *Tree) Namespaced() bool { return t.namespaced }
 func (t *Tree) Close() error {
 	var errs []error
 	t.closeOnce.Do(func() {
-		for _, r := range []*os.Root{t.mem, t.cpu, t.cpuacct} {
+		for _, r := range []*os.Root{t.mem, t.cpu, t.cpuacct, t.pids} {
 			if r != nil {
 				errs = append(errs, r.Close())
 			}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,22 +70,11 @@ func workloadOf(p *policy.Pod) (w workload, template string, ok bool) {
 	if base, found := strings.CutSuffix(w.Name, "-"+template); found && w.Kind == "ReplicaSet" && template != "" && base != "" {
 		w.Kind, w.Name = "Deployment", base
 	}
-	if base, ok := cronJob(w.Name); ok && w.Kind == "Job" {
+	if base, ok := policy.CronJobOf(w.Kind, w.Name); ok {
 		// No label tells one template of a CronJob from the next; what it asks for mostly does.
 		w.Kind, w.Name, template = "CronJob", base, fmt.Sprintf("%d/%d", p.Request, p.Limit)
 	}
 	return w, template, w.Kind != ""
-}
-
-// cronJob returns the CronJob of a Job by its name, which ends in the minute that it was due, since 1970 (getJobName in
-// pkg/controller/cronjob).
-func cronJob(job string) (string, bool) {
-	i := strings.LastIndexByte(job, '-')
-	if i < 1 {
-		return "", false
-	}
-	minute, err := strconv.ParseUint(job[i+1:], 10, 32)
-	return job[:i], err == nil && minute >= 1e7
 }
 
 // learned is what is known of one workload.

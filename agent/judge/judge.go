@@ -322,6 +322,9 @@ func (j *Judge) leads(inFlight int) {
 	}
 	if rounds := (max(needed, 1) + limit - 1) / limit; rounds > 1 {
 		j.lead = min(j.lead*time.Duration(rounds), maxRounds)
+		if j.cfg.Policy.KeepGrace { // no cut makes a later round shorter
+			j.hard = j.lead
+		}
 	}
 }
 

@@ -239,3 +239,28 @@ func TestHold(t *testing.T) {
 		}
 	}
 }
+
+// TestLeadsOfSeveral: four leakers take two rounds. A cut makes each of them as short as one, without cuts the hard lead time has to
+// hold both.
+func TestLeadsOfSeveral(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		j := New(Config{Policy: policy.Config{KeepGrace: keep}})
+		var pods []policy.Candidate
+		for _, name := range []string{"a", "b", "c", "d"} {
+			pods = append(pods, policy.Candidate{
+				Pod:     &policy.Pod{Namespace: "shop", Name: name, UID: name, QoS: policy.Burstable, Owner: policy.Owner{Kind: "ReplicaSet", Name: name, UID: "r-" + name}, CreatedAt: time.Unix(0, 0), StartedAt: time.Unix(0, 0), Grace: 30 * time.Second},
+				Reading: policy.Reading{Fresh: true, Usage: gib, WorkingSet: gib, Held: policy.Held{Known: true, Anon: gib}, Growth: 100 * mib},
+			})
+		}
+		for i := range 40 {
+			at := time.Hour + time.Duration(i)*100*time.Millisecond
+			j.Read(Pods{Now: time.Unix(7200, 0).Add(at), Pods: pods})
+			j.Assess(look(sample(at, 4*gib+pressure.Bytes(i)*40*mib)))
+		}
+		j.Read(Pods{Now: time.Unix(7200, 0).Add(time.Hour + 4*time.Second), Pods: pods})
+		v := j.Assess(look(sample(time.Hour+4*time.Second, 4*gib+40*40*mib)))
+		if one := 5 * time.Second; v.LeadTime <= one || (v.HardLead == v.LeadTime) != keep || v.HardLead > one != keep {
+			t.Errorf("graces are kept %v: lead times %v and %v", keep, v.LeadTime, v.HardLead)
+		}
+	}
+}

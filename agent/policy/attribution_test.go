@@ -44,3 +44,32 @@ func TestAnInnocentPodDoesNotPayForALeaker(t *testing.T) {
 		})
 	}
 }
+
+// A heap that swings below a peak that it came back from is no cause beside a pod that leaks: it is left alone while its next swing
+// fits, even when it grows faster.
+func TestGrowthThatComesBackBesideALeak(t *testing.T) {
+	heap := func(bound uint64) Candidate {
+		c := pod("payment", size(900), request(1200), grows(100))
+		c.Reading.Bound = bound * testMiB
+		return c
+	}
+	leak := func(rate float64) Candidate { return pod("recommendation", size(900), grows(rate)) }
+	for _, tc := range []struct {
+		name string
+		pods []Candidate
+		part bool // of the heap
+	}{
+		{"its next swing fits", []Candidate{heap(1100), leak(80)}, false},
+		{"it does not fit", []Candidate{heap(3000), leak(80)}, true},
+		{"it is over its peak", []Candidate{heap(800), leak(80)}, true},
+		{"the other hardly grows", []Candidate{heap(1100), leak(20)}, true},
+		{"no other grows", []Candidate{heap(1100), leak(0)}, true},
+		{"the other comes back too", []Candidate{heap(1100), func() Candidate { c := leak(80); c.Reading.Bound = 1000 * testMiB; return c }()}, true},
+	} {
+		in := input(byETA(180), tc.pods...)
+		in.Need.Margin = 1000 * testMiB
+		if c := find(Decide(in).Pods, "payment"); c.Grower != tc.part {
+			t.Errorf("%s: a part in the growth %v, want %v", tc.name, c.Grower, tc.part)
+		}
+	}
+}

@@ -24,9 +24,10 @@ type Config struct {
 	ProtectMemoryEmptyDir bool // pods with an emptyDir in memory
 	ProtectPVC            bool // pods with a claimed volume
 
-	Patience Patience // empty: balanced
-	History  HistoryConfig
-	Cluster  ClusterConfig
+	Patience  Patience // empty: balanced
+	KeepGrace bool     // no grace period is cut short: a victim gets the time that its exit takes
+	History   HistoryConfig
+	Cluster   ClusterConfig
 }
 
 // Selector is a label selector that the caller has parsed.

@@ -67,10 +67,14 @@ type Past struct {
 	Waiting string `json:",omitempty"`
 }
 
-// owner identifies a controller over renames of its pods; a controller that was made anew is another one.
+// owner identifies a controller over renames of its pods; a controller that was made anew is another one. The Jobs of a CronJob
+// are one: each begins as the last one did.
 type owner struct{ uid, namespace, kind, name string }
 
 func ownerOf(namespace string, uid, kind, name string) owner {
+	if cron, ok := CronJobOf(kind, name); ok {
+		return owner{namespace: namespace, kind: "CronJob", name: cron}
+	}
 	if uid != "" {
 		return owner{uid: uid}
 	}
@@ -172,7 +176,8 @@ const (
 // again holds a pod that is itself the replacement on this node of a pod that was evicted as a replacement: evictions do not
 // end this growth, and people are told instead. At critical the kubelet would take it.
 func again(r *round, c *Candidate) string {
-	if r.in.Maintenance || c.Past.Lately < 1 || r.in.imminent() && r.in.Now.Sub(c.Past.Last) >= loopPause {
+	_, cron := CronJobOf(c.Pod.Owner.Kind, c.Pod.Owner.Name) // the next Job comes when it is due, no sooner
+	if r.in.Maintenance || c.Past.Lately < 1 || r.in.imminent() && (cron || r.in.Now.Sub(c.Past.Last) >= loopPause) {
 		return ""
 	}
 	return fmt.Sprintf("a pod of its workload was evicted, then its replacement on this node, within %s, and this one grows again: evictions do not end it, it needs a memory limit or a repair", loopWindow)

@@ -99,3 +99,37 @@ func TestRepeatTerm(t *testing.T) {
 		}
 	}
 }
+
+// TestLoopOfACronJob: each Job has a UID of its own, and yet two of them in a row are a loop. The third one waits until critical, so
+// that it can show that it ends by itself; then it does not wait for a pause, as the next one comes when it is due.
+func TestLoopOfACronJob(t *testing.T) {
+	past := func(job string, ago, created time.Duration) PastEviction {
+		return PastEviction{OwnerUID: "uid-" + job, Namespace: "shop", OwnerKind: "Job", OwnerName: job, At: testNow.Add(-ago), Created: testNow.Add(-created)}
+	}
+	twice := []PastEviction{past("report-29411000", 2*time.Minute, 3*time.Minute), past("report-29411001", time.Minute, 100*time.Second)}
+	for _, tc := range []struct {
+		name     string
+		job      string
+		history  []PastEviction
+		critical bool
+		held     bool
+	}{
+		{"the third", "report-29411002", twice, false, true},
+		{"the third, at critical", "report-29411002", twice, true, false},
+		{"the second", "report-29411001", twice[:1], false, false},
+		{"of another CronJob", "bill-29411002", twice, false, false},
+		{"a Job by hand", "report-2", twice, false, false},
+	} {
+		p := pod("a", size(900), grows(100), age(30*time.Second))
+		p.Pod.Owner = Owner{APIVersion: "batch/v1", Kind: "Job", Name: tc.job, UID: "uid-" + tc.job}
+		p.Workload = Workload{KnownRetries: true, Retries: 6}
+		in := withHistory(input(byETA(100), p), tc.history...)
+		if tc.critical {
+			in = critical(in)
+		}
+		d := Decide(in)
+		if held := d.State == StateHistory; held != tc.held || !held && d.State != StateVictim || held && !strings.Contains(d.Reason, "evictions do not end it") {
+			t.Errorf("%s: state %s: %s", tc.name, d.State, d.Reason)
+		}
+	}
+}

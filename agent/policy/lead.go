@@ -79,8 +79,8 @@ func firstGuess(p *Pod) time.Duration {
 }
 
 // leads returns the two lead times of c. The soft one is how long before the threshold its eviction has to be asked for, so that
-// it exits by itself and its memory comes back; the hard one is when a cut of the grace period has to be. learned reports
-// whether the exit was learned from its workload; it is never more than the grace.
+// it exits by itself and its memory comes back; the hard one is when a cut of the grace period has to be, and the soft one where
+// none may be. learned reports whether the exit was learned from its workload; it is never more than the grace.
 func (c *Candidate) leads(in *Input) (soft, hard time.Duration, learned bool) {
 	t := in.Timing.Filled()
 	exit := firstGuess(c.Pod)
@@ -98,10 +98,13 @@ func (c *Candidate) leads(in *Input) (soft, hard time.Duration, learned bool) {
 	if c.Pod.Volumes.MemoryEmptyDir && c.Reading.Held.Shmem > c.Reading.WorkingSet/memoryPart {
 		hard, soft = hard+unmountTime, soft+unmountTime
 	}
-	switch in.Config.Patience {
-	case Early:
+	if in.Config.Patience == Early {
 		soft = max(soft, min(c.Pod.Grace, maxGrace)+settleTime)
-	case Late:
+	}
+	if in.Config.KeepGrace {
+		return soft, soft, learned
+	}
+	if in.Config.Patience == Late {
 		soft = hard
 	}
 	return max(soft, hard), hard, learned

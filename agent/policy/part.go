@@ -26,6 +26,7 @@ type parts struct {
 	gained          uint64  // the most that a pod gained; 0: the growth of now explains the shortage
 	rises, topRise  float64 // of the last minute, of all pods that grow, and the largest: see rise
 	started         float64 // the largest of pods that have just started
+	unbounded       float64 // growth of pods that are not below such a peak
 	bounded         bool    // all growers that came back from a peak before would fit once more
 }
 
@@ -52,6 +53,9 @@ func newParts(in *Input, growth, fastest float64) parts {
 			continue
 		}
 		r := p.rise(c)
+		if c.held() >= c.Reading.Bound {
+			p.unbounded += max(0, c.Reading.Growth)
+		}
 		p.rises += r
 		p.topRise = max(p.topRise, r)
 		if c.Pod.beganAfter(in.Now.Add(-startTime)) {
@@ -127,7 +131,7 @@ func (p *parts) has(c *Candidate) bool {
 		return false
 	case p.gained >= leastGain: // others gained what is missing
 		return false
-	case back && p.bounded && g <= p.growth/2:
+	case back && p.bounded && (g <= p.growth/2 || p.unbounded >= growerShare*p.growth):
 		return false
 	case !p.in.imminent() && !p.rose(c, g):
 		return false

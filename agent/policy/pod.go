@@ -1,6 +1,10 @@
 package policy
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // QoS is a pod's quality-of-service class, as the API server states it in status.qosClass.
 type QoS string
@@ -105,6 +109,17 @@ type Owner struct {
 	Kind       string
 	Name       string
 	UID        string
+}
+
+// CronJobOf returns the CronJob of a controller that is one of its Jobs, by the name: it ends in the minute that the Job was due,
+// since 1970 (getJobName in pkg/controller/cronjob).
+func CronJobOf(kind, name string) (string, bool) {
+	i := strings.LastIndexByte(name, '-')
+	if kind != "Job" || i < 1 {
+		return "", false
+	}
+	minute, err := strconv.ParseUint(name[i+1:], 10, 32)
+	return name[:i], err == nil && minute >= 1e7
 }
 
 // Workload is what the cluster knows of a pod's controller; it is fetched only at alert and above.

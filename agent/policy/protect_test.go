@@ -192,6 +192,13 @@ func TestLeads(t *testing.T) {
 			t.Errorf("%s: soft %v, hard %v, learned %v; want %v, %v", tc.name, soft, hard, learned, tc.soft, tc.hard)
 		}
 	}
+	// Where no grace period is cut short, waiting for a cut would be too late.
+	for patience, want := range map[Patience]time.Duration{Early: 31 * time.Second, Balanced: 14 * time.Second, Late: 14 * time.Second} {
+		c := Candidate{Pod: &Pod{Grace: 30 * time.Second}, Learned: 12 * time.Second}
+		if soft, hard, _ := c.leads(&Input{Config: Config{Patience: patience, KeepGrace: true}}); soft != want || hard != want {
+			t.Errorf("graces are kept, %s: soft %v, hard %v; want %v", patience, soft, hard, want)
+		}
+	}
 	// What comes back has to outrun the others: its own growth has ended by then.
 	c := Candidate{Pod: &Pod{Grace: 30 * time.Second}, Reading: Reading{Release: 8 << 30, Growth: 3 << 30}}
 	if soft, hard, _ := c.leads(&Input{NodeGrowth: 4 << 30}); soft != 5500*time.Millisecond || hard != 5*time.Second {
