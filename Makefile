@@ -105,7 +105,7 @@ manifests: ## write deploy/spillway.yaml from deploy/base, and the operator's ru
 	{ echo "# Spillway in observe mode on every Linux node. Written by make manifests from deploy/base, where the reasons stand."; \
 		$(KUBECTL) kustomize $(CURDIR)/deploy/base; } >out/spillway.yaml
 	cp out/spillway.yaml deploy/spillway.yaml
-	{ printf '# Written by make manifests from deploy/prometheus/rules.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: spillway\n  namespace: spillway-system\nspec:\n'; \
+	{ printf '# Written by make manifests from deploy/prometheus/rules.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: spillway\n  namespace: spillway-system\n  labels:\n    release: kube-prometheus-stack\nspec:\n'; \
 		sed 's/^./  &/' deploy/prometheus/rules.yaml; } >deploy/overlays/prometheus-operator/rules.yaml
 
 .PHONY: score
@@ -118,9 +118,10 @@ rules: ## have Prometheus' own tool check the rules, and play the tests in which
 	.ci/prometheus promtool test rules deploy/prometheus/rules_test.yaml
 
 .PHONY: generate
-generate: ## compile bpf/ again and write the Go code that loads it
+generate: ## compile bpf/ again and write the Go code that loads it, and the page of metrics from the code
 	@.ci/deps bpf
 	$(GO) generate ./ebpf/...
+	$(GO) test ./deploy -run='^TestMetricsPage$$' -update
 
 .PHONY: cluster-up
 cluster-up: ## bring the test cluster up and leave it running

@@ -8,5 +8,5 @@ import (
 func TestOOMKillOfAnInvalidName(t *testing.T) {
 	m := New("1.0", DefaultPods, full)
 	m.OOMKill(kill("shop", "bad\xff", "c", 0))
-	same(t, m, "spillway_oom_kills_total{container=\"c\",namespace=\"shop\",pod=\"bad\uFFFD\"} 1")
+	same(t, m, "spillway_oom_kills_total{container=\"c\",domain=\"container\",namespace=\"shop\",pod=\"bad\uFFFD\"} 1")
 }

@@ -4,11 +4,15 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,12 +33,15 @@ type Metrics struct {
 	get       func() *status.Status
 	oomKills  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
+	evictions *prometheus.CounterVec
 	outcomes  *prometheus.CounterVec
 	judged    *prometheus.CounterVec
 	reclaims  *prometheus.CounterVec
 	reclaimed prometheus.Counter
 	brakes    *prometheus.CounterVec
+	braked    *prometheus.CounterVec
 	replaced  *prometheus.CounterVec
+	replacing *prometheus.CounterVec
 	exits     *prometheus.CounterVec
 	incidents *prometheus.CounterVec
 	unkept    prometheus.Counter
@@ -46,8 +53,13 @@ type Metrics struct {
 	configs   *prometheus.CounterVec
 	configOK  prometheus.Gauge
 	mu        sync.Mutex // guards killed
-	killed    map[[3]string]bool
+	killed    map[killKey]bool
+
+	own []prometheus.Collector // all but those of the Go runtime and the process
 }
+
+// killKey is what kills are counted by.
+type killKey struct{ namespace, pod, container, domain string }
 
 // DefaultPods is how many pods have series of their own by default: more than a kubelet's usual 110.
 const DefaultPods = 250
@@ -59,12 +71,14 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 		registry: prometheus.NewRegistry(),
 		get:      get,
 		oomKills: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_oom_kills_total",
-			Help: "Processes killed by the kernel for lack of memory, by pod and container; empty labels: outside the pods."},
-			[]string{"namespace", "pod", "container"}),
+			Help: "Processes killed by the kernel for lack of memory, by pod and container (empty: outside the pods) and by whose memory had run out: container, pod, kubepods, cgroup (any other), node, cpuset, mempolicy or unknown."},
+			[]string{"namespace", "pod", "container", "domain"}),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_decisions_total",
 			Help: "Looks at the pods at level evict or above, by what came of it."}, []string{"state"}),
-		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
-			Help: "Evictions by the pod's namespace, the state that they reached and whether they were dry runs."}, []string{"namespace", "state", "dry_run"}),
+		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_evictions_total",
+			Help: "Evictions that ended, each counted once, by the pod's namespace, result and whether they were dry runs: released, overdue, refused, vanished, not-evicted or would-evict."}, []string{"namespace", "result", "dry_run"}),
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_eviction_state_transitions_total",
+			Help: "States that evictions reached; one eviction counts under several: in-flight (accepted), shortened, released."}, []string{"namespace", "state", "dry_run"}),
 		judged: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_would_evictions_judged_total",
 			Help: "Evictions that observe mode did not ask for, by what happened afterwards: crossed, acted, ended or not-judged."}, []string{"verdict"}),
 		reclaims: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_reclaims_total",
@@ -72,9 +86,13 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 		reclaimed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_reclaimed_bytes_total",
 			Help: "Page cache that pods gave back at once when it was reclaimed."}),
 		brakes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_brakes_total",
-			Help: "Brakes on victims (memory.high) by the states that they reached."}, []string{"state"}),
+			Help: "Brakes on victims (memory.high) that ended, each counted once, by result."}, []string{"result"}),
+		braked: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_brake_state_transitions_total",
+			Help: "States that brakes on victims reached; one brake counts under several."}, []string{"state"}),
 		replaced: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacements_total",
-			Help: "Replacements of evicted pods by the state that they reached; late: none ran within 15 min."}, []string{"state"}),
+			Help: "Replacements of evicted pods that are followed no more, each counted once, by result."}, []string{"result"}),
+		replacing: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_replacement_state_transitions_total",
+			Help: "States that replacements of evicted pods reached; one replacement counts under several. late: none ran within 15 min."}, []string{"state"}),
 		exits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_container_exits_total",
 			Help: "Containers that ended with a code other than 0, by why they did."}, []string{"cause"}),
 		incidents: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spillway_incidents_total",
@@ -98,13 +116,14 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 			Help: "OOM kills, a group kill counted once, by whose memory had run out and by the source that told of it."}, []string{"domain", "source"}),
 		oomMissed: prometheus.NewCounter(prometheus.CounterOpts{Name: "spillway_oom_kills_missed_total",
 			Help: "Processes killed by the kernel that only its counters told of."}),
-		killed: map[[3]string]bool{},
+		killed: map[killKey]bool{},
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "spillway_build_info", Help: "Constant 1, labelled with the version.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
-	m.registry.MustRegister(m.oomKills, m.decisions, m.outcomes, m.judged, m.reclaims, m.reclaimed, m.brakes, m.replaced, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get, pods},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.own = []prometheus.Collector{m.oomKills, m.decisions, m.evictions, m.outcomes, m.judged, m.reclaims, m.reclaimed, m.brakes, m.braked, m.replaced, m.replacing, m.exits, m.incidents, m.unkept, m.configs, m.configOK, m.late, m.sent, m.latency, m.oomEvents, m.oomMissed, build, &snapshot{get, pods}}
+	m.registry.MustRegister(m.own...)
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.configOK.Set(1)
 	for _, v := range status.Verdicts { // an increase from nothing is not seen
 		m.judged.WithLabelValues(v)
@@ -114,17 +133,17 @@ func New(version string, pods int, get func() *status.Status) *Metrics {
 
 // OOMKill counts the victims of one kill.
 func (m *Metrics) OOMKill(k *status.OOMKill) {
-	namespace, pod, container := k.Namespace, k.Pod, k.Container
-	key := [3]string{strings.ToValidUTF8(namespace, "\uFFFD"), strings.ToValidUTF8(pod, "\uFFFD"), strings.ToValidUTF8(container, "\uFFFD")}
+	valid := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	key := killKey{valid(k.Namespace), valid(k.Pod), valid(k.Container), k.Domain}
 	m.mu.Lock()
 	if !m.killed[key] {
 		if len(m.killed) >= maxKilled {
-			key = [3]string{"(other)", "(other)", "(other)"}
+			key = killKey{"(other)", "(other)", "(other)", k.Domain}
 		}
 		m.killed[key] = true
 	}
 	m.mu.Unlock()
-	m.oomKills.WithLabelValues(key[0], key[1], key[2]).Add(float64(k.Victims))
+	m.oomKills.WithLabelValues(key.namespace, key.pod, key.container, key.domain).Add(float64(k.Victims))
 	m.oomEvents.WithLabelValues(k.Domain, k.Source).Inc()
 	if k.LatencySeconds != nil {
 		m.latency.Observe(*k.LatencySeconds)
@@ -137,9 +156,12 @@ func (m *Metrics) OOMMissed(n uint64) { m.oomMissed.Add(float64(n)) }
 // Decision counts one decision by its state.
 func (m *Metrics) Decision(state string) { m.decisions.WithLabelValues(state).Inc() }
 
-// Eviction counts one eviction that reached a state.
-func (m *Metrics) Eviction(namespace, state string, dryRun bool) {
+// Eviction counts a state that an eviction reached, and the eviction itself when it has ended with that state.
+func (m *Metrics) Eviction(namespace, state string, dryRun, ended bool) {
 	m.outcomes.WithLabelValues(namespace, state, fmt.Sprint(dryRun)).Inc()
+	if ended {
+		m.evictions.WithLabelValues(namespace, state, fmt.Sprint(dryRun)).Inc()
+	}
 }
 
 // Judged counts one would-be eviction by its verdict.
@@ -154,11 +176,20 @@ func (m *Metrics) Reclaim(state string, back uint64) {
 	m.reclaimed.Add(float64(back))
 }
 
-// Brake counts one brake that reached a state.
-func (m *Metrics) Brake(state string) { m.brakes.WithLabelValues(state).Inc() }
+// Brake counts a state that a brake reached, and the brake itself when it has ended with that state.
+func (m *Metrics) Brake(state string, ended bool) { reached(m.braked, m.brakes, state, ended) }
 
-// Replacement counts one replacement of an evicted pod that reached a state.
-func (m *Metrics) Replacement(state string) { m.replaced.WithLabelValues(state).Inc() }
+// Replacement does the same for the replacement of an evicted pod.
+func (m *Metrics) Replacement(state string, ended bool) {
+	reached(m.replacing, m.replaced, state, ended)
+}
+
+func reached(transitions, results *prometheus.CounterVec, state string, ended bool) {
+	transitions.WithLabelValues(state).Inc()
+	if ended {
+		results.WithLabelValues(state).Inc()
+	}
+}
 
 // Late observes how late the loop looked at a sample.
 func (m *Metrics) Late(d time.Duration) { m.late.Observe(d.Seconds()) }
@@ -195,16 +226,49 @@ func (m *Metrics) ConfigInForce(yes bool) {
 // Registry returns the registry, for tests that lint it.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
-// Names are those of all metrics that there may be: what rules and dashboards can ask for.
-func (m *Metrics) Names() (out []string) {
-	described := make(chan *prometheus.Desc, 1024)
-	m.registry.Describe(described)
-	close(described)
-	for d := range described {
-		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
-		name, _, _ := strings.Cut(rest, `"`)
-		out = append(out, name)
+// Description is what a reader of the metrics page has to know of one metric.
+type Description struct {
+	Name, Type, Help string
+	Labels           []string
+}
+
+var described = regexp.MustCompile(`^Desc\{fqName: (".*?"), help: ("(?:[^"\\]|\\.)*"), unit: ".*?", constLabels: \{(.*?)\}, variableLabels: \{(.*?)\}\}$`)
+
+// Describe lists all metrics of the agent's own that there may be, by name: what rules and dashboards can ask for.
+func (m *Metrics) Describe() (out []Description) {
+	for _, c := range m.own {
+		kind := ""
+		switch c.(type) {
+		case prometheus.Histogram:
+			kind = "histogram"
+		case prometheus.Gauge: // which has a Counter's methods, too
+			kind = "gauge"
+		case prometheus.Counter, *prometheus.CounterVec:
+			kind = "counter"
+		}
+		ch := make(chan *prometheus.Desc, 256)
+		c.Describe(ch)
+		close(ch)
+		for desc := range ch {
+			part := described.FindStringSubmatch(desc.String())
+			d := Description{Type: kind}
+			for i, to := range []*string{&d.Name, &d.Help} {
+				*to, _ = strconv.Unquote(part[i+1])
+			}
+			if kind == "" { // of the snapshot; the linter holds the names to it
+				d.Type = "gauge"
+				if strings.HasSuffix(d.Name, "_total") {
+					d.Type = "counter"
+				}
+			}
+			for label := range strings.FieldsFuncSeq(part[3]+","+part[4], func(r rune) bool { return r == ',' }) {
+				label, _, _ = strings.Cut(strings.TrimSpace(label), "=")
+				d.Labels = append(d.Labels, label)
+			}
+			out = append(out, d)
+		}
 	}
+	slices.SortFunc(out, func(a, b Description) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

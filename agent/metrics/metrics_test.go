@@ -65,7 +65,7 @@ func same(t *testing.T, m *Metrics, want string) {
 func full() *status.Status {
 	return &status.Status{
 		Mode: "enforce", Pressure: status.Pressure{Level: "alert", UsedPercent: ptr(90.0), SlopeBytes: 5, CacheSlope: 1, ETASeconds: ptr(12.5), LeadSeconds: 31, Stalls: []status.Stall{{Kind: "some", WindowSeconds: 10, Ratio: 0.1}, {Kind: "full", WindowSeconds: 0.2, Ratio: 0.01}}, Explained: ptr(0.5),
-			Growth: []status.Growth{{Part: "node", BytesPerSecond: ptr(7.0)}, {Part: "kernel"}},
+			Growth: []status.Growth{{Part: "node", BytesPerSecond: ptr(7.0)}, {Part: "kernel"}, {Part: "pods", BytesPerSecond: ptr(4.0)}},
 			Thresholds: []status.Threshold{
 				{Signal: "memory.available", Hard: true, LimitBytes: ptr(int64(100)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(200))},
 				{Signal: "memory.available", LimitBytes: ptr(int64(250)), AvailableBytes: ptr(int64(300)), MarginBytes: ptr(int64(50))},
@@ -73,7 +73,7 @@ func full() *status.Status {
 			}},
 		Sources: []status.Source{{Name: "cri", State: status.OK}, {Name: "kubelet-config", State: status.Degraded}, {Name: "metrics", State: status.Off}},
 		Loop:    status.Loop{Sweeps: 10, LateSweeps: 2, LastLateSeconds: 0.25, ReadErrors: 3, LastPass: time.Unix(1000, 5e8), Passes: 9},
-		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Returned: 2,
+		Evictions: status.Evictions{Forbidden: "cooldown", LastHour: 4, HourlyCap: 10, Shares: []status.Share{{Class: "relief", WindowHours: 24, Count: 1, Most: 2}}, Returned: 2,
 			Replacements: []status.Replacement{{State: "unscheduled", Waits: true}, {State: "running"}, {State: "starting"}, {State: "image", Waits: true}}},
 		Preflight:   []status.Check{{Name: "psi", State: status.Degraded}, {Name: "state", State: status.Failed}},
 		Undelivered: &status.Undelivered{JournalRecords: 1, KubernetesEvents: 2, KernelLogRecords: 3},
@@ -91,8 +91,12 @@ func TestLint(t *testing.T) {
 	m := New("1.0", DefaultPods, full)
 	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
 	m.Decision("victim")
-	m.Eviction("shop", "in-flight", false)
-	m.Replacement("running")
+	m.Eviction("shop", "in-flight", false, true)
+	m.Replacement("running", true)
+	m.Brake("released", true)
+	m.Reclaim("done", 1)
+	m.Incident("oom")
+	m.Config(ConfigApplied)
 	m.Exit("oom")
 	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
 	if err != nil {
@@ -103,25 +107,68 @@ func TestLint(t *testing.T) {
 	}
 }
 
+// What the metrics page says of a metric is what a scrape shows of it, and no label value needs quotes in a query's URL.
+func TestDescribe(t *testing.T) {
+	m := New("1.0", DefaultPods, full)
+	m.OOMKill(kill("shop", "cart-0", "cart", time.Millisecond))
+	m.Eviction("shop", "released", false, true)
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]Description{}
+	for _, d := range m.Describe() {
+		if d.Help == "" || all[d.Name].Name != "" {
+			t.Errorf("%+v: no help, or there twice", d)
+		}
+		all[d.Name] = d
+	}
+	seen := 0
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "spillway_") {
+			continue
+		}
+		seen++
+		var labels []string
+		for _, l := range f.Metric[0].GetLabel() {
+			labels = append(labels, l.GetName())
+			if strings.Contains(l.GetValue(), " ") {
+				t.Errorf("%s: the label value %q has a space", f.GetName(), l.GetValue())
+			}
+		}
+		d := all[f.GetName()]
+		slices.Sort(d.Labels)
+		if d.Type != strings.ToLower(f.GetType().String()) || d.Help != f.GetHelp() || !slices.Equal(d.Labels, labels) {
+			t.Errorf("%s is described as %+v; it is a %s with labels %v", f.GetName(), d, f.GetType(), labels)
+		}
+	}
+	if seen < 40 {
+		t.Errorf("%d metrics were looked at", seen)
+	}
+}
+
 func TestFigures(t *testing.T) {
 	m := New("1.0", DefaultPods, full)
 	want := `
 spillway_containers_without_limit 1
 spillway_eviction_forbidden 1
 spillway_evictions_last_hour 4
-spillway_late_sweeps_total 2
 spillway_level{level="alert"} 1
 spillway_level{level="calm"} 0
 spillway_level{level="critical"} 0
 spillway_level{level="evict"} 0
 spillway_level{level="unknown"} 0
 spillway_loop_last_pass_timestamp_seconds 1000.5
+spillway_mode{mode="enforce"} 1
+spillway_mode{mode="observe"} 0
 spillway_node_eta_seconds 12.5
+spillway_node_growth_bytes_per_second 7
 spillway_node_margin_bytes{kind="hard",signal="memory.available"} 200
 spillway_node_margin_bytes{kind="soft",signal="memory.available"} 50
 spillway_node_memory_stall_explained_ratio 0.5
 spillway_node_memory_stall_ratio{kind="full",window="200ms"} 0.01
 spillway_node_memory_stall_ratio{kind="some",window="10s"} 0.1
+spillway_node_part_growth_bytes_per_second{part="pods"} 4
 spillway_node_threshold_bytes{kind="hard",signal="allocatableMemory.available"} 100
 spillway_node_threshold_bytes{kind="hard",signal="memory.available"} 100
 spillway_node_threshold_bytes{kind="soft",signal="memory.available"} 250
@@ -131,7 +178,13 @@ spillway_pod_rank{namespace="shop",pod="cart-0"} 1
 spillway_pod_score{namespace="shop",pod="cart-0"} 42
 spillway_pod_working_set_bytes{namespace="shop",pod="cart-0"} 700
 spillway_preflight_state{check="psi",state="degraded"} 1
+spillway_preflight_state{check="psi",state="failed"} 0
+spillway_preflight_state{check="psi",state="off"} 0
+spillway_preflight_state{check="psi",state="ok"} 0
+spillway_preflight_state{check="state",state="degraded"} 0
 spillway_preflight_state{check="state",state="failed"} 1
+spillway_preflight_state{check="state",state="off"} 0
+spillway_preflight_state{check="state",state="ok"} 0
 spillway_replacements_not_running 2
 spillway_replacements_returned_total 2
 spillway_runtime_hangs_total 3
@@ -181,22 +234,34 @@ func TestCounters(t *testing.T) {
 	m.Decision("victim")
 	m.Decision("held")
 	m.Decision("held")
-	m.Eviction("shop", "released", false)
-	m.Eviction("batch", "would-evict", true)
-	m.Replacement("unscheduled")
-	m.Replacement("running")
+	m.Eviction("shop", "in-flight", false, false)
+	m.Eviction("shop", "shortened", false, false)
+	m.Eviction("shop", "released", false, true)
+	m.Eviction("batch", "would-evict", true, true)
+	m.Replacement("unscheduled", false)
+	m.Replacement("running", true)
 	m.Exit("oom")
-	m.Replacement("running")
+	m.Replacement("running", true)
+	m.Brake("braking", false)
+	m.Brake("gone", true)
 	m.Exit("oom")
 	want := `
 spillway_decisions_total{state="held"} 2
 spillway_decisions_total{state="victim"} 1
-spillway_evictions_total{dry_run="false",namespace="shop",state="released"} 1
-spillway_evictions_total{dry_run="true",namespace="batch",state="would-evict"} 1
-spillway_replacements_total{state="running"} 2
-spillway_replacements_total{state="unscheduled"} 1
-spillway_oom_kills_total{container="",namespace="",pod=""} 1
-spillway_oom_kills_total{container="cart",namespace="shop",pod="cart-0"} 2
+spillway_evictions_total{dry_run="false",namespace="shop",result="released"} 1
+spillway_evictions_total{dry_run="true",namespace="batch",result="would-evict"} 1
+spillway_eviction_state_transitions_total{dry_run="false",namespace="shop",state="in-flight"} 1
+spillway_eviction_state_transitions_total{dry_run="false",namespace="shop",state="shortened"} 1
+spillway_eviction_state_transitions_total{dry_run="false",namespace="shop",state="released"} 1
+spillway_eviction_state_transitions_total{dry_run="true",namespace="batch",state="would-evict"} 1
+spillway_replacements_total{result="running"} 2
+spillway_replacement_state_transitions_total{state="running"} 2
+spillway_replacement_state_transitions_total{state="unscheduled"} 1
+spillway_brakes_total{result="gone"} 1
+spillway_brake_state_transitions_total{state="braking"} 1
+spillway_brake_state_transitions_total{state="gone"} 1
+spillway_oom_kills_total{container="",domain="container",namespace="",pod=""} 1
+spillway_oom_kills_total{container="cart",domain="container",namespace="shop",pod="cart-0"} 2
 `
 	same(t, m, want)
 	same(t, m, "spillway_oom_event_latency_seconds_count 3")
@@ -214,7 +279,7 @@ func TestOOMSeriesAreBounded(t *testing.T) {
 	if len(got) != maxKilled+1 {
 		t.Errorf("%d series, want %d", len(got), maxKilled+1)
 	}
-	for _, want := range []string{`spillway_oom_kills_total{container="(other)",namespace="(other)",pod="(other)"} 500`, `spillway_oom_kills_total{container="c",namespace="shop",pod="job-0"} 2`} {
+	for _, want := range []string{`spillway_oom_kills_total{container="(other)",domain="container",namespace="(other)",pod="(other)"} 500`, `spillway_oom_kills_total{container="c",domain="container",namespace="shop",pod="job-0"} 2`} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing", want)
 		}

@@ -3,6 +3,7 @@ package metrics
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descLevel      = desc("level", "1 for the level that the node is at, 0 for the others.", "level")
+	descLevel      = desc("level", "1 for the level that the node is at, 0 for the others: unknown, calm, alert, evict, critical.", "level")
 	descUsed       = desc("node_used_ratio", "1 - smallest hard margin / allocatable.")
 	descMargin     = desc("node_margin_bytes", "Available memory above the threshold.", "signal", "kind")
 	descAvailable  = desc("node_available_bytes", "Available memory by the signal's own formula.", "signal", "kind")
@@ -31,7 +32,8 @@ var (
 	descMeasures   = desc("lead_time_measures", "Measures on this node that each part of the lead times rests on; below 3 the usual value counts.", "part")
 	descStall      = desc("node_memory_stall_ratio", "Part of the newest window in which tasks waited for memory, from the totals of /proc/pressure/memory.", "kind", "window")
 	descExplained  = desc("node_memory_stall_explained_ratio", "Part of the node's full stall that containers at their own limits explain.")
-	descGrowth     = desc("node_growth_bytes_per_second", "Growth over the last 10 s without page cache, by where it is.", "part")
+	descGrowth     = desc("node_growth_bytes_per_second", "Growth of the node's memory over the last 10 s, without page cache.")
+	descPartGrowth = desc("node_part_growth_bytes_per_second", "The same by where it is: pods, system-slices, kernel, unexplained. The parts add up to the node's.", "part")
 	descNodeRisk   = desc("node_oom_risk", "1 when a day's history says that memory that cannot be reclaimed rises towards a shortage; absent without half an hour of it.")
 	descPodRisk    = desc("pod_oom_risk", "1 when the pod's history says that its memory rises without end; absent without half an hour of it.", "namespace", "pod")
 	descPace       = desc("sampling_interval_seconds", "Present time between two samples of the node.")
@@ -42,20 +44,20 @@ var (
 	descWalks      = desc("map_walks_total", "Walks of the cgroup tree.")
 	descWalkTime   = desc("map_walk_seconds_total", "Time spent in walks of the cgroup tree.")
 	descSource     = desc("source_up", "1 when a source works, 0 when the agent does without it; sources that are off are absent.", "source")
-	descCheck      = desc("preflight_state", "1 for the state of each prerequisite at the start, or when it was last checked.", "check", "state")
+	descCheck      = desc("preflight_state", "1 for the state of each prerequisite at the start, or when it was last checked, 0 for the others: ok, degraded, failed, off.", "check", "state")
 	descRung       = desc("oom_rung", "How OOM kills are seen: 1 for the source that reports them, 0 for those that help or stand by; what is missing is absent.", "rung")
 	descOOMLost    = desc("oom_events_lost_total", "OOM events for which the buffer in the kernel had no room.")
 	descSweeps     = desc("sweeps_total", "Sampling sweeps.")
-	descLate       = desc("late_sweeps_total", "Sweeps that began late by more than 50 ms.")
-	descLateness   = desc("sweep_lateness_seconds", "How late the newest sweep began.")
 	descErrors     = desc("read_errors_total", "Readings of existing kernel files that failed.")
 	descPasses     = desc("loop_passes_total", "Passes of the decision loop.")
 	descLastPass   = desc("loop_last_pass_timestamp_seconds", "When the decision loop finished its newest pass.")
-	descMode       = desc("mode", "1 for the mode that the agent runs in.", "mode")
+	descMode       = desc("mode", "1 for the mode that the agent runs in, 0 for the other: observe, enforce.", "mode")
 	descForbidden  = desc("eviction_forbidden", "1 while no eviction may start.")
 	descPaused     = desc("paused", "1 while the pause switch stops all evictions.")
 	descLastHour   = desc("evictions_last_hour", "Evictions accepted within the last hour.")
 	descHourlyCap  = desc("evictions_hourly_cap", "The most that may be accepted within an hour.")
+	descShare      = desc("evictions_share", "Evictions within a window that count against a share of the node's pods, by class: all, or relief (pods without a real part in the growth).", "class", "window")
+	descShareMost  = desc("evictions_share_limit", "The most that the share of the node's pods allows within the window. A pod that causes growth is evicted beyond it, up to the hourly cap.", "class", "window")
 	descBraked     = desc("braked_pods", "Pods whose memory.high the agent has lowered while their eviction runs.")
 	descMissing    = desc("replacements_not_running", "Evictions of the last 24 h whose replacement is known not to run.")
 	descReturned   = desc("replacements_returned_total", "Evictions whose replacement came back to this node.")
@@ -63,7 +65,7 @@ var (
 	descPodWS      = desc("pod_working_set_bytes", "Working set of a pod's cgroup, by the kubelet's formula.", "namespace", "pod")
 	descPodGrowth  = desc("pod_growth_bytes_per_second", "Growth of a pod without page cache.", "namespace", "pod")
 	descPodScore   = desc("pod_score", "Eviction score, 0 to 100; absent without a fresh reading.", "namespace", "pod")
-	descPodRank    = desc("pod_rank", "Place in the eviction ranking, 1 goes first; 0: protected.", "namespace", "pod")
+	descPodRank    = desc("pod_rank", "Place in the eviction ranking, 1 is evicted first; 0: protected.", "namespace", "pod")
 	descPeriods    = desc("pod_cpu_periods_total", "Periods of 0.1 s, or as the quota says, in which containers with a CPU limit wanted to run.", "namespace", "pod")
 	descThrottled  = desc("pod_cpu_throttled_periods_total", "Periods in which containers were stopped by their CPU limit.", "namespace", "pod")
 	descThrottledS = desc("pod_cpu_throttled_seconds_total", "How long containers were stopped by their CPU limit, summed over CPUs.", "namespace", "pod")
@@ -76,7 +78,7 @@ var (
 	descNoEvent    = desc("kubernetes_events_dropped_total", "Kubernetes Events that were never stored.")
 	descNoKmsg     = desc("kernel_log_records_lost_total", "Records of the kernel's log that were overwritten or dropped before they were looked at.")
 	descRuntime    = desc("runtime_latency_seconds", "How long the container runtime took for its newest list; after a hang the time-out.")
-	descHung       = desc("runtime_hung", "1 while the container runtime does not answer in time: nobody is evicted.")
+	descHung       = desc("runtime_hung", "1 while the container runtime does not answer in time: no pod is evicted.")
 	descHangs      = desc("runtime_hangs_total", "Calls to the container runtime that reached their time-out.")
 	descContact    = desc("runtime_last_contact_timestamp_seconds", "When the container runtime last answered a list.")
 	descNoLimit    = desc("containers_without_limit", "Containers on this node without a memory limit.")
@@ -94,9 +96,9 @@ var _ prometheus.Collector = (*snapshot)(nil)
 func (c *snapshot) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLevel, descUsed, descMargin, descAvailable, descThreshold, descSlope, descCacheSlope, descETA, descLead, descCall, descCut, descBack, descMeasures, descStall,
-		descExplained, descGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
-		descSource, descSweeps, descLate, descLateness, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
-		descLastHour, descHourlyCap, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
+		descExplained, descGrowth, descPartGrowth, descNodeRisk, descPodRisk, descPace, descWorst, descWakes, descPassed, descRings, descWalks, descWalkTime,
+		descSource, descSweeps, descErrors, descPasses, descLastPass, descMode, descPaused, descForbidden,
+		descLastHour, descHourlyCap, descShare, descShareMost, descBraked, descMissing, descReturned, descExitsLost, descPodWS, descPodGrowth, descPodScore, descPodRank, descNoLimit,
 		descLedger, descUnwritten, descDropped, descCheck, descRuntime, descHung, descHangs, descContact, descPeriods, descThrottled, descThrottledS, descWaiting, descStalled, descNoJournal, descNoEvent, descNoKmsg, descRung, descOOMLost,
 	} {
 		ch <- d
@@ -173,8 +175,12 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		gauge(descNodeRisk, truth(p.Risk.High))
 	}
 	for _, g := range p.Growth {
-		if g.BytesPerSecond != nil {
-			gauge(descGrowth, *g.BytesPerSecond, g.Part)
+		switch {
+		case g.BytesPerSecond == nil:
+		case g.Part == "node":
+			gauge(descGrowth, *g.BytesPerSecond)
+		default:
+			gauge(descPartGrowth, *g.BytesPerSecond, g.Part)
 		}
 	}
 	for _, src := range s.Sources {
@@ -189,8 +195,6 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 	}
 	count(descOOMLost, float64(s.OOMWatch.Lost))
 	count(descSweeps, float64(s.Loop.Sweeps))
-	count(descLate, float64(s.Loop.LateSweeps))
-	gauge(descLateness, s.Loop.LastLateSeconds)
 	gauge(descPace, s.Loop.IntervalSeconds)
 	gauge(descWorst, s.Loop.WorstFillRate)
 	count(descWakes, float64(s.Loop.Wakes))
@@ -212,7 +216,9 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 		count(descNoKmsg, float64(u.KernelLogRecords))
 	}
 	for _, c := range s.Preflight {
-		gauge(descCheck, 1, c.Name, c.State)
+		for _, state := range []string{status.OK, status.Degraded, status.Failed, status.Off} {
+			gauge(descCheck, truth(c.State == state), c.Name, state)
+		}
 	}
 	if r := s.Runtime; r != nil {
 		gauge(descHung, truth(r.Hung))
@@ -224,11 +230,18 @@ func (c *snapshot) Collect(ch chan<- prometheus.Metric) {
 			gauge(descContact, float64(r.LastContact.UnixNano())/1e9)
 		}
 	}
-	gauge(descMode, 1, s.Mode)
+	for _, mode := range []string{"observe", "enforce"} {
+		gauge(descMode, truth(mode == s.Mode), mode)
+	}
 	gauge(descPaused, truth(s.Evictions.Paused))
 	gauge(descForbidden, truth(s.Evictions.Forbidden != ""))
 	gauge(descLastHour, float64(s.Evictions.LastHour))
 	gauge(descHourlyCap, float64(s.Evictions.HourlyCap))
+	for _, share := range s.Evictions.Shares {
+		window := strconv.FormatFloat(share.WindowHours, 'g', -1, 64) + "h"
+		gauge(descShare, float64(share.Count), share.Class, window)
+		gauge(descShareMost, float64(share.Most), share.Class, window)
+	}
 	braked := 0
 	for i := range s.Brakes {
 		if s.Brakes[i].EndedAt == nil {

@@ -478,7 +478,7 @@ func (v *Verdict) judge(in Input, mem *Memory, evictETA time.Duration, allocatab
 
 	v.Gates = []Gate{
 		{"used", v.UsedPercent >= cfg.EvictPercent, fmt.Sprintf("used %.1f %%, evict at %.1f %%", v.UsedPercent, cfg.EvictPercent)},
-		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), mib(v.CacheSlope))},
+		{"rising", bothRise, fmt.Sprintf("short %s, long %s, of which page cache %s", rate(v.Short), rate(v.Long), size(v.CacheSlope))},
 		{"eta", v.ETALower < reserve, fmt.Sprintf("ETA %s (at least %s), %s", eta(evictETA), eta(v.ETALower), v.reserve())},
 		{"lasted", v.EvictSlope > 0 && v.Lasted >= evictETA/4, fmt.Sprintf("growing for %.1f s, ETA / 4 = %s", v.Lasted.Seconds(), eta(quarter(evictETA)))},
 		{"cause", v.Cause == CausePods, string(v.Cause)},
@@ -520,7 +520,7 @@ type conditions struct {
 func (v *Verdict) reason(cfg *Config, c conditions) string {
 	switch {
 	case c.criticalMargin:
-		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, mib(-float64(v.Nearest.Margin)))
+		return fmt.Sprintf("%s is %s under the hard threshold", v.Nearest.Signal, size(-float64(v.Nearest.Margin)))
 	case c.criticalETA:
 		return fmt.Sprintf("ETA %s is under the hard lead time of %.1f s", eta(v.ETA), v.HardLead.Seconds())
 	case c.byETA:
@@ -536,7 +536,7 @@ func (v *Verdict) reason(cfg *Config, c conditions) string {
 	case v.Now == Alert:
 		return v.alertUsed(cfg)
 	}
-	return "margin " + mib(float64(v.Nearest.Margin))
+	return "margin " + size(float64(v.Nearest.Margin))
 }
 
 // softMet returns the soft threshold that is met and whose grace has the least left, nil when none is met.
@@ -554,10 +554,16 @@ func rate(t Trend) string {
 	if !t.Known {
 		return "unknown"
 	}
-	return mib(t.Slope) + "/s"
+	return size(t.Slope) + "/s"
 }
 
-func mib(b float64) string { return fmt.Sprintf("%.1f MiB", b/(1<<20)) }
+// size prints bytes in the unit that the tables of package status have for them.
+func size(b float64) string {
+	if max(b, -b) >= 1<<30 {
+		return fmt.Sprintf("%.2f GiB", b/(1<<30))
+	}
+	return fmt.Sprintf("%.1f MiB", b/(1<<20))
+}
 
 func eta(d time.Duration) string {
 	if d == Forever {

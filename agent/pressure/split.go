@@ -36,7 +36,7 @@ type Part string
 // The parts beside the pods.
 const (
 	PartNone        Part = ""
-	PartSystem      Part = "system slices"
+	PartSystem      Part = "system-slices"
 	PartKernel      Part = "kernel"
 	PartUnexplained Part = "unexplained" // neither cgroups nor kernel show it: drivers, hugepages, guests
 )
@@ -112,11 +112,11 @@ func (s Split) Outside() (Part, float64) {
 func (v *Verdict) outside(mem *Memory, slow []Slow) string {
 	var most float64
 	if v.Part, most = v.Split.Outside(); v.Part != PartNone && v.Slope > 0 {
-		return fmt.Sprintf("%s grows by %s/s", v.Part.text(), mib(most))
+		return fmt.Sprintf("%s grows by %s/s", v.Part.text(), size(most))
 	}
 	if mem.hasCalmSlow && len(slow) > 0 {
 		if v.Part, most = splitBetween(&mem.calmSlow, &slow[len(slow)-1]).Outside(); v.Part != PartNone {
-			return fmt.Sprintf("%s grew by %s since the node was calm", v.Part.text(), mib(most))
+			return fmt.Sprintf("%s grew by %s since the node was calm", v.Part.text(), size(most))
 		}
 	}
 	v.Part = PartNone

@@ -79,10 +79,10 @@ func TestOutsideIsNamed(t *testing.T) {
 		during string
 		after  string
 	}{
-		{"a service", slow(1, 0), PartSystem, "memory of system slices grows by 100", "memory of system slices grew by 2300"},
-		{"slab", slow(0, 1), PartKernel, "memory of the kernel grows by 100", "memory of the kernel grew by 2300"},
-		{"a driver", slow(0, 0), PartUnexplained, "memory that no part explains grows by 100", "memory that no part explains grew by 2300"},
-		{"mostly slab", slow(0.3, 0.7), PartKernel, "memory of the kernel grows by 70", "memory of the kernel grew by 1610"},
+		{"a service", slow(1, 0), PartSystem, "memory of system slices grows by 100", "memory of system slices grew by 2.25 GiB"},
+		{"slab", slow(0, 1), PartKernel, "memory of the kernel grows by 100", "memory of the kernel grew by 2.25 GiB"},
+		{"a driver", slow(0, 0), PartUnexplained, "memory that no part explains grows by 100", "memory that no part explains grew by 2.25 GiB"},
+		{"mostly slab", slow(0.3, 0.7), PartKernel, "memory of the kernel grows by 70", "memory of the kernel grew by 1.57 GiB"},
 		{"no slow samples", nil, PartNone, "which part is not known", "which part is not known"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

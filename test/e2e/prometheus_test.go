@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"spillway/agent/status"
+	"spillway/deploy/prometheus"
 	"spillway/test/scenario"
 )
 
@@ -93,13 +94,13 @@ func TestPrometheus(t *testing.T) {
 	for _, p := range board.Panels {
 		for _, target := range p.Targets {
 			asked++
-			expr := strings.NewReplacer("$__range", "10m", "$node", ".*").Replace(target.Expr)
+			expr := strings.NewReplacer("$__range", "10m", "$__rate_interval", "1m", "$node", ".*", "$cluster", ".*").Replace(target.Expr)
 			// What was so at some time of the run: nothing grows at its end.
 			n, err := q.series(ctx, "last_over_time(("+expr+")[10m:5s])")
 			switch {
 			case err != nil:
 				t.Errorf("panel %s: %v", p.Title, err)
-			case n == 0 && !slices.Contains([]string{"Sources", "Page cache that was given back", "Pods that wait for CPU, io or memory (cgroup v2)"}, p.Title): // none is missing, none was needed, the node is none
+			case n == 0 && !slices.Contains([]string{"Sources", "Page cache that was given back", "Pods that wait for CPU, io or memory (cgroup v2)", "Replicas that autoscalers ask for (kube-state-metrics)"}, p.Title): // none is missing, none was needed, the node is none
 				t.Errorf("panel %s has no data: %s", p.Title, expr)
 			}
 		}
@@ -141,16 +142,17 @@ func startPrometheus(t *testing.T, ctx context.Context, programs string) (*prome
 		return nil, err
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	config := fmt.Sprintf(`global: {scrape_interval: 2s, evaluation_interval: 2s}
-rule_files: [%q]
-scrape_configs:
-  - job_name: spillway
-    static_configs:
-      - targets: [%q]
-        labels: {node: %q}
-`, filepath.Join(runner.Repo, "deploy", "prometheus", "rules.yaml"), net.JoinHostPort(agent.Status.PodIP, "9464"), runner.Node.NodeName())
+	monitor, err := os.ReadFile(filepath.Join(runner.Repo, "deploy", "overlays", "prometheus-operator", "podmonitor.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	config, err := prometheus.Config(monitor, filepath.Join(runner.Repo, "deploy", "prometheus", "rules.yaml"), "2s",
+		[]prometheus.Target{{Address: net.JoinHostPort(agent.Status.PodIP, "9464"), Pod: agent.Name, Node: runner.Node.NodeName()}})
+	if err != nil {
+		return nil, err
+	}
 	file := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return nil, err
 	}
 	var log bytes.Buffer
