@@ -54,7 +54,7 @@ func (l *loop) answer(now time.Time, q question) {
 		}
 	}
 	if uid == "" {
-		q.err <- fmt.Errorf("no pod %s that the API server lists has a cgroup on this node", q.pod)
+		q.err <- fmt.Errorf("explain %s: %w: none that the API server lists has a cgroup here", q.pod, status.ErrNoPod)
 		return
 	}
 	if l.reclaims() != nil && l.verdict.Cause == pressure.CauseCache {

@@ -226,6 +226,7 @@ func TestIncidentHasTheExits(t *testing.T) {
 	l, end := recordedLife(t, dir, io.Discard)
 	now := time.Now()
 	e := testExits(nil, now.Add(-time.Hour))
+	e.kube = offlineClient(t)
 	l.a.exits = e
 	ended := func(uid string, at time.Time) {
 		w := waitingExit{Exit: kube.Exit{Namespace: "shop", Pod: strings.TrimPrefix(uid, "uid-"), UID: uid, Container: "c", ID: uid + at.String(), Code: 137, Reason: "Error", Finished: at}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ func (a *Agent) report(k status.OOMKill) {
 		"domain", k.Domain, "domain_cgroup", k.DomainCgroup, "domain_limit_bytes", optional(k.DomainLimitBytes), "domain_known_by", k.DomainKnownBy, "domain_why", k.DomainWhy,
 		"group", k.Group, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", optional(k.LatencySeconds))
 	a.keepKill(&k)
+	a.killEvent(&k)
 	select {
 	case a.kills <- k:
 	default:
@@ -107,6 +109,9 @@ func (w *killWatch) fromLine(ctx context.Context, line *kmsg.Kill) victim {
 		if at == "/" || strings.HasSuffix(at, " (deleted)") {
 			at = "" // it has exited, and v1 puts it to the root then: its cgroup's counter tells where it was
 		}
+	}
+	if at == "" {
+		at = w.together[line.PID]
 	}
 	if at != "" {
 		w.place(ctx, &v, 0, at)
@@ -303,7 +308,26 @@ func (w *killWatch) judge(v *victim, at time.Duration, trigger string, pids ...u
 			break
 		}
 	}
-	setDomain(&v.kill, d)
+	setDomain(&v.kill, w.owned(d, v.levels))
+}
+
+// owned names the limit that the pod's owner has set, where the pod has no other container that counts towards its limit.
+func (w *killWatch) owned(d oom.Domain, levels []oom.Level) oom.Domain {
+	of := oom.Owned(d, levels)
+	if of == d {
+		return d
+	}
+	for _, p := range w.a.mapper.Map().Pods {
+		if p.Path != d.Path {
+			continue
+		}
+		for _, c := range p.Containers {
+			if c.Name != "" && c.Name != podmap.Sandbox && !slices.ContainsFunc(levels, func(l oom.Level) bool { return l.Path == c.Path }) {
+				return d // they share a limit that is the pod's own
+			}
+		}
+	}
+	return of
 }
 
 func setDomain(k *status.OOMKill, d oom.Domain) {
@@ -311,8 +335,11 @@ func setDomain(k *status.OOMKill, d oom.Domain) {
 }
 
 // groupOf is the highest cgroup above the victim that is killed as one, "" when there is none.
-func (v *victim) groupOf() string {
-	top := ""
+func (w *killWatch) groupOf(v *victim) string {
+	top := w.together[v.kill.PID]
+	if top != "" {
+		return top // the kernel's own word
+	}
 	for i := range v.levels {
 		if l := &v.levels[i]; l.Read && l.Counts.Group == 1 {
 			top = l.Path
@@ -325,7 +352,7 @@ func (v *victim) groupOf() string {
 func join(victims []victim) victim {
 	v := victims[0]
 	k := &v.kill
-	k.Group, k.Victims = v.groupOf(), len(victims)
+	k.Victims = len(victims)
 	for i := range victims[1:] {
 		o := &victims[1+i].kill
 		if o.DomainKnownBy == string(oom.ByLog) && k.DomainKnownBy != string(oom.ByLog) {
@@ -386,13 +413,11 @@ func (w *killWatch) missed(n uint64, pod *podmap.Pod, c *podmap.Container, sourc
 		now := w.a.samples.Now()
 		d = w.table.Judge(now, now, levels, "")
 		k.Cgroup, k.CgroupID = levels[0].Path, levels[0].ID
-		if v := (victim{levels: levels}); v.groupOf() != "" {
-			k.Group = v.groupOf()
-		}
+		k.Group = w.groupOf(&victim{levels: levels})
 		if n, ok := levels[0].Counts.Limit.Bytes(); ok && levels[0].Read {
 			k.LimitBytes, k.LimitOf = &n, string(levels[0].Kind)
 		}
 	}
-	setDomain(&k, d)
+	setDomain(&k, w.owned(d, levels))
 	w.a.report(k)
 }

@@ -108,6 +108,102 @@ func TestKernelOOMGroupKill(t *testing.T) {
 	}
 }
 
+// TestKernelOOMGroupKillsCountedTwice: with memory.oom.group the kernel counts the first victim again, also where it is the only
+// one. Each kill is one record, on each rung, in a pod as the kubelet makes it: with the limit of its one container, and a sandbox.
+func TestKernelOOMGroupKillsCountedTwice(t *testing.T) {
+	n := newOOMNode(t)
+	files := map[bool]string{true: "memory.events", false: "memory.oom_control"}[n.v2()]
+	number := 800
+	for _, rung := range []string{"bpf", "kmsg", files} {
+		for _, tc := range []struct {
+			name    string
+			group   bool
+			holders int
+		}{{"one process", true, 0}, {"three processes", true, 2}, {"no group", false, 2}} {
+			if tc.group && !n.v2() {
+				continue // memory.oom.group is of cgroup v2
+			}
+			number++
+			t.Run(rung+" "+tc.name, func(t *testing.T) {
+				nt := n.in(t)
+				a := nt.startAgent(func(o *Options) {
+					if rung != "bpf" {
+						o.BTF = filepath.Join(t.TempDir(), "no-btf")
+					}
+					nt.kernelLog(rung != files)(o)
+				}, nil)
+				if rung == "kmsg" {
+					a.needsLog()
+				}
+				pod, container, uid, id := nt.pod(number)
+				sandbox := pod + "/" + fmt.Sprintf("%032x%032x", os.Getpid(), 10_000+number)
+				nt.mkdir(sandbox)
+				nt.limit(container)
+				nt.limit(pod)
+				victims := 1
+				if tc.group {
+					nt.write(container, "memory.oom.group", "1")
+					victims += tc.holders
+				}
+				pause := nt.start(sandbox, "hold:65536")
+				pause.loose(t)
+				pause.expect(t, "holding")
+				a.knows(1)
+				a.listens(container)
+				before := nodeKills(t)
+				for round := range 2 {
+					var children []*oomChild
+					for range tc.holders {
+						c := nt.start(container, "hold:65536")
+						c.loose(t)
+						c.expect(t, "holding")
+						children = append(children, c)
+					}
+					last := nt.start(container, "alloc")
+					last.loose(t)
+					nt.died(last)
+					for _, c := range children {
+						if tc.group {
+							nt.died(c)
+						} else if err := c.Process.Kill(); err != nil {
+							t.Error(err)
+						} else {
+							_ = c.Wait()
+						}
+					}
+					r := a.next(fmt.Sprintf("kill %d", round), func(r record) bool { return r.text("pod_uid") == uid })
+					want := record{"source": rung, "container_id": id, "domain": "container", "group": ""}
+					// Below BPF a process that the kernel meets with two threads counts as two: see Table.Twice.
+					if got, _ := strconv.Atoi(r.text("victims")); got < victims || got > victims && (rung == "bpf" || !tc.group) {
+						t.Errorf("%d victims, want %d", got, victims)
+					}
+					if tc.group {
+						want["group"] = container
+					}
+					r.check(t, want)
+				}
+				t.Logf("2 kills of %d processes, counted %d times", victims, nodeKills(t)-before)
+				<-time.After(4 * oomTick)
+				select {
+				case r := <-a.logs.kills:
+					t.Errorf("one more record: %v", r)
+				default:
+				}
+				st, text := a.asked("the kills in status", func(st *status.Status) bool { return len(st.OOMKills) >= 2 })
+				if w := st.OOMWatch; len(st.OOMKills) != 2 || w.Missed != 0 || w.Kills < uint64(2*victims) || rung == "bpf" && w.Kills > uint64(2*victims) {
+					t.Errorf("%d records, %+v, want 2 of %d processes", len(st.OOMKills), w, victims)
+				}
+				if src := sourceIn(st, "oom-tracer"); rung == "bpf" && src.State != status.OK {
+					t.Errorf("source %+v", src)
+				}
+				if strings.Contains(text, "only counted") && !strings.Contains(text, " 0 only counted") {
+					t.Errorf("status tells of more kills:\n%s", text)
+				}
+			})
+		}
+	}
+}
+
 // TestKernelOOMKillOfAChild: not the container's first process; pod status never shows it.
 func TestKernelOOMKillOfAChild(t *testing.T) {
 	n := newOOMNode(t)

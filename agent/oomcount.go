@@ -7,56 +7,63 @@ import (
 	"slices"
 	"strings"
 
+	"spillway/agent/oom"
 	"spillway/agent/podmap"
 	"spillway/cgroup"
 )
 
-// account reports the kills that the counters of a pod, or of another cgroup, have more than were reported. audited: the audit
-// knows of them.
-func (w *killWatch) account(ctx context.Context, at string, audited bool) (found uint64) {
+// account reports the kills that the counters of a pod, or of another cgroup, have more than were reported; again is how many
+// first victims of a group kill are counted twice there. audited: the audit knows of them.
+func (w *killWatch) account(ctx context.Context, at string, audited bool) (found, again uint64) {
 	m := w.a.mapper.Map()
 	i := slices.IndexFunc(m.Pods, func(p podmap.Pod) bool { return p.Path == at })
 	if i < 0 {
 		return w.settle(ctx, nil, nil, at, nil, audited)
 	}
 	pod := &m.Pods[i]
+	add := func(f, a uint64) { found, again = found+f, again+a }
 	var counts cgroup.OOMCounts // before those of the containers: see Table.Missing
 	err := w.a.tree.OOMCounts(at, &counts)
 	for j := range pod.Containers {
-		found += w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, nil, audited)
+		add(w.settle(ctx, pod, &pod.Containers[j], pod.Containers[j].Path, nil, audited))
 	}
-	if err != nil {
-		return found
+	if err == nil {
+		add(w.settle(ctx, pod, nil, at, &counts, audited)) // what the containers do not have was in one that is gone
 	}
-	return found + w.settle(ctx, pod, nil, at, &counts, audited) // what the containers do not have was in one that is gone
+	return found, again
 }
 
 // settle compares one counter, read here unless it was before, with what was reported, and reports the rest.
-func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, counts *cgroup.OOMCounts, audited bool) uint64 {
+func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Container, at string, counts *cgroup.OOMCounts, audited bool) (missing, groups uint64) {
 	if counts == nil {
 		counts = new(cgroup.OOMCounts)
 		if w.a.tree.OOMCounts(at, counts) != nil {
-			return 0
+			return 0, 0
 		}
 	}
-	missing := w.table.Missing(at, counts)
-	if missing == 0 {
-		return 0
+	if missing, groups = w.table.Missing(at, counts); missing+groups == 0 {
+		return 0, 0
 	}
-	levels := w.levels(at, 0)
+	levels, now := w.levels(at, 0), w.a.samples.Now()
 	w.table.Reported(levels, missing)
+	w.table.Again(levels, groups)
+	for range min(groups, 1024) {
+		if !audited {
+			w.audit.Again(now)
+		}
+	}
 	left := missing
 	for left > 0 && len(w.orphans) > 0 { // lines of the log that wait for their cgroup
 		v := w.orphans[0].v
 		w.orphans = w.orphans[1:]
 		w.place(ctx, &v, 0, at)
-		w.judge(&v, w.a.samples.Now(), "", v.kill.PID)
+		w.judge(&v, now, "", v.kill.PID)
 		w.seen.Add(1)
-		w.finish(ctx, v)
+		w.book(ctx, v, 0)
 		left-- // the audit has seen the line
 	}
 	if left == 0 {
-		return missing
+		return missing, groups
 	}
 	source := w.files()
 	if w.traced || w.active() == rungVmstat {
@@ -64,15 +71,18 @@ func (w *killWatch) settle(ctx context.Context, pod *podmap.Pod, c *podmap.Conta
 	}
 	if !w.traced {
 		w.seen.Add(left)
-		now := w.a.samples.Now()
 		for range min(left, 1024) {
 			if !audited {
 				w.audit.Seen(now)
 			}
 		}
 	}
+	for n := groups; n > 1 && left > 1; n-- {
+		w.missed(1, pod, c, source, levels)
+		left--
+	}
 	w.missed(left, pod, c, source, levels)
-	return missing
+	return missing, groups
 }
 
 // files is the rung of the cgroups' own files.
@@ -106,8 +116,8 @@ func (w *killWatch) second(ctx context.Context) {
 			delete(w.marked, p)
 		}
 	}
-	for pid, at := range w.lined {
-		if now-at > remember {
+	for pid, l := range w.lined {
+		if now-l.at > remember {
 			delete(w.lined, pid)
 		}
 	}
@@ -115,6 +125,7 @@ func (w *killWatch) second(ctx context.Context) {
 		if now-at > remember {
 			delete(w.told, pid)
 			delete(w.causes, pid)
+			delete(w.together, pid)
 		}
 	}
 	w.watch()
@@ -126,13 +137,22 @@ func (w *killWatch) second(ctx context.Context) {
 // find looks where kills were that nobody told of. Below BPF it is a rung's own work to find them in the counters of pods; what
 // no counter of a pod has, and what BPF should have told, is reported as missed.
 func (w *killWatch) find(ctx context.Context, n uint64) {
-	rest := n
+	rest, twice := n, uint64(0)
+	note := func(found, again uint64) {
+		again = min(again, rest)
+		rest, twice = rest-again, twice+again
+		rest -= min(rest, found)
+	}
 	for _, p := range w.a.mapper.Map().Pods {
-		rest -= min(rest, w.account(ctx, p.Path, true))
+		note(w.account(ctx, p.Path, true))
+	}
+	if rest > 0 {
+		note(0, w.gone())
 	}
 	if rest > 0 {
 		w.missed(rest, nil, nil, rungVmstat, nil)
 	}
+	n -= twice
 	if !w.traced {
 		n = rest
 	}
@@ -142,6 +162,24 @@ func (w *killWatch) find(ctx context.Context, n uint64) {
 	w.missing.Add(n)
 	w.a.metrics.OOMMissed(n)
 	w.a.log.Error("oom kills missed: only counters of the kernel tell of them", "missed", n, "outside_pods", rest)
+}
+
+// gone is how many first victims are counted twice in cgroups that are not there any more, or are no pod's.
+func (w *killWatch) gone() (again uint64) {
+	top, err := w.a.tree.Children("/")
+	if err != nil {
+		return 0
+	}
+	for _, c := range top {
+		var counts cgroup.OOMCounts
+		if w.a.tree.OOMCounts(c.Path, &counts) != nil {
+			continue
+		}
+		_, groups := w.table.Missing(c.Path, &counts)
+		w.table.Again([]oom.Level{{Path: c.Path, ID: counts.ID}}, groups)
+		again += groups
+	}
+	return again
 }
 
 // watch has the waker tell of the cgroups that there are now.

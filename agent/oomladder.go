@@ -317,7 +317,8 @@ func (w *killWatch) wasCounted(v *victim) bool {
 	}
 	counts := &v.levels[0].Counts
 	counted := counts.Kill != cgroup.Absent || counts.KillLocal != cgroup.Absent // not before 4.13: twice is better than never
-	return counted && w.table.Missing(v.levels[0].Path, counts) == 0
+	missing, _ := w.table.Missing(v.levels[0].Path, counts)
+	return counted && missing == 0
 }
 
 func (w *killWatch) startTracer(ctx context.Context, parts *sync.WaitGroup) {

@@ -26,7 +26,10 @@ const (
 	// orphanWait is how long a line of the log whose process is gone waits for a counter that tells where it was.
 	orphanWait = 400 * time.Millisecond
 	remember   = 10 * time.Second // marks and causes, to know them again
-	maxPrimed  = 4096             // cgroups that are read at the start
+	// groupPause is how long the kernel may take from one process of a group kill to the next: it writes a line of each to a
+	// console that may be slow.
+	groupPause = 250 * time.Millisecond
+	maxPrimed  = 4096 // cgroups that are read at the start
 	maxCauses  = 1024
 )
 
@@ -55,14 +58,17 @@ type killWatch struct {
 	audit  oom.Audit
 	groups oom.Groups[victim]
 
-	marked  map[process]time.Duration
-	causes  map[uint32]*kmsg.Cause // by thread id
-	told    map[uint32]time.Duration
-	lined   map[uint32]time.Duration // processes that a line reported
-	kills   []*kmsg.Kill             // lines that wait for their turn
-	orphans []orphan
-	dirty   map[string]unread // cgroups that were told of, by path
-	watched *podmap.Map       // that the waker knows
+	marked   map[process]time.Duration
+	causes   map[uint32]*kmsg.Cause // by thread id
+	told     map[uint32]time.Duration
+	lined    map[uint32]lined  // processes that a line reported
+	kills    []*kmsg.Kill      // lines that wait for their turn
+	newest   uint32            // the process of the newest such line
+	group    groupLine         // the newest line that says that a cgroup is killed as one
+	together map[uint32]string // the cgroups that such lines named, by the processes of the lines around them
+	orphans  []orphan
+	dirty    map[string]unread // cgroups that were told of, by path
+	watched  *podmap.Map       // that the waker knows
 
 	unnamed chan struct{}
 	waiting sync.WaitGroup
@@ -87,6 +93,20 @@ type process struct {
 	start time.Duration
 }
 
+// lined is a process that a line of the log reported.
+type lined struct {
+	comm   string
+	at     time.Duration
+	levels []oom.Level
+}
+
+// groupLine is a line of the log that names a cgroup whose processes are killed together: those of the lines that follow it
+// without a pause.
+type groupLine struct {
+	path string
+	at   time.Duration // by the log's clock, of the newest line that belongs to it
+}
+
 // unread is when to read a counter, at the latest whatever else is told.
 type unread struct{ due, until time.Duration }
 
@@ -100,7 +120,7 @@ func (a *Agent) openKillWatch() {
 	w := &killWatch{
 		a: a, traced: a.tracer.Load() != nil, noTracer: a.noTracer, retry: retryEvery, tellLoss: lossTold,
 		marks: make(chan *oomkill.Event, 16), lines: make(chan struct{}, 1), words: make(chan cgroup.WakeGroup, 1024), ended: make(chan error, 1),
-		muted: make(chan error, 1), found: make(chan rungs), lined: map[uint32]time.Duration{}, table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
+		muted: make(chan error, 1), found: make(chan rungs), lined: map[uint32]lined{}, together: map[uint32]string{}, table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
 		dirty: map[string]unread{}, unnamed: make(chan struct{}, maxUnnamed),
 	}
 	a.killWatch = w
@@ -225,13 +245,28 @@ func (w *killWatch) mark(ctx context.Context, ev *oomkill.Event) {
 func (w *killWatch) take(ctx context.Context, v victim, trigger uint32) {
 	w.seen.Add(1)
 	w.table.Reported(v.levels, 1)
-	top := v.groupOf()
-	if top == "" {
+	if top := w.groupOf(&v); top != "" {
+		if len(w.groups.Victims(oom.Key{Cgroup: top, Trigger: trigger})) == 0 {
+			w.table.Again(v.levels, 1)
+		}
+		if w.traced { // the log has a line for each count
+			w.table.Twice(v.levels, 1)
+			w.audit.Again(v.mark)
+		}
+	}
+	w.book(ctx, v, trigger)
+}
+
+// book reports one victim, unless it is one of a group: then with the others.
+func (w *killWatch) book(ctx context.Context, v victim, trigger uint32) {
+	v.kill.Group = w.groupOf(&v)
+	if v.kill.Group == "" {
 		w.finish(ctx, v)
 		return
 	}
-	key := oom.Key{Cgroup: top, Trigger: trigger}
-	if g := w.groups.Add(w.a.samples.Now(), key, v, w.whole(key, v.kill.PID)); g != nil {
+	key := oom.Key{Cgroup: v.kill.Group, Trigger: trigger}
+	// A line of the log may come long after the process that it names, and all others, are gone.
+	if g := w.groups.Add(w.a.samples.Now(), key, v, w.traced && w.whole(key, v.kill.PID)); g != nil {
 		w.finish(ctx, join(g))
 	}
 }
@@ -268,20 +303,53 @@ func (w *killWatch) takeLines() {
 		switch {
 		case r.Cause != nil && len(w.causes) < maxCauses:
 			w.causes[r.Cause.PID], w.told[r.Cause.PID] = r.Cause, w.a.samples.Now()
+			w.group = groupLine{}
+		case r.Group != "":
+			w.group = groupLine{r.Group, r.At}
+			w.belongs(w.newest)
 		case r.Kill != nil && !w.traced:
-			w.kills = append(w.kills, r.Kill)
+			w.kills, w.newest = append(w.kills, r.Kill), r.Kill.PID
+			if r.At-w.group.at < groupPause {
+				w.group.at = r.At
+				w.belongs(r.Kill.PID)
+			}
 		}
+	}
+}
+
+// belongs notes that the newest group line is about a process.
+func (w *killWatch) belongs(pid uint32) {
+	if w.group.path != "" && pid != 0 && len(w.together) < maxCauses {
+		w.together[pid], w.told[pid] = w.group.path, w.a.samples.Now()
 	}
 }
 
 // reportLines reports kills by the log's lines, where no rung above it does.
 func (w *killWatch) reportLines(ctx context.Context) {
+	w.orphans = slices.DeleteFunc(w.orphans, func(o orphan) bool { // the line that names its cgroup follows its own
+		at := w.together[o.v.kill.PID]
+		if at == "" {
+			return false
+		}
+		w.place(ctx, &o.v, 0, at)
+		w.judge(&o.v, w.a.samples.Now(), "", o.v.kill.PID)
+		w.take(ctx, o.v, 0)
+		return true
+	})
 	for len(w.kills) > 0 {
 		line := w.kills[0]
 		w.kills = w.kills[1:]
 		now := w.a.samples.Now()
-		w.lined[line.PID] = now
+		pid := uint32(w.a.tree.ProcessOf(int(line.PID)))
+		if was, again := w.lined[pid]; again && (was.comm == line.Comm || w.together[line.PID] != "") {
+			// The kernel met a process of a group again: that is one more in its counters, and no kill. A first victim is met
+			// so always, and its second count is known; see oom.Table.
+			w.audit.Seen(now)
+			w.table.Twice(was.levels, 1)
+			continue
+		}
 		v := w.fromLine(ctx, line)
+		w.lined[pid] = lined{line.Comm, now, v.levels}
 		if w.logSince > 0 && now-w.logSince < orphanWait && w.wasCounted(&v) {
 			continue // the files told of it when the log took over
 		}

@@ -76,8 +76,10 @@ type state struct {
 	below                time.Duration // when oom was, and oom_local not
 	told                 time.Duration // when a listener was told (v1)
 
-	kill, killLocal cgroup.Amount // at the beginning
-	seen, seenBelow uint64        // kills that were reported since, here and with the descendants
+	kill, killLocal, groupKill cgroup.Amount // at the beginning
+	seen, seenBelow            uint64        // kills that were reported since, here and with the descendants
+	again                      uint64        // of them kills of a whole cgroup, here and below: each is one more in kill
+	twice                      uint64        // processes that may be counted twice besides
 }
 
 // Table keeps what the counters of cgroups were, to tell from a later reading what has happened meanwhile. A cgroup that was
@@ -96,7 +98,7 @@ func NewTable() *Table { return &Table{known: map[uint64]*state{}} }
 func (t *Table) Add(path string, c *cgroup.OOMCounts) {
 	t.newest = max(t.newest, c.ID)
 	if t.known[c.ID] == nil && len(t.known) < maxKnown {
-		t.known[c.ID] = &state{path: path, oom: c.OOM, local: c.OOMLocal, failures: c.Failures, kill: c.Kill, killLocal: c.KillLocal}
+		t.known[c.ID] = &state{path: path, oom: c.OOM, local: c.OOMLocal, failures: c.Failures, kill: c.Kill, killLocal: c.KillLocal, groupKill: c.GroupKill}
 	}
 }
 
@@ -223,6 +225,7 @@ func (t *Table) Judge(marked, at time.Duration, levels []Level, trigger string) 
 		verdicts[top], hows[top] = yes, ByControl
 	}
 	onlyNow(at, states, verdicts)
+	oneLimit(levels, verdicts)
 	return decide(levels, verdicts, hows, limits)
 }
 
@@ -302,6 +305,31 @@ func onlyNow(at time.Duration, states []*state, verdicts []verdict) {
 			verdicts[i] = no
 		}
 	}
+}
+
+// oneLimit leaves of a container's limit and the same one of its pod, both hit, the container's: see Owned.
+func oneLimit(levels []Level, verdicts []verdict) {
+	for i := 1; i < len(levels); i++ {
+		if verdicts[i] == yes && verdicts[i-1] == yes && sameLimit(&levels[i-1], &levels[i]) {
+			verdicts[i] = no
+		}
+	}
+}
+
+func sameLimit(container, pod *Level) bool {
+	_, limited := pod.Counts.Limit.Bytes()
+	return limited && container.Kind == Container && pod.Kind == Pod && container.Read && pod.Read && container.Counts.Limit == pod.Counts.Limit
+}
+
+// Owned names the limit that the pod's owner has set. A pod whose only limit is that of one container has the same limit from the
+// kubelet, and reaches it first, as the memory of its sandbox counts too. Path stays that of the cgroup that was full.
+func Owned(d Domain, levels []Level) Domain {
+	for i := 1; d.Kind == Pod && i < len(levels); i++ {
+		if levels[i].Path == d.Path && sameLimit(&levels[i-1], &levels[i]) {
+			d.Kind = Container
+		}
+	}
+	return d
 }
 
 func decide(levels []Level, verdicts []verdict, hows []How, limits bool) Domain {

@@ -7,11 +7,12 @@ import (
 
 const (
 	// groupQuiet is how long after the last mark of a group kill it is over, while processes are left that it may take.
-	groupQuiet = 50 * time.Millisecond
+	// Between two the kernel writes a line to a console that may be slow.
+	groupQuiet = 250 * time.Millisecond
 	// groupDone is the same when every process that is listed was marked: the kernel marks without a pause.
 	groupDone = 2 * time.Millisecond
 	// groupLongest bounds a group that goes on and on.
-	groupLongest = 500 * time.Millisecond
+	groupLongest = time.Second
 	// maxVictims bounds one group: further marks begin another.
 	maxVictims = 4096
 )

@@ -116,7 +116,7 @@ func TestJudge(t *testing.T) {
 		},
 		"two limits at once": {
 			before: []cgroup.OOMCounts{v2(4, 0, 0, limit), v2(3, 0, 0, limit), v2(2, 0, 0, no), v2(1, 0, 0, limit)},
-			levels: levelsOf(v2(4, 1, 1, limit), v2(3, 2, 1, limit), v2(2, 2, 0, no), v2(1, 2, 0, limit)),
+			levels: levelsOf(v2(4, 1, 1, limit), v2(3, 2, 1, 2*limit), v2(2, 2, 0, no), v2(1, 2, 0, limit)),
 			want:   Domain{Kind: Unknown, Why: "several limits were hit: " + container + ", " + pod, Limit: cgroup.Absent},
 		},
 		"v1: the limit was hit and usage stands at it": {
@@ -267,7 +267,7 @@ func TestMissing(t *testing.T) {
 		{"and knows them afterwards", pod, kills(3, 14, 0), 0, inPod},
 		{"a new cgroup begins with zero", "/kubepods/podb", kills(9, 3, 0), 3, nil},
 	} {
-		got := table.Missing(step.path, step.c)
+		got, _ := table.Missing(step.path, step.c)
 		if got != step.want {
 			t.Errorf("%s: %d missing, want %d", step.what, got, step.want)
 		}
@@ -275,14 +275,118 @@ func TestMissing(t *testing.T) {
 	}
 	v1only := kills(4, 0, 12)
 	v1only.Kill = cgroup.Absent
-	if got := table.Missing(container, v1only); got != 2 {
-		t.Errorf("v1: %d missing, want 2", got)
+	if got, groups := table.Missing(container, v1only); got != 2 || groups != 0 {
+		t.Errorf("v1: %d missing, %d groups, want 2 and none", got, groups)
 	}
 	old := NewTable()
 	old.Add(container, kills(50, 0, 0))
 	old.Primed()
-	if got := old.Missing(pod, kills(3, 12, 0)); got != 0 {
+	if got, _ := old.Missing(pod, kills(3, 12, 0)); got != 0 {
 		t.Errorf("%d missing in a cgroup without a beginning", got)
+	}
+}
+
+// TestMissingOfGroupKills: with memory.oom.group the kernel counts the first victim again, unless it has exited by then.
+func TestMissingOfGroupKills(t *testing.T) {
+	const unknown = uint64(cgroup.Absent) // before kernel 5.17
+	type step struct {
+		kills, groups      uint64 // of the cgroup's counters
+		reported, together uint64 // before they are read: processes, and kills of the whole cgroup
+		processes, more    uint64 // that are missing
+	}
+	for name, steps := range map[string][]step{
+		"one process, nothing reported":              {{kills: 2, groups: 1, processes: 1, more: 1}, {kills: 4, groups: 2, processes: 1, more: 1}, {kills: 4, groups: 2}},
+		"three processes, nothing reported":          {{kills: 4, groups: 1, processes: 3, more: 1}, {kills: 4, groups: 1}},
+		"reported":                                   {{kills: 2, groups: 1, reported: 1, together: 1}, {kills: 6, groups: 2, reported: 3, together: 1}},
+		"reported, and not known to be a group":      {{kills: 2, groups: 1, reported: 1, more: 1}, {kills: 2, groups: 1}},
+		"the first victim had exited":                {{kills: 1, groups: 1, processes: 1, more: 1}, {kills: 2, groups: 2, reported: 1, together: 1}},
+		"read in the middle":                         {{kills: 1, groups: 0, processes: 1}, {kills: 2, groups: 1, more: 1}},
+		"one of three was not reported":              {{kills: 4, groups: 1, reported: 2, together: 1, processes: 1}},
+		"a single process of a group, and a missing": {{kills: 3, groups: 1, reported: 1, together: 1, processes: 1}},
+		"old kernel, nothing reported":               {{kills: 2, groups: unknown, processes: 1, more: 1}, {kills: 4, groups: unknown, processes: 1, more: 1}, {kills: 4, groups: unknown}},
+		"old kernel, reported":                       {{kills: 2, groups: unknown, reported: 1, together: 1}, {kills: 6, groups: unknown, reported: 3, together: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable()
+			table.Primed()
+			levels := levelsOf(v2(4, 0, 0, 1<<20), v2(3, 0, 0, 1<<20))
+			for i, s := range steps {
+				table.Reported(levels, s.reported)
+				table.Again(levels, s.together)
+				for _, l := range levels { // the container's, and its pod's that counts it too
+					c := l.Counts
+					c.Kill, c.GroupKill, c.Group = cgroup.Amount(s.kills), cgroup.Amount(s.groups), 0
+					want := [2]uint64{}
+					if l.ID == 4 {
+						c.Group, want = 1, [2]uint64{s.processes, s.more}
+					}
+					processes, groups := table.Missing(l.Path, &c)
+					if got := [2]uint64{processes, groups}; got != want {
+						t.Fatalf("step %d, %s: %d processes and %d groups missing, want %d", i, l.Path, processes, groups, want)
+					}
+					table.Reported(levels, processes)
+					table.Again(levels, groups)
+				}
+			}
+		})
+	}
+}
+
+// TestAuditOfGroupKills: a first victim that is counted twice is not missed, before or after a reading; a kill is.
+func TestAuditOfGroupKills(t *testing.T) {
+	for name, tc := range map[string]struct {
+		seen, again []time.Duration // ms
+		kills       []cgroup.Amount // of the ticks, one a second
+		want        uint64          // in all
+	}{
+		"one process":                   {[]time.Duration{500}, []time.Duration{500}, []cgroup.Amount{0, 2, 2, 2, 2}, 0},
+		"three processes, twice":        {[]time.Duration{500, 501, 502, 700, 701, 702}, []time.Duration{500, 700}, []cgroup.Amount{0, 8, 8, 8, 8}, 0},
+		"counted again after a reading": {[]time.Duration{999}, []time.Duration{999}, []cgroup.Amount{0, 1, 2, 2, 2}, 0},
+		"counted before, marked after":  {[]time.Duration{1001}, []time.Duration{1001}, []cgroup.Amount{0, 2, 2, 2, 2}, 0},
+		"and a kill that is missed":     {[]time.Duration{500}, []time.Duration{500}, []cgroup.Amount{0, 3, 3, 3, 3}, 1},
+		"missed later":                  {[]time.Duration{500}, []time.Duration{500}, []cgroup.Amount{0, 2, 2, 3, 3, 3}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var a Audit
+			for _, ms := range tc.seen {
+				a.Seen(ms * time.Millisecond)
+			}
+			for _, ms := range tc.again {
+				a.Again(ms * time.Millisecond)
+			}
+			missed := uint64(0)
+			for i, n := range tc.kills {
+				missed += a.Tick(time.Duration(i)*time.Second, n)
+			}
+			if missed != tc.want {
+				t.Errorf("%d missed, want %d", missed, tc.want)
+			}
+		})
+	}
+}
+
+// TestOwned: the kubelet gives a pod whose only limit is one container's the same limit.
+func TestOwned(t *testing.T) {
+	const limit = 64 << 20
+	for name, tc := range map[string]struct {
+		container, pod cgroup.Amount
+		of             Domain
+		want           Kind
+	}{
+		"the same limit":      {limit, limit, Domain{Kind: Pod, Path: pod, Limit: limit}, Container},
+		"two containers":      {limit, 2 * limit, Domain{Kind: Pod, Path: pod, Limit: 2 * limit}, Pod},
+		"no limit of its own": {cgroup.Unlimited, limit, Domain{Kind: Pod, Path: pod, Limit: limit}, Pod},
+		"the node":            {limit, limit, Domain{Kind: Node}, Node},
+	} {
+		levels := levelsOf(v2(4, 0, 0, tc.container), v2(3, 0, 0, tc.pod))
+		if got := Owned(tc.of, levels); got.Kind != tc.want || got.Path != tc.of.Path {
+			t.Errorf("%s: %+v, want %s", name, got, tc.want)
+		}
+	}
+	table := NewTable()
+	table.Primed()
+	if d := table.Judge(at, at, levelsOf(v2(4, 1, 1, limit), v2(3, 2, 1, limit)), ""); d.Kind != Container {
+		t.Errorf("both limits were hit, and they are the same: %+v", d)
 	}
 }
 
@@ -317,13 +421,13 @@ func TestGroups(t *testing.T) {
 	if got := g.Due(3 * time.Millisecond); len(got) != 1 || !slices.Equal(got[0], []int{2}) {
 		t.Errorf("another trigger's kill: %v", got)
 	}
-	if got := g.Due(89 * time.Millisecond); got != nil {
+	if got := g.Due(289 * time.Millisecond); got != nil {
 		t.Errorf("complete while it went on: %v", got)
 	}
 	if got := g.Victims(a); !slices.Equal(got, []int{1, 3}) {
 		t.Errorf("victims %v", got)
 	}
-	if got := g.Due(90 * time.Millisecond); len(got) != 1 || !slices.Equal(got[0], []int{1, 3}) {
+	if got := g.Due(290 * time.Millisecond); len(got) != 1 || !slices.Equal(got[0], []int{1, 3}) {
 		t.Errorf("the kill: %v", got)
 	}
 	if _, ok := g.Next(); ok {

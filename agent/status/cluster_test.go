@@ -12,7 +12,7 @@ func TestWhatTheClusterSays(t *testing.T) {
 	lines := []string{"PDB checkout: 1 disruption allowed", "HPA web: at its minimum 2 of 10", "room: 2 of 2 needed nodes for 512 MiB"}
 	var out bytes.Buffer
 	s := Status{Pods: []Pod{{Namespace: "shop", Name: "web-1", Cluster: lines}, {Namespace: "shop", Name: "cart"}, {Namespace: "shop", Name: "evil", Cluster: []string{"PDB \x1b[2J: 1"}}}}
-	if err := WriteTable(&out, &s); err != nil {
+	if err := WriteTable(&out, &s, 0); err != nil {
 		t.Fatal(err)
 	}
 	table := out.String()
@@ -34,7 +34,7 @@ func TestWhatTheClusterSays(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := WriteTable(&out, &Status{Pods: []Pod{{Name: "x"}}}); err != nil || strings.Contains(out.String(), "CLUSTER SAYS") {
+	if err := WriteTable(&out, &Status{Pods: []Pod{{Name: "x"}}}, 0); err != nil || strings.Contains(out.String(), "CLUSTER SAYS") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }

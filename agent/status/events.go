@@ -175,7 +175,7 @@ func GetEvent(ctx context.Context, path, id string) (EventDetail, error) {
 }
 
 // EventStamp is how moments of events are printed, in the time zone of who reads.
-const EventStamp = "2006-01-02 15:04:05 MST"
+const EventStamp = time.RFC3339
 
 // WriteEvents prints a line for each event, with times in the zone. head says whether the line with the names of the columns
 // comes first.

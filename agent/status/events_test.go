@@ -88,8 +88,8 @@ func TestEventsTravel(t *testing.T) {
 		ask  func() error
 		want string
 	}{
-		"no such event": {func() error { _, err := GetEvent(ctx, path, "inc-77"); return err }, "404 Not Found: no such event inc-77: there are inc-1 to inc-9 (9)"},
-		"damage":        {func() error { _, err := GetEvents(ctx, path, EventQuery{Since: "broken"}); return err }, "503 Service Unavailable: read log incidents: damaged"},
+		"no such event": {func() error { _, err := GetEvent(ctx, path, "inc-77"); return err }, "s.sock: no such event inc-77: there are inc-1 to inc-9 (9)"},
+		"damage":        {func() error { _, err := GetEvents(ctx, path, EventQuery{Since: "broken"}); return err }, "s.sock: read log incidents: damaged"},
 		"limit":         {func() error { _, err := GetEvents(ctx, path, EventQuery{Limit: MaxEvents + 1}); return err }, `limit "1001", want 1 to 1000`},
 		"wait": {func() error {
 			_, err := GetEvents(ctx, path, EventQuery{Since: "1.1", Wait: time.Hour})

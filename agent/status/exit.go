@@ -56,6 +56,6 @@ func writeExits(w io.Writer, exits []Exit) {
 			fmt.Fprintf(w, "%d more\t\t\t\t\t\n", len(exits)-maxExits)
 			return
 		}
-		fmt.Fprintf(w, "%s\t%s/%s\t%s\t%d\t%s\t%s\n", x.At.Format(time.RFC3339), Clean(x.Namespace), Clean(x.Pod), Clean(x.Container), x.Code, Clean(x.Words()), Clean(x.Next))
+		fmt.Fprintf(w, "%s\t%s/%s\t%s\t%d\t%s\t%s\n", clock(x.At), Clean(x.Namespace), Clean(x.Pod), Clean(x.Container), x.Code, Clean(x.Words()), Clean(x.Next))
 	}
 }

@@ -14,7 +14,7 @@ func TestExitsTable(t *testing.T) {
 	}
 	s.Exits = append(s.Exits, Exit{Cause: "application", Certainty: "likely"}, Exit{})
 	var b strings.Builder
-	if err := WriteTable(&b, s); err != nil {
+	if err := WriteTable(&b, s, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"1970-01-01T00:00:00Z", "shop/cart", "oom, limit of: container (64.0 MiB)", `"Look\tthere."`, "2 more"} {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
-	"time"
 )
 
 // WriteExplanation prints e for people.
@@ -13,7 +12,7 @@ func WriteExplanation(w io.Writer, e Explanation) error {
 	if e.Evict {
 		verdict = "would be evicted now"
 	}
-	fmt.Fprintf(w, "%s %s at %s: %s\n", Clean(e.Pod), verdict, e.At.Format(time.TimeOnly), Clean(e.Why))
+	fmt.Fprintf(w, "%s %s at %s: %s\n", Clean(e.Pod), verdict, clock(e.At), Clean(e.Why))
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "\nlevel\t%s: %s\n", e.Level, Clean(e.LevelReason))
 	if e.Held != "" {

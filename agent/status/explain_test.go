@@ -55,7 +55,7 @@ func TestExplanationTravelsWhole(t *testing.T) {
 		"no pod": {func(_ context.Context, pod string) (Explanation, error) {
 			return Explanation{}, errors.New("no pod " + pod)
 		}, "no pod a/b&c=d"},
-		"standalone": {nil, "evicts nobody"},
+		"standalone": {nil, "evicts no pods"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := socketPath(t)

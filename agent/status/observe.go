@@ -156,6 +156,6 @@ func writeWould(w io.Writer, o *Observe) {
 	fmt.Fprintln(w, "\nWOULD EVICT\tAT\tPOD\tNAMED\tVERDICT\tWHAT HAPPENED")
 	for i := range o.Newest[:min(mostWould, len(o.Newest))] {
 		e := &o.Newest[i]
-		fmt.Fprintf(w, "%s\t%s\t%s/%s\t%d\t%s\t%s\n", orNone(Clean(e.DecisionID)), e.At.Format(time.RFC3339), Clean(e.Namespace), Clean(e.Pod), 1+e.Repeats, orNone(e.Verdict), Clean(e.Words()))
+		fmt.Fprintf(w, "%s\t%s\t%s/%s\t%d\t%s\t%s\n", orNone(Clean(e.DecisionID)), clock(e.At), Clean(e.Namespace), Clean(e.Pod), 1+e.Repeats, orNone(e.Verdict), Clean(e.Words()))
 	}
 }

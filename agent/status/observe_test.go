@@ -45,7 +45,7 @@ func TestTableShowsTheScore(t *testing.T) {
 		o.Newest = append(o.Newest, WouldEvict{At: time.Date(2026, 3, 1, 12, 0, 8-i, 0, time.UTC), DecisionID: "0301-1", Namespace: "shop", Pod: "leak\x1b[31m", Repeats: 2, Verdict: VerdictCrossed, Why: "memory.available crossed its threshold 8 s later"})
 	}
 	var out bytes.Buffer
-	if err := WriteTable(&out, &Status{Mode: "observe", Observe: &o}); err != nil {
+	if err := WriteTable(&out, &Status{Mode: "observe", Observe: &o}, 0); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
@@ -54,7 +54,7 @@ func TestTableShowsTheScore(t *testing.T) {
 		t.Error(text)
 	}
 	out.Reset()
-	if err := WriteTable(&out, &Status{Mode: "enforce"}); err != nil || strings.Contains(out.String(), "would") {
+	if err := WriteTable(&out, &Status{Mode: "enforce"}, 0); err != nil || strings.Contains(out.String(), "would") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }

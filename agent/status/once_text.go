@@ -19,7 +19,7 @@ func WriteOnceEvent(w io.Writer, e OnceEvent) error {
 			missing = "nothing"
 		}
 	}
-	_, err := fmt.Fprintf(w, "%s  used %-7s target %g %%  missing %-10s  %-11s  %s\n", e.At.Format(time.TimeOnly), used, e.TargetPercent, missing, Clean(e.State), Clean(e.Text))
+	_, err := fmt.Fprintf(w, "%s  used %-7s target %g %%  missing %-10s  %-11s  %s\n", e.At.Local().Format(time.TimeOnly), used, e.TargetPercent, missing, Clean(e.State), Clean(e.Text))
 	return err
 }
 

@@ -134,12 +134,16 @@ func serverOf(views Views) *http.Server {
 	})
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) {
 		if views.Explain == nil {
-			http.Error(w, "a standalone agent evicts nobody", http.StatusNotFound)
+			http.Error(w, "a standalone agent evicts no pods", http.StatusNotImplemented)
 			return
 		}
 		e, err := views.Explain(r.Context(), r.URL.Query().Get("pod"))
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrNoPod):
 			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		writeJSON(w, e)
@@ -334,6 +338,15 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
+// ErrNoPod says that a pod is not one of this node.
+var ErrNoPod = errors.New("not a pod of this node")
+
+// NoPod reports whether an agent answered that the pod in question is not on its node.
+func NoPod(err error) bool {
+	r := new(refusal)
+	return errors.As(err, &r) && r.code == http.StatusNotFound
+}
+
 // Refused reports whether an agent answered that the question is wrong, so that to ask again is of no use. False: there was no
 // agent, it ended while it answered, or it could not answer just then.
 func Refused(err error) bool {
@@ -375,7 +388,11 @@ func request(ctx context.Context, path, method, what string, body io.Reader, tak
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return fmt.Errorf("ask %s: %w", path, &refusal{resp.StatusCode, fmt.Sprintf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(why)))})
+		text := strings.TrimSpace(string(why))
+		if text == "" {
+			text = fmt.Sprintf("the agent gave no reason (code %d)", resp.StatusCode)
+		}
+		return fmt.Errorf("ask %s: %w", path, &refusal{resp.StatusCode, text})
 	}
 	if err := take(resp.Body); err != nil {
 		return fmt.Errorf("ask %s: %w", path, err)

@@ -185,8 +185,8 @@ func TestBeforeTheFirstPass(t *testing.T) {
 	var s atomic.Pointer[Status]
 	_, stop := serve(t, path, s.Load)
 	defer stop()
-	if _, err := ask(t, path); err == nil || !strings.Contains(err.Error(), "503") || !strings.Contains(err.Error(), "first pass") {
-		t.Errorf("error %v, want 503 and why", err)
+	if _, err := ask(t, path); err == nil || strings.Contains(err.Error(), "503") || !strings.Contains(err.Error(), "first pass") {
+		t.Errorf("error %v, want why and no code", err)
 	}
 	s.Store(&Status{Node: "n"})
 	if got, err := ask(t, path); err != nil || got.Node != "n" {
@@ -251,7 +251,7 @@ func TestClientErrors(t *testing.T) {
 		want       []string
 	}{
 		{"no socket", "/nonexistent/spillway.sock", []string{"ask /nonexistent/spillway.sock", "no such file", "is the agent running"}},
-		{"another status", answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"), []string{"the agent answered 500"}},
+		{"another status", answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"), []string{"the agent gave no reason (code 500)"}},
 		{"no JSON", answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), []string{"decode answer"}},
 		{"cut off", answering("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"node\":"), []string{"decode answer"}},
 		{"no HTTP", answering("SSH-2.0-x\r\n\r\n"), []string{"malformed HTTP"}},

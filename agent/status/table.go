@@ -12,11 +12,18 @@ import (
 	"unicode/utf8"
 )
 
-// WriteTable prints s for people. Text that comes from pods is quoted where it holds control characters.
-func WriteTable(w io.Writer, s *Status) error {
+// clock is how moments are printed: in the time zone of who reads, with its offset.
+func clock(t time.Time) string { return t.Local().Format(time.RFC3339) }
+
+// WriteTable prints s for people, with at most so many pods, 0: all of them. Text that comes from pods is quoted where it holds
+// control characters.
+func WriteTable(w io.Writer, s *Status, pods int) error {
 	p := &s.Pressure
-	fmt.Fprintf(w, "node %s   spillway %s   mode %s   cgroup %s   up %s\n", Clean(s.Node), s.Version, s.Mode, s.CgroupV, s.At.Sub(s.StartedAt).Round(time.Second))
+	if s.Evictions.Paused {
+		fmt.Fprintln(w, "PAUSED: the pause switch stops all evictions")
+	}
 	fmt.Fprintf(w, "level %s   %s\n", strings.ToUpper(p.Level), Clean(p.Reason))
+	fmt.Fprintf(w, "node %s   spillway %s   mode %s   cgroup %s   up %s\n", Clean(s.Node), s.Version, s.Mode, s.CgroupV, s.At.Sub(s.StartedAt).Round(time.Second))
 	fmt.Fprintf(w, "used %s   margin %s to %s   slope %s/s   ETA %s   lead time %.0f s   cause %s\n",
 		percent(p.UsedPercent), signed(p.MarginBytes), orNone(p.Signal), size(p.SlopeBytes), secs(p.ETASeconds), p.LeadSeconds, p.Cause)
 	if t := s.Evictions.Timing; t != nil {
@@ -52,28 +59,11 @@ func WriteTable(w io.Writer, s *Status) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", src.Name, src.State, Clean(src.Detail))
 	}
 	writeLadder(t, &s.OOMWatch)
-	if len(s.Pods) > 0 {
-		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tOOM RISK\tPROTECTED")
-		for _, pod := range s.Pods {
-			rank := "-"
-			if pod.Rank > 0 {
-				rank = strconv.Itoa(pod.Rank)
-			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.who()), pod.QoS, bytesOf(pod.WorkingSetBytes),
-				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), risk(pod.Risk), Clean(protection(pod)))
-		}
-	}
 	writeCluster(t, s.Pods)
-	if len(s.Groups) > 0 {
-		fmt.Fprintln(t, "\nCGROUP\tUSAGE\tWORKING SET")
-		for _, g := range s.Groups {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", Clean(g.Path), bytesOf(g.UsageBytes), bytesOf(g.WorkingSetBytes))
-		}
-	}
 	if len(s.OOMKills) > 0 {
 		fmt.Fprintln(t, "\nOOM KILL\tPOD\tCONTAINER\tPROCESS\tANON\tLIMIT\tOF\tOUT OF MEMORY\tKNOWN BY\tSEEN BY")
 		for _, k := range s.OOMKills {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.At.Format(time.RFC3339), Clean(k.who()), Clean(orNone(k.Container)), Clean(k.what()), bytesOf(k.AnonBytes),
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", clock(k.At), Clean(k.who()), Clean(orNone(k.Container)), Clean(k.what()), bytesOf(k.AnonBytes),
 				bytesOf(k.LimitBytes), k.LimitOf, Clean(k.domain()), orNone(k.DomainKnownBy), orNone(k.Source))
 		}
 	}
@@ -81,13 +71,13 @@ func WriteTable(w io.Writer, s *Status) error {
 	if len(s.Incidents) > 0 {
 		fmt.Fprintln(t, "\nINCIDENT\tAT\tSUBJECT\tWHAT")
 		for _, e := range s.Incidents {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", Clean(e.ID), e.At.Format(time.RFC3339), Clean(e.Subject), Clean(e.Text))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", Clean(e.ID), clock(e.At), Clean(e.Subject), Clean(e.Text))
 		}
 	}
 	if len(s.Decisions) > 0 {
 		fmt.Fprintln(t, "\nDECISION\tAT\tLEVEL\tSTATE\tVICTIM\tREASON")
 		for _, d := range s.Decisions {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.At.Format(time.TimeOnly), d.Level, d.State, Clean(orNone(d.Victim)), Clean(d.Reason))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, clock(d.At), d.Level, d.State, Clean(orNone(d.Victim)), Clean(d.Reason))
 		}
 		if newest := &s.Decisions[0]; newest.KubeletChoice != "" {
 			fmt.Fprintf(t, "\nwithout Spillway\t%s\n", Clean(newest.KubeletChoice))
@@ -104,7 +94,7 @@ func WriteTable(w io.Writer, s *Status) error {
 			if o.ShortenedAt != nil {
 				state += ", cut short"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, o.AskedAt.Format(time.TimeOnly), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
+			fmt.Fprintf(t, "%s\t%s\t%s/%s\t%s\t%s %d\t%s\t%s\n", o.DecisionID, clock(o.AskedAt), Clean(o.Namespace), Clean(o.Pod), state, o.Answer, o.Code, size(float64(o.ExpectedBytes)), bytesOf(o.MeasuredBytes))
 		}
 	}
 	if len(s.Reclaims.Attempts) > 0 {
@@ -113,7 +103,7 @@ func WriteTable(w io.Writer, s *Status) error {
 			if i == maxReclaims {
 				break
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", Clean(r.Pod), r.At.Format(time.TimeOnly), Clean(r.state()), size(float64(r.WantBytes)), size(float64(r.BackBytes)),
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", Clean(r.Pod), clock(r.At), Clean(r.state()), size(float64(r.WantBytes)), size(float64(r.BackBytes)),
 				time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond), signed(r.LastingBytes), pages(r.RefaultPages))
 		}
 	}
@@ -125,27 +115,48 @@ func WriteTable(w io.Writer, s *Status) error {
 			if b.PreviousBytes == nil && b.HighBytes != nil {
 				previous = "none"
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", Clean(b.Pod), b.At.Format(time.TimeOnly), Clean(b.state()), bytesOf(b.HighBytes), previous, bytesOf(b.UsageBytes))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", Clean(b.Pod), clock(b.At), Clean(b.state()), bytesOf(b.HighBytes), previous, bytesOf(b.UsageBytes))
 		}
 	}
 	if len(s.Evictions.Replacements) > 0 {
 		fmt.Fprintln(t, "\nEVICTED\tAT\tREPLACEMENT")
 		for i := range s.Evictions.Replacements {
 			r := &s.Evictions.Replacements[i]
-			fmt.Fprintf(t, "%s/%s\t%s\t%s\n", Clean(r.Namespace), Clean(r.Pod), r.EvictedAt.Format(time.TimeOnly), Clean(r.Words()))
+			fmt.Fprintf(t, "%s/%s\t%s\t%s\n", Clean(r.Namespace), Clean(r.Pod), clock(r.EvictedAt), Clean(r.Words()))
+		}
+	}
+	if s.Evictions.Once != "" {
+		fmt.Fprintf(t, "\nmaintenance run %s\n", Clean(s.Evictions.Once))
+	}
+	if s.Evictions.Forbidden != "" {
+		fmt.Fprintf(t, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
+	}
+	if len(s.Groups) > 0 {
+		fmt.Fprintln(t, "\nCGROUP\tUSAGE\tWORKING SET")
+		for _, g := range s.Groups {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", Clean(g.Path), bytesOf(g.UsageBytes), bytesOf(g.WorkingSetBytes))
+		}
+	}
+	if len(s.Pods) > 0 {
+		fmt.Fprintln(t, "\nRANK\tPOD\tQOS\tWORKING SET\tGROWTH/S\tREQUEST\tLIMIT\tSCORE\tOOM RISK\tPROTECTED")
+		shown := s.Pods
+		if pods > 0 {
+			shown = shown[:min(pods, len(shown))]
+		}
+		for _, pod := range shown {
+			rank := "-"
+			if pod.Rank > 0 {
+				rank = strconv.Itoa(pod.Rank)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", rank, Clean(pod.who()), pod.QoS, bytesOf(pod.WorkingSetBytes),
+				floatSize(pod.GrowthBytes), size(float64(pod.RequestBytes)), bytesOf(pod.LimitBytes), score(pod.Score), risk(pod.Risk), Clean(protection(pod)))
+		}
+		if more := len(s.Pods) - len(shown); more > 0 {
+			fmt.Fprintf(t, "%d more (--pods 0 shows all)\n", more)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write status: %w", err)
-	}
-	if s.Evictions.Paused {
-		fmt.Fprintln(w, "\nPAUSED: the pause switch stops all evictions")
-	}
-	if s.Evictions.Once != "" {
-		fmt.Fprintf(w, "\nmaintenance run %s\n", Clean(s.Evictions.Once))
-	}
-	if s.Evictions.Forbidden != "" {
-		fmt.Fprintf(w, "\nno eviction may start now: %s\n", Clean(s.Evictions.Forbidden))
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func hostile() *Status {
 func TestTableOfHostileNames(t *testing.T) {
 	s := hostile()
 	var out bytes.Buffer
-	if err := WriteTable(&out, s); err != nil {
+	if err := WriteTable(&out, s, 0); err != nil {
 		t.Fatal(err)
 	}
 	golden := filepath.Join("testdata", "table.txt")
@@ -101,9 +101,29 @@ func TestTableOfHostileNames(t *testing.T) {
 	}
 }
 
+// TestTableShowsTheVerdictFirst: PAUSED and the level before anything else, and at most so many pods, last.
+func TestTableShowsTheVerdictFirst(t *testing.T) {
+	s := hostile()
+	s.Evictions.Paused = true
+	var out bytes.Buffer
+	if err := WriteTable(&out, s, 1); err != nil {
+		t.Fatal(err)
+	}
+	got := out.String()
+	if lines := strings.Split(got, "\n"); !strings.HasPrefix(lines[0], "PAUSED: ") || !strings.HasPrefix(lines[1], "level EVICT   \"ETA 3.0 s") {
+		t.Errorf("the table begins with\n%s\n%s", lines[0], lines[1])
+	}
+	if strings.Count(got, "PAUSED") != 1 || strings.Index(got, "\nRANK ") < strings.Index(got, "\nDECISION ") || strings.Index(got, "\nRANK ") < strings.Index(got, "no eviction may start now") {
+		t.Errorf("the pods are not last:\n%s", got)
+	}
+	if !strings.HasSuffix(got, "\n2 more (--pods 0 shows all)\n") {
+		t.Errorf("the table does not end with the number of the other pods:\n%s", got)
+	}
+}
+
 func TestTableOfNothing(t *testing.T) {
 	var out bytes.Buffer
-	if err := WriteTable(&out, &Status{}); err != nil {
+	if err := WriteTable(&out, &Status{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := out.String(); !strings.Contains(got, "used unknown   margin unknown to -") || !strings.Contains(got, "ETA none") || strings.Contains(got, "POD") || strings.Contains(got, "forbid") {
@@ -111,12 +131,14 @@ func TestTableOfNothing(t *testing.T) {
 	}
 }
 
+func init() { time.Local = time.UTC } // the golden files are of that zone
+
 type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errors.New("disk full") }
 
 func TestTableReportsWriteErrors(t *testing.T) {
-	if err := WriteTable(failing{}, hostile()); err == nil || !strings.Contains(err.Error(), "disk full") {
+	if err := WriteTable(failing{}, hostile(), 0); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -143,7 +165,7 @@ func TestTableOfAPodWithoutName(t *testing.T) {
 	const uid = "0b3c0c5e-8c4e-4a25-8000-000000000001"
 	s := &Status{Pods: []Pod{{UID: uid}, {Namespace: "shop", Name: "web-1", UID: "2"}}}
 	var out strings.Builder
-	if err := WriteTable(&out, s); err != nil {
+	if err := WriteTable(&out, s, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"-     " + uid + " ", "-     shop/web-1 "} {

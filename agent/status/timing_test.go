@@ -18,7 +18,7 @@ func TestTimingLine(t *testing.T) {
 			"an eviction takes   call 610ms (12 measured)   cut by the runtime 1.1s (3 measured)   memory back 1.50 GiB/s (20 measured)\n"},
 	} {
 		var out bytes.Buffer
-		if err := WriteTable(&out, &Status{Evictions: Evictions{Timing: tc.timing}}); err != nil {
+		if err := WriteTable(&out, &Status{Evictions: Evictions{Timing: tc.timing}}, 0); err != nil {
 			t.Fatal(err)
 		}
 		if got := out.String(); !strings.Contains(got, tc.want) || tc.timing == nil && strings.Contains(got, "an eviction takes") {

@@ -63,7 +63,7 @@ func Top(s *Status, v *TopView, width, height int) string {
 	c.line("growth/s  %s  cause %s", orNone(growth(p.Growth)), orNone(p.Cause))
 	if len(s.Decisions) > 0 {
 		d := &s.Decisions[0]
-		c.line("decision  %s %s %s %s", d.At.Format(time.TimeOnly), d.State, Clean(d.Victim), Clean(d.Reason))
+		c.line("decision  %s %s %s %s", d.At.Local().Format(time.TimeOnly), d.State, Clean(d.Victim), Clean(d.Reason))
 	}
 	if e := &s.Evictions; e.Forbidden != "" || e.LastHour > 0 {
 		c.line("evictions  %d of %d in the last hour  %s", e.LastHour, e.HourlyCap, Clean(e.Forbidden))
@@ -78,7 +78,7 @@ func Top(s *Status, v *TopView, width, height int) string {
 		c.line("degraded  %s", strings.Join(degraded, ", "))
 	}
 	if v.Fault != "" {
-		c.line("no news since %s: %s", s.At.Format(time.TimeOnly), Clean(v.Fault))
+		c.line("no news since %s: %s", s.At.Local().Format(time.TimeOnly), Clean(v.Fault))
 	}
 	c.line("")
 	if v.Text != "" {

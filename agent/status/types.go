@@ -123,7 +123,7 @@ type Stall struct {
 
 // Growth is how fast one part of the node's memory grows without page cache; negative: it shrinks.
 type Growth struct {
-	Part           string   `json:"part"` // node, pods, system slices, kernel, unexplained
+	Part           string   `json:"part"` // node, pods, system-slices, kernel, unexplained
 	BytesPerSecond *float64 `json:"bytesPerSecond"`
 }
 
@@ -237,6 +237,16 @@ type Loop struct {
 	Passes           uint64    `json:"passes"`
 }
 
+// Share bounds evictions within a window by the number of the node's pods.
+type Share struct {
+	Class       string  `json:"class"` // all, or relief: pods without a real part in the growth
+	WindowHours float64 `json:"windowHours"`
+	Count       int     `json:"count"`
+	Most        int     `json:"most"`
+	Percent     float64 `json:"percent"`
+	Pods        int     `json:"pods"`
+}
+
 // Evictions is what was asked for, and what stands in the way of the next.
 type Evictions struct {
 	Paused    bool      `json:"paused"`              // by the pause switch
@@ -244,7 +254,8 @@ type Evictions struct {
 	Once      string    `json:"once,omitempty"`      // the maintenance run that goes on, and what it does now
 	LastHour  int       `json:"lastHour"`
 	HourlyCap int       `json:"hourlyCap"`
-	Outcomes  []Outcome `json:"outcomes"` // newest first
+	Shares    []Share   `json:"shares,omitempty"` // of the node's pods, beside the hourly cap
+	Outcomes  []Outcome `json:"outcomes"`         // newest first
 	Timing    *Timing   `json:"timing,omitempty"`
 
 	Replacements []Replacement `json:"replacements"`              // newest first, of evictions of the last 24 h

@@ -37,7 +37,7 @@ local time zone.`,
   spillway events -n 100 -o json
   spillway events -f
   spillway events show inc-12
-  kubectl -n spillway-system exec ds/spillway -- /spillway events`,
+  ` + onNode("", "events"),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if number < 1 || number > status.MaxEvents {

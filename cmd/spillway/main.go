@@ -23,17 +23,38 @@ func main() {
 	os.Exit(code)
 }
 
-// run executes one command line. Exit codes: 0 success, 1 failure, 2 wrong usage; a command may have more.
+// onNode is the command line, with the flags for kubectl exec, that runs a command in the agent's pod of a node.
+func onNode(flags, command string) string {
+	if flags != "" {
+		flags += " "
+	}
+	return "kubectl -n spillway-system exec " + flags + "$(kubectl -n spillway-system get pod -o name -l app.kubernetes.io/name=spillway --field-selector spec.nodeName=NODE) -- /spillway " + command
+}
+
+// run executes one command line. The exit codes are in the command's help.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:   "spillway",
 		Short: "Sees memory running out on a Kubernetes node and moves the right pod away before the kubelet or the kernel picks one",
 		Long: `Spillway runs on every node. It reads the kubelet's own memory figures from the kernel, says how long they will
 last and whose growth it is, and evicts the pod that helps most through the Eviction API while there is still time
-for a graceful exit.`,
+for a graceful exit.
+
+A command asks the agent of one node, through its socket. From outside, run it in the agent's pod of that node:
+  ` + onNode("", "status") + `
+
+Times are RFC 3339 in the local time zone (in the agent's pod: UTC). Exit codes:
+  0  success
+  1  a failure, or no agent answers on the socket
+  2  wrong usage: an unknown command, flag or value
+  3  once: no more pods may be evicted, and the target is not reached
+  4  once: interrupted
+  5  explain: the pod is not on this node`,
+		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetVersionTemplate("spillway {{.Version}}\n")
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -54,16 +75,4 @@ for a graceful exit.`,
 		return 1
 	}
 	return 0
-}
-
-func versionCommand(stdout io.Writer) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(stdout, "spillway", version)
-			return err
-		},
-	}
 }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -93,8 +95,27 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("%v: code %d, stdout %.60q, stderr %q", args, code, stdout, stderr)
 		}
 	}
-	if code, stdout, _ := call(t, "version"); code != 0 || stdout != "spillway "+version+"\n" {
+	if code, stdout, _ := call(t, "--version"); code != 0 || stdout != "spillway "+version+"\n" {
+		t.Errorf("--version: code %d, %q", code, stdout)
+	}
+	none := filepath.Join(t.TempDir(), "s")
+	if code, stdout, _ := call(t, "version", "--socket", none); code != 0 || !strings.HasPrefix(stdout, "spillway "+version+"\ncommit   ") || !strings.Contains(stdout, "\nagent    none on "+none+"\n") {
 		t.Errorf("version: code %d, %q", code, stdout)
+	}
+	var b build
+	if code, stdout, _ := call(t, "version", "--socket", none, "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &b) != nil || b.Version != version || b.Go != runtime.Version() || b.Platform != runtime.GOOS+"/"+runtime.GOARCH {
+		t.Errorf("version as json: code %d, %q", code, stdout)
+	}
+	_, help, _ := call(t, "--help")
+	for _, want := range []string{"Exit codes:", "5  explain: the pod is not on this node", "--field-selector spec.nodeName=NODE"} {
+		if !strings.Contains(help, want) {
+			t.Errorf("the help has no %q:\n%s", want, help)
+		}
+	}
+	for _, command := range []string{"status", "top", "explain", "events", "preflight", "recording", "once"} {
+		if _, help, _ := call(t, command, "--help"); !strings.Contains(help, "--field-selector spec.nodeName=NODE) -- /spillway "+command) {
+			t.Errorf("the help of %s does not say how to reach the agent of a node:\n%s", command, help)
+		}
 	}
 }
 
@@ -105,9 +126,9 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "s")
+	socket, failing := filepath.Join(dir, "s"), true
 	s, err := status.Listen(socket, status.Views{
-		Status: func() *status.Status { return &status.Status{Node: "node-1", Mode: "observe"} },
+		Status: func() *status.Status { return &status.Status{Node: "node-1", Mode: "observe", Version: "1.2.3"} },
 		Samples: func(q status.SampleQuery) (status.Samples, error) {
 			if q.Pod == "shop/cart" && q.Resolution == status.Minute {
 				return status.Samples{Minutes: []status.MinuteSum{{BootSeconds: 60}}}, nil
@@ -115,11 +136,17 @@ func TestStatus(t *testing.T) {
 			return status.Samples{Node: []status.Sample{{BootSeconds: 7.5}}}, nil
 		},
 		Preflight: func(context.Context) []status.Check {
+			if !failing {
+				return []status.Check{{Name: "psi", State: status.OK}, {Name: "cri", State: status.Degraded, Detail: "off", Means: "no names", Fix: "mount it"}}
+			}
 			return []status.Check{{Name: "psi", State: status.OK}, {Name: "state", State: status.Failed, Detail: "read-only", Means: "nobody is evicted", Fix: "mount it"}}
 		},
 		Explain: func(_ context.Context, pod string) (status.Explanation, error) {
 			if pod != "shop/cart" {
-				return status.Explanation{}, errors.New("no pod " + pod)
+				if pod == "shop/busy" {
+					return status.Explanation{}, errors.New("the agent is busy")
+				}
+				return status.Explanation{}, fmt.Errorf("explain %s: %w", pod, status.ErrNoPod)
 			}
 			return status.Explanation{Pod: pod, Evict: true, Why: "it leaks"}, nil
 		},
@@ -145,6 +172,19 @@ func TestStatus(t *testing.T) {
 	if code, stdout, stderr := call(t, "preflight", "--socket", socket); code != 1 || !strings.Contains(stdout, "fix    mount it") || !strings.Contains(stdout, "1 ok, 0 degraded, 1 failed") || !strings.Contains(stderr, "1 checks failed") {
 		t.Errorf("preflight: code %d, %q, %q", code, stdout, stderr)
 	}
+	failing = false
+	for _, tc := range []struct {
+		args []string
+		code int
+	}{{nil, 0}, {[]string{"--strict"}, 1}} {
+		if code, stdout, stderr := call(t, append([]string{"preflight", "--socket", socket}, tc.args...)...); code != tc.code || !strings.Contains(stdout, "1 ok, 1 degraded, 0 failed") || tc.code == 1 && !strings.Contains(stderr, "1 checks are degraded") {
+			t.Errorf("preflight %v: code %d, %q, %q", tc.args, code, stdout, stderr)
+		}
+	}
+	var b build
+	if code, stdout, _ := call(t, "version", "--socket", socket, "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &b) != nil || b.Agent != "1.2.3" {
+		t.Errorf("version with an agent: code %d, %q", code, stdout)
+	}
 	if code, stdout, stderr := call(t, "top", "--socket", socket); code != 0 || !strings.Contains(stdout, "node-1  observe") || strings.Contains(stdout, "\x1b") || stderr != "" {
 		t.Errorf("top without a terminal: code %d, %q, %q", code, stdout, stderr)
 	}
@@ -165,7 +205,10 @@ func TestStatus(t *testing.T) {
 	if code, stdout, _ := call(t, "explain", "--socket", socket, "shop/cart"); code != 0 || !strings.Contains(stdout, "shop/cart would be evicted now") {
 		t.Errorf("explain: code %d, %q", code, stdout)
 	}
-	if code, _, stderr := call(t, "explain", "--socket", socket, "shop/none"); code == 0 || !strings.Contains(stderr, "no pod shop/none") {
+	if code, _, stderr := call(t, "explain", "--socket", socket, "shop/busy"); code != 1 || !strings.Contains(stderr, "busy") {
+		t.Errorf("explain of a busy agent: code %d, %q", code, stderr)
+	}
+	if code, _, stderr := call(t, "explain", "--socket", socket, "shop/none"); code != exitNoPod || !strings.Contains(stderr, "explain shop/none: not a pod of this node") || strings.Contains(stderr, "404") {
 		t.Errorf("explain a pod that is not there: code %d, %q", code, stderr)
 	}
 	for _, bad := range []string{"cart", "/cart", "shop/", "a/b/c"} {

@@ -57,7 +57,7 @@ Exit codes: 0 the target is reached (in a dry run: would be), 1 a failure, or no
 2 wrong usage, 3 nothing more may be evicted, 4 interrupted.`,
 		Example: `  spillway once --target-usage 80 --dry-run
   spillway once --target-usage 80
-  kubectl -n spillway-system exec -it spillway-x7k2p -- /spillway once --target-usage 80   # the agent's pod on that node`,
+  ` + onNode("-it", "once --target-usage 80"),
 		Args: func(c *cobra.Command, args []string) error {
 			if err := cobra.NoArgs(c, args); err != nil {
 				return err

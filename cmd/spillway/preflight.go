@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,7 +13,7 @@ import (
 
 func preflightCommand(stdout, stderr io.Writer) *cobra.Command {
 	var opts agent.Options
-	var standalone bool
+	var standalone, strict bool
 	var socket string
 	output := document("table")
 	c := &cobra.Command{
@@ -28,9 +27,9 @@ Without flags, the agent that runs on this node checks by its own. With some of 
 none runs, the command does it by itself.
 
 ok: as it should be. degraded: the agent does without, and says what that means. failed: nobody is evicted.
-Exit code 0: nothing failed; 1: something did; 2: wrong usage.`,
+Exit codes: 0 nothing failed, 1 something did, or with --strict is degraded, 2 wrong usage.`,
 		Example: `  # as an agent of the DaemonSet finds it now
-  kubectl -n spillway-system exec ds/spillway -- /spillway preflight
+  ` + onNode("", "preflight") + `
 
   # on a node, before an agent is installed there
   spillway preflight --kubeconfig /etc/spillway/kubeconfig --node-name node1`,
@@ -63,8 +62,15 @@ Exit code 0: nothing failed; 1: something did; 2: wrong usage.`,
 			if err != nil {
 				return err
 			}
-			if n := len(slices.DeleteFunc(checks, func(c status.Check) bool { return c.State != status.Failed })); n > 0 {
-				return fmt.Errorf("preflight: %d checks failed", n)
+			count := map[string]int{}
+			for _, check := range checks {
+				count[check.State]++
+			}
+			switch failed, degraded := count[status.Failed], count[status.Degraded]; {
+			case failed > 0:
+				return fmt.Errorf("preflight: %d checks failed", failed)
+			case strict && degraded > 0:
+				return fmt.Errorf("preflight: %d checks are degraded (--strict)", degraded)
 			}
 			return nil
 		},
@@ -72,6 +78,7 @@ Exit code 0: nothing failed; 1: something did; 2: wrong usage.`,
 	f := c.Flags()
 	agentFlags(f, &opts, &standalone)
 	f.StringVar(&socket, "socket", status.DefaultSocket, "the agent's unix socket")
+	f.BoolVar(&strict, "strict", false, "exit with 1 also when a check is degraded")
 	f.VarP(&output, "output", "o", "table, json or yaml")
 	return c
 }

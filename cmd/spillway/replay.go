@@ -21,7 +21,7 @@ func recordingCommand(stdout io.Writer) *cobra.Command {
 		Long: "Write what the agent has recorded to standard output, for 'spillway replay': samples, pods, decisions and events from each\n" +
 			"alert to the calm after it, as far back as the files reach (config key recording.maxMiB).",
 		Example: `  spillway recording >node1.gz
-  kubectl -n spillway-system exec ds/spillway -- /spillway recording >node1.gz`,
+  ` + onNode("", "recording >node1.gz"),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f, ok := stdout.(*os.File); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -17,6 +18,7 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 	output := document("table")
 	var socket string
 	var samples bool
+	var pods int
 	var q status.SampleQuery
 	c := &cobra.Command{
 		Use:   "status",
@@ -24,11 +26,14 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 		Example: `  spillway status
   spillway status -o json
   spillway status --samples --resolution minute --pod shop/cart-5fc8ff689d-lp4g5
-  kubectl -n spillway-system exec ds/spillway -- /spillway status`,
+  ` + onNode("", "status"),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
 			defer cancel()
+			if pods < 0 {
+				return fmt.Errorf("--pods %d: want 0 or more", pods)
+			}
 			if !samples && q != (status.SampleQuery{Resolution: status.Fast}) {
 				return errors.New("--resolution and --pod choose samples: give --samples too")
 			}
@@ -49,10 +54,11 @@ func statusCommand(stdout io.Writer) *cobra.Command {
 			if output != "table" {
 				return output.write(stdout, s)
 			}
-			return status.WriteTable(stdout, s)
+			return status.WriteTable(stdout, s, pods)
 		},
 	}
 	c.Flags().VarP(&output, "output", "o", "table, json or yaml")
+	c.Flags().IntVar(&pods, "pods", 10, "at most so many pods in the table, by rank; 0: all")
 	c.Flags().BoolVar(&samples, "samples", false, "show readings of the node instead, oldest first")
 	c.Flags().StringVar(&q.Resolution, "resolution", status.Fast, "of the samples: fast (12 s), second (15 min; of a pod 2 min) or minute (24 h)")
 	c.Flags().StringVar(&q.Pod, "pod", "", "samples of this pod of the node, NAMESPACE/NAME")

@@ -28,7 +28,7 @@ func topCommand(stdout io.Writer) *cobra.Command {
 decision. Where the output is no terminal, it prints one picture without escape sequences and ends.`,
 		Example: `  spillway top
   spillway top --sort growth --interval 500ms
-  kubectl -n spillway-system exec -it ds/spillway -- /spillway top`,
+  ` + onNode("-it", "top"),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains(status.TopOrders, m.view.Order) {

@@ -51,7 +51,7 @@ var cells = []cell{
 		[]string{"TestSingleKill", "TestHooks", "TestThreads", "TestChildIsKilled", "TestExternalBTF", "TestBurst"}, "", true},
 	{"ebpf/oomkill/kmsg", CgroupV2, nil, []string{"TestKernelLogOfAnOOMKill"}, "", true},
 	{"agent", CgroupV2, []string{"needs v1"},
-		[]string{"TestKernelOOMKillDomains", "TestKernelOOMGroupKill", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
+		[]string{"TestKernelOOMKillDomains", "TestKernelOOMGroupKill", "TestKernelOOMGroupKillsCountedTwice", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
 	{"agent", CgroupV1, []string{"memory.oom.group is of cgroup v2"},
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
