@@ -143,7 +143,7 @@ func New(opts Options) (*Agent, error) {
 	if a.tree.Namespaced() {
 		a.sources.set("cgroup", status.Degraded, "this is the cgroup namespace of a container, not the node's tree: mount the host's /sys/fs/cgroup and name it with --cgroup-root")
 	} else {
-		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot()))
+		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot(), a.tree.ProcessSource()))
 	}
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.preflight}
 	if !a.standalone {

@@ -322,7 +322,7 @@ func (o *oomAgent) asked(what string, ok func(*status.Status) bool) (*status.Sta
 		return err == nil && ok(s)
 	})
 	var text bytes.Buffer
-	if err := status.WriteTable(&text, s); err != nil {
+	if err := status.WriteTable(&text, s, 0); err != nil {
 		o.t.Fatal(err)
 	}
 	return s, text.String()

@@ -165,7 +165,7 @@ func (l *loop) brakeChanged(a *brake.Attempt) {
 		attrs, level = append(attrs, "error", a.Err), slog.LevelWarn
 	}
 	l.a.log.Log(context.Background(), level, "brake "+string(a.State), attrs...)
-	l.a.metrics.Brake(string(a.State))
+	l.a.metrics.Brake(string(a.State), !a.Open())
 	event := map[string]any{"pod": a.Pod, "uid": a.UID, "state": a.State, "usageBytes": a.Usage, "highBytes": a.High, "why": a.Why}
 	if n, ok := a.Previous.Bytes(); ok {
 		event["previousBytes"] = n
@@ -173,7 +173,7 @@ func (l *loop) brakeChanged(a *brake.Attempt) {
 	l.recordEvent(now, "brake", event)
 	if a.State == brake.Braking {
 		namespace, name, _ := strings.Cut(a.Pod, "/")
-		l.a.cluster.client.Record(kube.PodRef(namespace, name, a.UID), kube.Event{Warning: true, Reason: "SpillwayBraked", At: a.SetAt,
+		l.a.cluster.client.Record(kube.PodRef(namespace, name, a.UID), kube.Event{Warning: true, Reason: "SpillwayBraked", Action: "Braking", At: a.SetAt,
 			Message: fmt.Sprintf("Slowed down by Spillway while it is on its way out: it uses %.0f MiB and still grows, memory.high of its cgroup is %.0f MiB now",
 				float64(a.Usage)/(1<<20), float64(a.High)/(1<<20))})
 	}

@@ -169,7 +169,7 @@ func TestBrakeOfAVictim(t *testing.T) {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			switch f.GetName() {
-			case "spillway_brakes_total":
+			case "spillway_brake_state_transitions_total":
 				counted[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
 			case "spillway_braked_pods":
 				counted[""] = m.GetGauge().GetValue()

@@ -352,7 +352,7 @@ func (l *loop) reclaimed(r reclaim.Result) {
 	}
 	if a.Answer.Back > 0 && l.due(now, "event "+a.UID) {
 		if p := l.apiPod(a.UID); p != nil {
-			l.a.cluster.client.Record(kube.PodRef(p.Namespace, p.Name, p.UID), kube.Event{Reason: "SpillwayReclaimed", At: now,
+			l.a.cluster.client.Record(kube.PodRef(p.Namespace, p.Name, p.UID), kube.Event{Reason: "SpillwayReclaimed", Action: "Reclaiming", At: now,
 				Message: fmt.Sprintf("Spillway gave %.0f MiB of this pod's page cache back in %.2f s, which the kubelet counts as used: %s has a margin of %.0f MiB",
 					float64(a.Answer.Back)/(1<<20), a.Answer.Took.Seconds(), l.verdict.Nearest.Signal, float64(l.verdict.Nearest.Margin)/(1<<20))})
 		}

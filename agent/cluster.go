@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,9 +21,6 @@ import (
 )
 
 const (
-	stateEvery    = time.Second             // look at the pod watch and at the kubelet's file: both are local
-	kubeletEvery  = 5 * time.Minute         // node and kubelet configuration at rest
-	kubeletRetry  = 10 * time.Second        // while they are not known
 	urgentEvery   = 10 * time.Second        // Lease and owners, from alert on
 	urgentLeast   = time.Second             // between two looks, also when a new pod is among the first
 	turnTimeout   = 5 * time.Second         // of all questions of one look
@@ -30,6 +29,20 @@ const (
 	podRetryMax   = time.Minute             // for which a watch that cannot be opened again leaves the view usable
 	podContactMax = 3 * time.Minute         // a healthy watch hears a bookmark about once a minute
 )
+
+// cadence is how often the goroutine of run looks at what it follows. What asks the API server has jitter: the agents of a
+// cluster start together.
+type cadence struct {
+	state time.Duration // the pod watch and the kubelet's file: both are local
+	retry time.Duration // what is not known, at first; twice as long each time, up to node
+	node  time.Duration // this node, from the API server's cache
+	rest  time.Duration // the kubelet's configuration and the admission policies; also when kubelet or node changed
+}
+
+var calmCadence = cadence{state: time.Second, retry: 10 * time.Second, node: 15 * time.Minute, rest: time.Hour}
+
+// jittered is between 3/4 and 5/4 of d.
+func jittered(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
 // leaseView is what is known of the kubelet's heartbeat.
 type leaseView struct {
@@ -69,6 +82,7 @@ type cluster struct {
 	want      chan []asked              // from the loop, from alert on; capacity 1
 
 	settings atomic.Pointer[clusterSettings]
+	every    cadence
 
 	v2     bool // root memory cgroup: kubelets read it by one of two formulas
 	paused bool // as last logged; belongs to the goroutine of run
@@ -81,7 +95,7 @@ type clusterSettings struct {
 }
 
 func newCluster(client *kube.Client, settings clusterSettings, v2 bool, src *sources, log *slog.Logger) *cluster {
-	c := &cluster{client: client, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
+	c := &cluster{client: client, every: calmCadence, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
 	c.settings.Store(&settings)
 	c.node.Store(&nodeView{})
 	c.lease.Store(&leaseView{})
@@ -109,7 +123,9 @@ func (c *cluster) run(ctx context.Context) error {
 	urgent.Go(func() { c.runUrgent(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var nextKubelet time.Time
+	urgent.Go(func() { c.client.Warm(ctx) }) // so that the first Eviction call does not wait for a handshake; what is wrong shows in the other calls
+	var nextNode, nextRest time.Time
+	retry := c.every.retry
 	var file os.FileInfo
 	settings := c.settings.Load()
 	for {
@@ -122,14 +138,22 @@ func (c *cluster) run(ctx context.Context) error {
 		if s := c.settings.Load(); s != settings {
 			settings, changed = s, true
 		}
-		if now := time.Now(); !now.Before(nextKubelet) || changed {
-			nextKubelet = now.Add(kubeletRetry)
-			if c.refresh(ctx) {
-				nextKubelet = now.Add(kubeletEvery)
+		if now := time.Now(); changed || !now.Before(nextNode) || !now.Before(nextRest) {
+			if all, k := c.refresh(ctx, changed || !now.Before(nextRest)); k == notKnown {
+				nextNode = now.Add(jittered(retry))
+				nextRest, retry = nextNode, min(2*retry, c.every.node)
+			} else {
+				nextNode, retry = now.Add(jittered(c.every.node)), c.every.retry
+				switch {
+				case all && k == enforced:
+					nextRest = now.Add(jittered(c.every.rest))
+				case all:
+					nextRest = nextNode
+				}
 			}
 		}
 		c.watchState()
-		timer.Reset(stateEvery)
+		timer.Reset(c.every.state)
 	}
 }
 
@@ -188,8 +212,9 @@ func (c *cluster) watchState() {
 	}
 }
 
-// refresh reads node and kubelet configuration; false asks for another try soon.
-func (c *cluster) refresh(ctx context.Context) bool {
+// refresh reads the node, and all besides when that is asked for or the node is another one than before, as after an upgrade
+// of its kubelet. It reports whether it did, and what is known then.
+func (c *cluster) refresh(ctx context.Context, all bool) (did bool, k knowledge) {
 	node, err := c.client.Node(ctx)
 	if err != nil {
 		var missing *kube.NodeNotFoundError
@@ -201,8 +226,15 @@ func (c *cluster) refresh(ctx context.Context) bool {
 	}
 	view := *c.node.Load()
 	if err == nil {
+		all = all || !view.known || !sameKubelet(view.node, node)
 		view.node, view.known = node, true
-		c.client.Warm(ctx) // so that the first Eviction call does not wait for a handshake; it will say what is wrong
+	}
+	if !all {
+		c.node.Store(&view)
+		if err != nil {
+			return false, notKnown
+		}
+		return false, notEnforced
 	}
 	thresholds, source, kerr := c.kubelet(ctx, view)
 	if kerr != nil {
@@ -212,13 +244,35 @@ func (c *cluster) refresh(ctx context.Context) bool {
 		c.sources.set("kubelet-config", status.OK, source)
 	}
 	c.node.Store(&view)
-	switch scope, serr := c.client.OwnNodeScope(ctx); {
+	scope, serr := c.client.OwnNodeScope(ctx)
+	switch {
 	case serr == nil:
 		c.sources.set("own-node-scope", status.OK, scope)
 	case ctx.Err() == nil:
 		c.sources.set("own-node-scope", status.Degraded, "not enforced: "+serr.Error())
 	}
-	return err == nil && kerr == nil
+	switch {
+	case err != nil || kerr != nil:
+		return true, notKnown
+	case serr != nil:
+		return true, notEnforced
+	}
+	return true, enforced
+}
+
+// knowledge says how soon to look again.
+type knowledge int
+
+const (
+	notKnown    knowledge = iota // node or thresholds are not
+	notEnforced                  // but the API server does not hold the agent to its node, or does not say
+	enforced                     // it does
+)
+
+// sameKubelet reports whether nothing of the node has changed that comes from its kubelet's version or configuration.
+func sameKubelet(a, b kube.Node) bool {
+	a.Schedulable = b.Schedulable
+	return reflect.DeepEqual(a, b)
 }
 
 // kubelet finds the kubelet's memory thresholds: from /configz, its config file, our config, in this order.

@@ -42,6 +42,7 @@ type Config struct {
 	Cooldown      Duration         `yaml:"cooldown"`
 	RoundLimit    int              `yaml:"roundLimit"`
 	HourlyCap     int              `yaml:"hourlyCap"`
+	Budget        BudgetConfig     `yaml:"budget"`
 	ShortenGrace  bool             `yaml:"shortenGrace"`
 	ReclaimCache  bool             `yaml:"reclaimCache"`
 	Brake         bool             `yaml:"brake"`
@@ -69,6 +70,14 @@ type ThresholdConfig struct {
 	EvictPercent    float64 `yaml:"evictPercent"`
 	TargetPercent   float64 `yaml:"targetPercent"`
 	BaselinePercent float64 `yaml:"baselinePercent"`
+}
+
+// BudgetConfig bounds evictions by the number of the node's pods, percent: see evict.Shares.
+type BudgetConfig struct {
+	PercentPerHour       float64 `yaml:"percentPerHour"`
+	PercentPerDay        float64 `yaml:"percentPerDay"`
+	ReliefPercentPerHour float64 `yaml:"reliefPercentPerHour"`
+	ReliefPercentPerDay  float64 `yaml:"reliefPercentPerDay"`
 }
 
 // Preset names the defaults for a cluster of some size: the smaller it is, the less room a node's pods find elsewhere, and
@@ -117,7 +126,7 @@ type ProtectionConfig struct {
 func (c *Config) policy() (policy.Config, []finding) {
 	p := c.Protection
 	out := policy.Config{
-		Profile: c.Profile, Patience: c.Patience, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, RecreatingOwners: p.RecreatingOwners, PriorityCeiling: p.PriorityCeiling,
+		Profile: c.Profile, Patience: c.Patience, KeepGrace: !c.ShortenGrace, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, RecreatingOwners: p.RecreatingOwners, PriorityCeiling: p.PriorityCeiling,
 		ProtectLastReplica: p.LastReplica, ProtectEmptyDir: p.EmptyDir, ProtectMemoryEmptyDir: p.MemoryEmptyDir, ProtectPVC: p.VolumeClaims,
 	}
 	h := c.History
@@ -214,18 +223,21 @@ func (l LogLevel) level() slog.Level { return slog.Level(l) }
 
 // limits are those of evictions.
 func (c *Config) limits() evict.Limits {
-	return evict.Limits{DryRun: c.Mode != Enforce, Cooldown: time.Duration(c.Cooldown), RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap}
+	return evict.Limits{DryRun: c.Mode != Enforce, Cooldown: time.Duration(c.Cooldown), RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap,
+		Shares: evict.Shares{Hour: c.Budget.PercentPerHour, Day: c.Budget.PercentPerDay, ReliefHour: c.Budget.ReliefPercentPerHour, ReliefDay: c.Budget.ReliefPercentPerDay}}
 }
 
 // DefaultConfig returns the configuration of an empty file.
 func DefaultConfig() Config {
 	h := policy.DefaultHistory()
 	return Config{
-		Mode:         Observe,
-		Thresholds:   ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
-		Cooldown:     Duration(evict.DefaultCooldown),
-		RoundLimit:   policy.DefaultRoundLimit,
-		HourlyCap:    evict.DefaultHourlyCap,
+		Mode:       Observe,
+		Thresholds: ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
+		Cooldown:   Duration(evict.DefaultCooldown),
+		RoundLimit: policy.DefaultRoundLimit,
+		HourlyCap:  evict.DefaultHourlyCap,
+		Budget: BudgetConfig{PercentPerHour: evict.DefaultShares.Hour, PercentPerDay: evict.DefaultShares.Day,
+			ReliefPercentPerHour: evict.DefaultShares.ReliefHour, ReliefPercentPerDay: evict.DefaultShares.ReliefDay},
 		ShortenGrace: true,
 		ReclaimCache: true,
 		Profile:      policy.LeakAware,
@@ -348,6 +360,17 @@ func (c *Config) check() []finding {
 	}
 	if c.HourlyCap < 1 || c.HourlyCap > 100 {
 		bad("hourlyCap", "%d, want 1 to 100", c.HourlyCap)
+	}
+	for _, p := range []struct {
+		key string
+		v   float64
+	}{
+		{"budget.percentPerHour", c.Budget.PercentPerHour}, {"budget.percentPerDay", c.Budget.PercentPerDay},
+		{"budget.reliefPercentPerHour", c.Budget.ReliefPercentPerHour}, {"budget.reliefPercentPerDay", c.Budget.ReliefPercentPerDay},
+	} {
+		if !(p.v >= 0 && p.v <= 100) {
+			bad(p.key, "%v, want 0 (no bound) to 100", p.v)
+		}
 	}
 	if c.Profile == "" {
 		bad("profile", "empty, want %s or %s", policy.LeakAware, policy.Classic)

@@ -241,3 +241,16 @@ func TestConfigIsWrittenAsItIsRead(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptGrace: what cuts no grace period may not wait for a cut either.
+func TestKeptGrace(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "shortenGrace: false\n": true} {
+		c, err := ParseConfig([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rules, bad := c.policy(); len(bad) > 0 || rules.KeepGrace != want || c.limits().KeepGrace != want {
+			t.Errorf("%q: policy %v, limits %v, %v; want %v", text, rules.KeepGrace, c.limits().KeepGrace, bad, want)
+		}
+	}
+}

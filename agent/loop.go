@@ -351,6 +351,12 @@ func (l *loop) causes(victim *policy.Candidate) bool {
 	return victim != nil && victim.Grower && l.verdict.Need.ByETA
 }
 
+// ask is how the brakes are asked for a victim; nil stands for a pod without a part in the growth.
+func (l *loop) ask(victim *policy.Candidate) evict.Ask {
+	grows, critical := l.causes(victim), l.verdict.Now == pressure.Critical
+	return evict.Ask{Joins: true, Grower: grows, Culprit: grows || critical && victim != nil && victim.Grower}
+}
+
 // holdFor asks cause whether the verdict itself forbids an eviction.
 func (l *loop) holdFor(now time.Time, victim *policy.Candidate, cause func() (name, why string)) (name, why string) {
 	boot, health := l.a.samples.Now(), l.a.samples.Health()
@@ -389,7 +395,8 @@ func (l *loop) holdFor(now time.Time, victim *policy.Candidate, cause func() (na
 		return "kubelet-dead", why
 	}
 	// A decision knows who is on the way out already: it is for what they cannot do in time.
-	if why := l.a.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: l.causes(victim)}); why != "" {
+	l.a.evicts.CountPods(len(view.Pods))
+	if why := l.a.evicts.ForbidFor(now, l.ask(victim)); why != "" {
 		return "brake", why
 	}
 	return "", ""
@@ -422,15 +429,16 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 	}
 	l.keep(now, d, "")
 	l.recordDecision(&pods, &made, "", d.ID)
+	ask := l.ask(victim)
 	_, ok := l.a.evicts.Start(now, evict.Victim{
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
-		Grower: l.causes(victim), Bystander: !victim.Grower && pods.CacheOwner == "", Level: l.verdict.Now.String(), Hard: victim.Hard,
+		Grower: ask.Grower, Culprit: ask.Culprit, Bystander: !victim.Grower && pods.CacheOwner == "", Level: l.verdict.Now.String(), Hard: victim.Hard,
 		SampledAt: time.Now().Add(l.verdict.At - l.a.samples.Now()),
 	})
 	if ok {
 		l.noteCacheVictim(&pods, victim.Pod)
 	} else {
-		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: l.causes(victim)})))
+		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidFor(now, l.ask(victim))))
 	}
 }
 

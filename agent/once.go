@@ -137,7 +137,7 @@ func passes(name string) bool { return name == "paused" || name == "pause-unknow
 // next evicts the first pod that may go.
 func (r *onceRun) next(now time.Time, node onceNode, need policy.Need) bool {
 	if r.dry && len(r.gone) >= node.evictionsLeft() {
-		return r.end(now, status.OnceNobody, fmt.Sprintf("the hourly cap leaves no more than %d evictions now", len(r.gone)))
+		return r.end(now, status.OnceNobody, fmt.Sprintf("the hourly cap and the shares of the node's pods leave no more than %d evictions now", len(r.gone)))
 	}
 	made := node.decide(r.candidates(node.pods()), need)
 	if made.State != policy.StateVictim {

@@ -129,6 +129,7 @@ func (o *onceLoop) hold() (name, why string) {
 	if name, why := o.l.holdFor(o.now, nil, func() (name, why string) { return o.l.judge.HoldFor(&judge.Pods{}) }); name != "" {
 		return name, why
 	}
+	o.l.a.evicts.CountPods(len(o.l.a.cluster.client.Pods().Pods))
 	if why := o.l.a.evicts.Forbid(o.now); why != "" {
 		return "brake", why
 	}
@@ -137,7 +138,11 @@ func (o *onceLoop) hold() (name, why string) {
 
 func (o *onceLoop) evictionsLeft() int {
 	n, most := o.l.a.evicts.LastHour(o.now)
-	return most - n
+	left := most - n
+	for _, s := range o.l.a.evicts.Shares(o.now) {
+		left = min(left, s.Most-s.Count)
+	}
+	return left
 }
 
 func (o *onceLoop) pods() judge.Pods { return o.l.pods(o.now) }

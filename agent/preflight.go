@@ -105,7 +105,7 @@ func (p *inspection) cgroups() {
 		p.add(name, status.Failed, "this is the cgroup namespace of a container, not the node's tree", "the readings would be those of one container: nobody is evicted", fix)
 		return
 	}
-	detail := fmt.Sprintf("%s, memory controller v%d at %s", tree.Mode(), tree.MemoryVersion(), tree.MemoryRoot())
+	detail := fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", tree.Mode(), tree.MemoryVersion(), tree.MemoryRoot(), tree.ProcessSource())
 	if p.a.standalone {
 		p.ok(name, "%s", detail)
 		return

@@ -26,7 +26,7 @@ func (l *loop) booked(o *evict.Outcome) {
 		attrs = append(attrs, "latency_seconds", d.Seconds())
 	}
 	l.a.log.Info("eviction "+string(o.State), attrs...)
-	l.a.metrics.Eviction(v.Pod.Namespace, string(o.State), o.DryRun)
+	l.a.metrics.Eviction(v.Pod.Namespace, string(o.State), o.DryRun, !o.Open())
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": o.State, "dryRun": o.DryRun,
 		"answer": o.Answer.Verb.String(), "code": o.Answer.Code, "expectedBytes": v.Release, "measuredBytes": o.Measured})
 	l.published = time.Time{}
@@ -40,11 +40,7 @@ func (l *loop) booked(o *evict.Outcome) {
 	}
 	if o.State == evict.InFlight || o.State == evict.WouldEvict {
 		if d := l.decision(v.DecisionID); d != nil {
-			reason, verb := "SpillwayEvicted", "Evicted by Spillway"
-			if o.DryRun {
-				reason, verb = "SpillwayWouldEvict", "Observe mode: Spillway would evict this pod"
-			}
-			l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: reason, Message: verb + ": " + podText(d, v.Pod.UID) + eventText(d) + "; " + d.Reason, At: o.AnswerAt})
+			l.evictedEvents(o, podText(d, v.Pod.UID)+eventText(d)+"; "+d.Reason)
 		}
 	}
 }
@@ -57,12 +53,12 @@ func (l *loop) shortened(o *evict.Outcome) {
 	}
 	l.a.log.Info("eviction "+state, messageEviction, "decision", v.DecisionID, "namespace", v.Pod.Namespace, "pod", v.Pod.Name, "uid", v.Pod.UID, "state", string(o.State),
 		"answer", o.Shortening.Verb.String(), "code", o.Shortening.Code, "message", o.Shortening.Message)
-	l.a.metrics.Eviction(v.Pod.Namespace, state, false)
+	l.a.metrics.Eviction(v.Pod.Namespace, state, false, false)
 	l.recordEvent(time.Now(), "eviction", map[string]any{"decision": v.DecisionID, "pod": v.Pod.Key(), "uid": v.Pod.UID, "state": state,
 		"answer": o.Shortening.Verb.String(), "code": o.Shortening.Code})
 	l.published = time.Time{}
 	if state == "shortened" {
-		l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: "SpillwayShortened", At: o.ShortenedAt,
+		l.a.cluster.client.Record(kube.PodRef(v.Pod.Namespace, v.Pod.Name, v.Pod.UID), kube.Event{Warning: true, Reason: "SpillwayShortened", Action: "ShorteningGrace", At: o.ShortenedAt,
 			Message: fmt.Sprintf("Grace period cut short by Spillway: %s is nearly at its threshold, margin %.0f MiB", l.verdict.Nearest.Signal, float64(l.verdict.Nearest.Margin)/(1<<20))})
 	}
 }
@@ -73,8 +69,7 @@ func (l *loop) noteCredentials(now time.Time, a policy.Answer) {
 	switch {
 	case a.Verb == policy.Unauthorized:
 		l.a.sources.set("eviction-credentials", status.Degraded, "the API server does not accept them (401), no eviction can be asked for: "+a.Message)
-		node := l.a.cluster.node.Load().node
-		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: "SpillwayUnauthorized", At: now,
+		l.a.nodeEvent(kube.Event{Warning: true, Reason: "SpillwayUnauthorized", Action: "Evicting", At: now,
 			Message: "Evictions have stopped: the API server does not accept Spillway's credentials (401): " + a.Message})
 	case a.Code != 0:
 		l.a.sources.set("eviction-credentials", status.OK, "accepted by the API server")
@@ -166,8 +161,7 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		if d.State == policy.StateStandBy {
 			reason = "SpillwayStandBy"
 		}
-		node := l.a.cluster.node.Load().node
-		l.a.cluster.client.Record(kube.NodeRef(l.a.opts.NodeName, node.UID), kube.Event{Warning: true, Reason: reason, Message: fmt.Sprintf("memory pressure, no pod is evicted: %s; %s", d.Reason, eventText(d)), At: now})
+		l.a.nodeEvent(kube.Event{Warning: true, Reason: reason, Action: "Holding", Message: fmt.Sprintf("memory pressure, no pod is evicted: %s; %s", d.Reason, eventText(d)), At: now})
 	}
 }
 

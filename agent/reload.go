@@ -104,9 +104,7 @@ func (a *Agent) refuseConfig(err error) {
 func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 func (a *Agent) configEvent(warning bool, reason, message string) {
-	if a.cluster != nil {
-		a.cluster.client.Record(kube.NodeRef(a.opts.NodeName, a.cluster.node.Load().node.UID), kube.Event{Warning: warning, Reason: reason, Message: message, At: time.Now()})
-	}
+	a.nodeEvent(kube.Event{Warning: warning, Reason: reason, Action: "Configuring", Message: message, At: time.Now()})
 }
 
 // configure applies what the file says now, but for what only a new agent can follow: that waits for a calm moment.

@@ -43,10 +43,10 @@ func (l *loop) replaced(now time.Time, f *evict.Followed) {
 	}
 	l.a.log.Info(message, "decision", f.DecisionID, "namespace", f.Namespace, "pod", f.Name, "uid", f.UID, "state", string(f.State), "replacement", f.Pod,
 		"node", f.Node, "same_node", f.Here, "seconds", seconds(now, f), "late", f.Late, "message", f.Message)
-	l.a.metrics.Replacement(state)
+	l.a.metrics.Replacement(state, !f.EndedAt.IsZero())
 	l.recordEvent(now, "replacement", r)
 	l.published = time.Time{}
-	event := kube.Event{Warning: true, Reason: "SpillwayReplacementPending", At: now, Message: "In the place of this pod, evicted by Spillway: " + r.Words()}
+	event := kube.Event{Warning: true, Reason: "SpillwayReplacementPending", Action: "Observing", At: now, Message: "In the place of this pod, evicted by Spillway: " + r.Words()}
 	switch {
 	case f.State == policy.ReplacementRunning:
 		event.Warning, event.Reason = false, "SpillwayReplacementRunning"

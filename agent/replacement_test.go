@@ -115,7 +115,7 @@ func TestReplacementReported(t *testing.T) {
 	}
 	got := map[string]float64{}
 	for _, m := range all {
-		if m.GetName() == "spillway_replacements_total" {
+		if m.GetName() == "spillway_replacement_state_transitions_total" {
 			for _, s := range m.GetMetric() {
 				got[s.GetLabel()[0].GetValue()] = s.GetCounter().GetValue()
 			}

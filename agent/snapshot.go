@@ -236,6 +236,13 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)
+	for _, s := range m.Shares(now) {
+		class := "all"
+		if s.Relief {
+			class = "relief"
+		}
+		out.Shares = append(out.Shares, status.Share{Class: class, WindowHours: s.Window.Hours(), Count: s.Count, Most: s.Most, Percent: s.Percent, Pods: s.Pods})
+	}
 	out.Timing = l.a.timingStatus()
 	if l.once != nil {
 		out.Once = l.once.String()

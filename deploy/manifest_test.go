@@ -242,15 +242,15 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"<nil> /events [create list] <nil>",
+		"<nil> /events [create patch list] <nil>",
 		"<nil> /nodes [get list] <nil>",
 		"<nil> /nodes/configz [get] <nil>",
 		"<nil> /nodes/stats [get] <nil>",
 		"<nil> /pods [list watch] <nil>",
 		"<nil> /pods/eviction [create] <nil>",
 		"<nil> /replicationcontrollers [get] <nil>",
-		"<nil> admissionregistration.k8s.io/validatingadmissionpolicies [get] [spillway-own-node]",
-		"<nil> admissionregistration.k8s.io/validatingadmissionpolicybindings [get] [spillway-own-node]",
+		"<nil> admissionregistration.k8s.io/validatingadmissionpolicies [get] [spillway-own-node spillway-own-node-label]",
+		"<nil> admissionregistration.k8s.io/validatingadmissionpolicybindings [get] [spillway-own-node spillway-own-node-label]",
 		"<nil> apps/replicasets [get] <nil>",
 		"<nil> apps/statefulsets [get] <nil>",
 		"<nil> autoscaling/horizontalpodautoscalers [list] <nil>",

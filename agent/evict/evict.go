@@ -59,6 +59,7 @@ type Limits struct {
 	DryRun     bool          // observe mode: the same call with dryRun=All, and nothing after it
 	Cooldown   time.Duration // default 90 s
 	HourlyCap  int           // accepted evictions per hour; default 10
+	Shares     Shares        // of the node's pods; the zero value bounds nothing
 	KeepGrace  bool          // never shorten the grace period of a victim
 	RoundLimit int           // accepted evictions of one round; default policy.DefaultRoundLimit, at most policy.MaxRound
 }
@@ -118,6 +119,7 @@ type Victim struct {
 	SampledAt  time.Time     // of the sample that the decision was made of
 	Joins      bool          // may be started beside victims of the present round: see Ask
 	Grower     bool          // has a real part in the growth: see Ask
+	Culprit    bool          // see Ask
 	Bystander  bool          // had no part in the growth
 	Level      string        // at the decision
 	Hard       time.Duration // less than so far from the threshold its grace period is cut short; 0: 4 s
@@ -176,6 +178,7 @@ type Manager struct {
 	round     round
 	pace      pace   // by evictions
 	dryPace   pace   // by dry runs: counts in observe mode only, and is not saved
+	pods      int    // of the node; 0: not known
 	history   []past // oldest first
 	leads     map[workload]leadTimes
 	refused   refused
@@ -208,9 +211,10 @@ type Result struct {
 	shorten bool
 }
 
-// pace is what the hourly cap and the cooldown are judged by.
+// pace is what the hourly cap, the shares and the cooldown are judged by.
 type pace struct {
-	accepted  []time.Time
+	accepted  []time.Time // within 24 h
+	relief    []time.Time // those of them that were no culprits
 	coolUntil time.Time
 }
 
@@ -374,7 +378,7 @@ func (m *Manager) Results() <-chan Result { return m.results }
 // Start queues the Eviction call for v. The caller has asked ForbidFor the same in the same pass; Start asks again and
 // returns false when something forbids it, so that no path leads around the brakes.
 func (m *Manager) Start(now time.Time, v Victim) (*Outcome, bool) {
-	if m.ForbidFor(now, Ask{Joins: v.Joins, Grower: v.Grower}) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
+	if m.ForbidFor(now, Ask{Joins: v.Joins, Grower: v.Grower, Culprit: v.Culprit}) != "" || m.RefusedBefore(now, v.Pod.UID) != "" {
 		return nil, false
 	}
 	if m.open() == 0 {
@@ -434,7 +438,8 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 			o.Deadline = now.Add(exitTime(o.Victim.Pod.Grace))
 			m.remember(now, o)
 		}
-		p.accepted, p.coolUntil = append(p.accepted, now), now.Add(m.opts.Cooldown)
+		p.count(now, &o.Victim)
+		p.coolUntil = now.Add(m.opts.Cooldown)
 	case policy.Gone:
 		m.end(now, o, Vanished)
 		m.refuse(now, o, blockedMemory, "the pod was gone when its eviction was asked for")
@@ -454,7 +459,7 @@ func (m *Manager) Take(now time.Time, r Result) *Outcome {
 		again, others := m.doubt(now, o)
 		if !o.DryRun {
 			o.State, o.Deadline, o.aside = Uncertain, now.Add(unknownWait), again
-			m.pace.accepted = append(m.pace.accepted, now) // counted against the cap until it is known not to have happened
+			m.pace.count(now, &o.Victim) // until it is known not to have happened
 			break
 		}
 		m.end(now, o, NotHappened)

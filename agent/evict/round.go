@@ -48,17 +48,22 @@ type Ask struct {
 	// Grower: its pod has a real part in the growth, at critical or at evict by ETA. No cooldown holds it but in observe
 	// mode, where the pod stays and would be named again at once.
 	Grower bool
+	// Culprit: its pod has a real part in a growth that has to be answered, so that the kubelet would take it or another for
+	// it. Others are of the relief class, which is bounded by shares of the node's pods.
+	Culprit bool
 }
 
 // Forbid is ForbidFor one that starts alone: an open eviction forbids it.
 func (m *Manager) Forbid(now time.Time) string { return m.ForbidFor(now, Ask{}) }
 
-// ForbidJoining is ForbidFor one more of the present round.
-func (m *Manager) ForbidJoining(now time.Time) string { return m.ForbidFor(now, Ask{Joins: true}) }
+// ForbidJoining is ForbidFor one more of the present round, whatever its class.
+func (m *Manager) ForbidJoining(now time.Time) string {
+	return m.ForbidFor(now, Ask{Joins: true, Culprit: true})
+}
 
 // ForbidGrower is ForbidFor one more of the present round whose pod has a real part in the growth.
 func (m *Manager) ForbidGrower(now time.Time) string {
-	return m.ForbidFor(now, Ask{Joins: true, Grower: true})
+	return m.ForbidFor(now, Ask{Joins: true, Grower: true, Culprit: true})
 }
 
 // ForbidFor returns why no such eviction may start now, "" when it may.
@@ -105,7 +110,7 @@ func (m *Manager) ForbidFor(now time.Time, a Ask) string {
 	if n, _ := m.LastHour(now); n >= m.opts.HourlyCap {
 		return fmt.Sprintf("hourly cap: %d evictions within the last hour", n)
 	}
-	return ""
+	return m.overShare(now, a)
 }
 
 // releasedSince reports whether another victim's memory came back since then.
@@ -148,24 +153,7 @@ func (m *Manager) coolUntil() time.Time {
 	return m.pace.coolUntil
 }
 
-// lastHour drops what is older and returns how many were accepted since.
-func (p *pace) lastHour(now time.Time) int {
-	p.accepted = slices.DeleteFunc(p.accepted, func(t time.Time) bool { return now.Sub(t) > time.Hour })
-	return len(p.accepted)
-}
-
-// uncount takes back what an unanswered call had counted.
-func (p *pace) uncount(at time.Time) {
-	if i := slices.IndexFunc(p.accepted, at.Equal); i >= 0 {
-		p.accepted = slices.Delete(p.accepted, i, i+1)
-	}
-}
-
 // LastHour returns how many evictions were accepted within the last hour, and the cap. In observe mode dry runs count too.
 func (m *Manager) LastHour(now time.Time) (count, limit int) {
-	count = m.pace.lastHour(now)
-	if m.opts.DryRun {
-		count += m.dryPace.lastHour(now)
-	}
-	return count, m.opts.HourlyCap
+	return m.within(now, time.Hour, false), m.opts.HourlyCap
 }

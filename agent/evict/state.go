@@ -31,7 +31,8 @@ type state struct {
 	Version   int         `json:"version"`
 	SavedAt   time.Time   `json:"savedAt"`
 	CoolUntil time.Time   `json:"coolUntil"`
-	Accepted  []time.Time `json:"accepted"`               // within the last hour
+	Accepted  []time.Time `json:"accepted"`               // within the last 24 h (older agents: the last hour)
+	Relief    []time.Time `json:"relief,omitempty"`       // those of them of the relief class
 	DryApart  bool        `json:"dryRunsApart,omitempty"` // no dry run is in CoolUntil or Accepted; older agents mixed them in
 	Victims   []saved     `json:"victims"`                // that were asked for or accepted and were not seen to go
 
@@ -54,6 +55,7 @@ type saved struct {
 	OwnerUID   string        `json:"ownerUid,omitempty"`
 	Grace      time.Duration `json:"graceNanoseconds"`
 	Release    uint64        `json:"releaseBytes"`
+	Culprit    bool          `json:"culprit,omitempty"`
 	Bystander  bool          `json:"bystander,omitempty"`
 	Level      string        `json:"level,omitempty"`
 	State      State         `json:"state"`
@@ -66,7 +68,7 @@ type saved struct {
 func (m *Manager) snapshot(now time.Time) state {
 	m.seq++
 	s := state{
-		seq: m.seq, Version: stateVersion, SavedAt: now, CoolUntil: m.pace.coolUntil, Accepted: slices.Clone(m.pace.accepted), DryApart: true,
+		seq: m.seq, Version: stateVersion, SavedAt: now, CoolUntil: m.pace.coolUntil, Accepted: slices.Clone(m.pace.accepted), Relief: slices.Clone(m.pace.relief), DryApart: true,
 		History: slices.Clone(m.history), Leads: m.savedLeads(),
 	}
 	if m.open() > 0 {
@@ -79,7 +81,7 @@ func (m *Manager) snapshot(now time.Time) state {
 		p := o.Victim.Pod
 		s.Victims = append(s.Victims, saved{DecisionID: o.Victim.DecisionID, Namespace: p.Namespace, Name: p.Name, UID: p.UID, Grace: p.Grace,
 			OwnerAPI: p.Owner.APIVersion, OwnerKind: p.Owner.Kind, OwnerName: p.Owner.Name, OwnerUID: p.Owner.UID,
-			Release: o.Victim.Release, Bystander: o.Victim.Bystander, Level: o.Victim.Level, State: o.State, AskedAt: o.AskedAt, AnswerAt: o.AnswerAt, Deadline: o.Deadline})
+			Release: o.Victim.Release, Culprit: o.Victim.Culprit, Bystander: o.Victim.Bystander, Level: o.Victim.Level, State: o.State, AskedAt: o.AskedAt, AnswerAt: o.AnswerAt, Deadline: o.Deadline})
 	}
 	return s
 }
@@ -166,12 +168,15 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 	for _, t := range s.Accepted {
 		m.pace.accepted = append(m.pace.accepted, notAhead(t))
 	}
+	for _, t := range s.Relief {
+		m.pace.relief = append(m.pace.relief, notAhead(t))
+	}
 	m.history = s.History
 	m.prune(now)
 	m.takeLeads(now, s.Leads)
 	for _, v := range s.Victims {
 		o := &Outcome{
-			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Bystander: v.Bystander, Level: v.Level, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
+			Victim: Victim{DecisionID: v.DecisionID, Release: v.Release, Culprit: v.Culprit, Bystander: v.Bystander, Level: v.Level, Pod: &policy.Pod{Namespace: v.Namespace, Name: v.Name, UID: v.UID, Grace: v.Grace,
 				Owner: policy.Owner{APIVersion: v.OwnerAPI, Kind: v.OwnerKind, Name: v.OwnerName, UID: v.OwnerUID}}},
 			State: v.State, AskedAt: notAhead(v.AskedAt), AnswerAt: notAhead(v.AnswerAt), Deadline: v.Deadline,
 		}
@@ -181,7 +186,7 @@ func (m *Manager) takeOver(now time.Time, s *state) {
 		switch o.State {
 		case Asking: // the answer was lost with the agent: it counts like one that never came
 			o.AnswerAt = now
-			m.pace.accepted = append(m.pace.accepted, now)
+			m.pace.count(now, &o.Victim)
 			fallthrough
 		case Uncertain:
 			o.State, o.Deadline = Uncertain, now.Add(unknownWait) // it has its cooldown when it turns out to have happened

@@ -189,8 +189,6 @@ func TestListsInProtobuf(t *testing.T) {
 			list = &autoscalingv2.HorizontalPodAutoscalerList{TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscalerList"},
 				Items: []autoscalingv2.HorizontalPodAutoscaler{{ObjectMeta: metav1.ObjectMeta{Name: "h"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{Kind: "X", Name: "x", APIVersion: "x/v1"}, MaxReplicas: 5},
 					Status: autoscalingv2.HorizontalPodAutoscalerStatus{ObservedGeneration: &seen, CurrentReplicas: 3, DesiredReplicas: 3}}}}
-		case r.URL.Path == nodesPath:
-			list = &corev1.NodeList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NodeList"}, Items: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: testNode}}}}
 		default:
 			writeStatus(w, 404, "NotFound", "not found")
 			return
@@ -208,8 +206,5 @@ func TestListsInProtobuf(t *testing.T) {
 	}
 	if got, err := c.Scaler(context.Background(), pod); err != nil || got.Max != 5 || got.Min != 1 {
 		t.Errorf("scaler %+v, error %v", got, err)
-	}
-	if got, _ := c.Room(context.Background(), pod, 0, nil); !got.Single {
-		t.Errorf("room %+v", got)
 	}
 }

@@ -22,6 +22,7 @@ import (
 const (
 	evictTimeout   = 3 * time.Second  // one Eviction call, Warm, one /configz
 	requestTimeout = 5 * time.Second  // one GET or one Event
+	warmFor        = 60 * time.Second // after its last use, a connection counts as open
 	listTimeout    = 30 * time.Second // the pods of one node, when the server cannot stream them
 )
 
@@ -68,11 +69,15 @@ type Client struct {
 	budgets   *answers[string, budgetList] // by namespace
 	scalers   *answers[string, scalerList] // by namespace
 	nodes     *answers[struct{}, nodeList]
-	uses      *answers[struct{}, map[string]uint64] // working set by node, bytes
+	names     *answers[struct{}, nodeNames]
+	named     *answers[string, string]               // of replacements, by UID
+	uses      *answers[time.Time, map[string]uint64] // working set by node, bytes; by the list of nodes
+	zone      atomic.Pointer[string]                 // of this node, as Node saw it
 	events    chan queuedEvent
 	dropped   atomic.Uint64
 	eventSeq  atomic.Uint64
 	running   atomic.Bool
+	evictUsed atomic.Pointer[time.Time] // when the connection of evicts last worked
 
 	// Shortened by tests only.
 	evictTimeout time.Duration
@@ -115,7 +120,9 @@ func New(o Options) (*Client, error) {
 		budgets:      newAnswers[string, budgetList](budgetTTL, namespaceMax),
 		scalers:      newAnswers[string, scalerList](scalerTTL, namespaceMax),
 		nodes:        newAnswers[struct{}, nodeList](nodeTTL, 1),
-		uses:         newAnswers[struct{}, map[string]uint64](nodeTTL, 1),
+		names:        newAnswers[struct{}, nodeNames](namesTTL, 1),
+		named:        newAnswers[string, string](namedTTL, namedPods),
+		uses:         newAnswers[time.Time, map[string]uint64](nodeTTL, 1),
 		events:       make(chan queuedEvent, eventQueue),
 		evictTimeout: evictTimeout,
 		// The cap keeps the time without fresh pods short once the API server is back; the jitter keeps the nodes of a

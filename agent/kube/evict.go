@@ -58,7 +58,7 @@ func (r EvictRequest) body() ([]byte, error) {
 	}
 	return json.Marshal(&policyv1.Eviction{
 		TypeMeta:      metav1.TypeMeta{APIVersion: "policy/v1", Kind: "Eviction"},
-		ObjectMeta:    metav1.ObjectMeta{Namespace: r.Namespace, Name: r.Name},
+		ObjectMeta:    metav1.ObjectMeta{Namespace: r.Namespace, Name: r.Name, Labels: map[string]string{EvictionLabel: "true"}},
 		DeleteOptions: opts,
 	})
 }
@@ -112,18 +112,29 @@ func (c *Client) evict(ctx context.Context, r EvictRequest, sent *atomic.Pointer
 	if head.cut != nil {
 		return policy.Answer{Verb: policy.Unknown, Code: head.code, Message: clip(head.cut.Error())}
 	}
+	c.used()
 	return classify(head.code, head.retryAfter, raw)
 }
 
-// Warm opens the connection that Evict uses, or finds it open, and is worth repeating within 90 s, when an idle
-// connection is closed. The error names what an Eviction would run into now: no route, a bad certificate, 401.
+// Warm opens the connection that Evict uses, and asks nothing where that was of use within the last minute: an idle
+// connection is closed after 90 s. The error names what an Eviction would run into now: no route, a bad certificate, 401.
 func (c *Client) Warm(ctx context.Context) error {
+	if at := c.evictUsed.Load(); at != nil && time.Since(*at) < warmFor {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(quiet(ctx), c.evictTimeout)
 	defer cancel()
 	if err := c.evicts.Get().AbsPath("/version").MaxRetries(0).Do(ctx).Error(); err != nil {
 		return fmt.Errorf("warm eviction connection: %w", err)
 	}
+	c.used()
 	return nil
+}
+
+// used notes that the connection of Evict has just worked.
+func (c *Client) used() {
+	now := time.Now()
+	c.evictUsed.Store(&now)
 }
 
 // maxAnswer bounds what is read of an answer; the Status of an Eviction is below 1 KiB.

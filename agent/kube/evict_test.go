@@ -141,11 +141,11 @@ func TestEvictRequest(t *testing.T) {
 		body  string
 	}{
 		{"plain", testEvict, "",
-			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"cart-0","namespace":"shop"},"deleteOptions":{"preconditions":{"uid":"c0ffee"}}}`},
+			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"labels":{"spillway/agent":"true"},"name":"cart-0","namespace":"shop"},"deleteOptions":{"preconditions":{"uid":"c0ffee"}}}`},
 		{"grace", EvictRequest{Namespace: "shop", Name: "cart-0", UID: "c0ffee", Grace: &second}, "",
-			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"cart-0","namespace":"shop"},"deleteOptions":{"gracePeriodSeconds":1,"preconditions":{"uid":"c0ffee"}}}`},
+			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"labels":{"spillway/agent":"true"},"name":"cart-0","namespace":"shop"},"deleteOptions":{"gracePeriodSeconds":1,"preconditions":{"uid":"c0ffee"}}}`},
 		{"dry run", EvictRequest{Namespace: "shop", Name: "cart-0", UID: "c0ffee", DryRun: true}, "dryRun=All",
-			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"cart-0","namespace":"shop"},"deleteOptions":{"dryRun":["All"],"preconditions":{"uid":"c0ffee"}}}`},
+			`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"labels":{"spillway/agent":"true"},"name":"cart-0","namespace":"shop"},"deleteOptions":{"dryRun":["All"],"preconditions":{"uid":"c0ffee"}}}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, _ := startTLS(t, "", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -379,8 +379,10 @@ func TestEvictRedirectKeepsToken(t *testing.T) {
 func TestWarmKeepsOneConnection(t *testing.T) {
 	var mu sync.Mutex
 	conns := map[net.Conn]bool{}
+	var versions atomic.Int32
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/version" {
+			versions.Add(1)
 			writeJSON(w, 200, map[string]string{"gitVersion": "v1.36.3"})
 			return
 		}
@@ -402,6 +404,17 @@ func TestWarmKeepsOneConnection(t *testing.T) {
 		if got := c.Evict(context.Background(), testEvict); got.Verb != policy.Accepted {
 			t.Fatalf("answer %+v", got)
 		}
+		if err := c.Warm(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := versions.Load(); n != 1 {
+		t.Errorf("/version was asked %d times for a connection in use, want once", n)
+	}
+	old := time.Now().Add(-2 * warmFor)
+	c.evictUsed.Store(&old)
+	if err := c.Warm(context.Background()); err != nil || versions.Load() != 2 {
+		t.Errorf("an idle connection: %v, /version was asked %d times, want twice", err, versions.Load())
 	}
 	mu.Lock()
 	if len(conns) != 1 {

@@ -34,12 +34,12 @@ func (e *NodeNotFoundError) Error() string {
 		"(in the DaemonSet: NODE_NAME from fieldRef spec.nodeName; otherwise the configured node name)", e.Name)
 }
 
-// Node gets this node. The error is a *NodeNotFoundError when there is none of its name.
+// Node gets this node from the API server's cache. The error is a *NodeNotFoundError when there is none of its name.
 func (c *Client) Node(ctx context.Context) (Node, error) {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
 	var n corev1.Node
-	err := c.reads.Get().Resource("nodes").Name(c.node).MaxRetries(0).Do(ctx).Into(&n)
+	err := c.reads.Get().Resource("nodes").Name(c.node).Param("resourceVersion", "0").MaxRetries(0).Do(ctx).Into(&n)
 	if apierrors.IsNotFound(err) {
 		return Node{}, &NodeNotFoundError{Name: c.node}
 	}
@@ -55,6 +55,8 @@ func (c *Client) Node(ctx context.Context) (Node, error) {
 		KubeletPort:    int(n.Status.DaemonEndpoints.KubeletEndpoint.Port),
 		Schedulable:    !n.Spec.Unschedulable,
 	}
+	zone := n.Labels[corev1.LabelTopologyZone]
+	c.zone.Store(&zone)
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP {
 			out.InternalIPs = append(out.InternalIPs, a.Address)

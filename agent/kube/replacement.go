@@ -24,7 +24,10 @@ import (
 )
 
 const (
-	workloadPods  = 100              // of one workload are looked at
+	workloadPods  = 100 // of one workload are looked at
+	fewPods       = 10  // of a workload are looked at all at once
+	namedTTL      = time.Hour
+	namedPods     = 64               // replacements whose name is kept
 	podEvents     = 20               // of one pod
 	creationSkew  = 2 * time.Second  // of the API server's clock against ours, where it does not show
 	startPatience = 10 * time.Second // until events are asked for why a pod does not start
@@ -32,9 +35,11 @@ const (
 	maxReason     = 256              // bytes of Replacement.Message
 )
 
-// Replacement looks for the pod that came in the place of an evicted one: a GET of the controller, a LIST of at most 100
-// pods by its selector, and where a pod does not start a LIST of at most 20 of its Events; each may take 5 s. Of a workload
-// with more pods than that, a second LIST has at most 100 that are pending; a new pod that is in neither is unknown.
+// Replacement looks for the pod that came in the place of an evicted one: a GET of the controller, a LIST of its pods, and
+// where a pod does not start a LIST of at most 20 of its Events; each may take 5 s. Of a workload that wants more than 10 pods
+// only the replacement that was found before is listed, else those that are pending; all only where neither finds it, at most
+// 100, and not of a workload that wants more. A replacement of such one that is not pending counts as running when the
+// controller says that all its pods are ready.
 //
 // An error comes with what is known in spite of it; the state is unknown when that is nothing.
 func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (policy.Replacement, error) {
@@ -48,21 +53,14 @@ func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (po
 	if owner.selector == nil {
 		return policy.Replacement{State: policy.ReplacementUnknown, Message: fmt.Sprintf("how a %s of %s replaces its pods is not known", q.Owner.Kind, q.Owner.APIVersion)}, nil
 	}
-	pods, err := c.podsOf(ctx, q.Namespace, owner.selector, "")
+	pod, found, err := c.lookFor(ctx, q, &owner)
 	if err != nil {
 		return policy.Replacement{State: policy.ReplacementUnknown}, fmt.Errorf("list pods of %s %s/%s: %w", q.Owner.Kind, q.Namespace, q.Owner.Name, err)
 	}
-	pod, active, failed := choose(pods.Items, q)
-	if pod == nil && pods.Continue != "" {
-		pending, err := c.podsOf(ctx, q.Namespace, owner.selector, "status.phase=Pending")
-		if err != nil {
-			return policy.Replacement{State: policy.ReplacementUnknown}, fmt.Errorf("list pending pods of %s %s/%s: %w", q.Owner.Kind, q.Namespace, q.Owner.Name, err)
-		}
-		pod, _, _ = choose(pending.Items, q)
-	}
 	if pod == nil {
-		return missing(&owner, active, failed, pods.Continue != ""), nil
+		return found, nil
 	}
+	c.named.put(string(pod.UID), pod.Name, nil)
 	r := fate(pod)
 	if r.State != policy.ReplacementStarting || pod.Spec.NodeName == "" || time.Since(pod.CreationTimestamp.Time) < startPatience {
 		return r, nil
@@ -77,8 +75,41 @@ func (c *Client) Replacement(ctx context.Context, q policy.ReplacementQuery) (po
 	return r, nil
 }
 
+// lookFor returns the pod, or says why there is none. Answers are a few kilobytes except where it looks at all pods.
+func (c *Client) lookFor(ctx context.Context, q policy.ReplacementQuery, owner *replicator) (*corev1.Pod, policy.Replacement, error) {
+	if owner.wanted > fewPods {
+		filters := []string{"status.phase=" + string(corev1.PodPending)}
+		if known, ok := c.named.get(q.Known); ok {
+			filters = append([]string{"metadata.name=" + known.value}, filters...)
+		}
+		for _, field := range filters {
+			pods, err := c.podsOf(ctx, q.Namespace, owner.selector, field)
+			if err != nil {
+				return nil, policy.Replacement{}, err
+			}
+			if pod, _, _ := choose(pods.Items, q); pod != nil {
+				return pod, policy.Replacement{}, nil
+			}
+		}
+	}
+	switch {
+	case owner.wanted <= workloadPods:
+	case owner.allReady && time.Since(q.Since) > startPatience:
+		return nil, policy.Replacement{State: policy.ReplacementRunning, ReadyAt: time.Now(), Message: fmt.Sprintf("all %d pods that its controller wants are ready", owner.wanted)}, nil
+	default:
+		return nil, missing(owner, 0, nil, true), nil
+	}
+	pods, err := c.podsOf(ctx, q.Namespace, owner.selector, "")
+	if err != nil {
+		return nil, policy.Replacement{}, err
+	}
+	pod, active, failed := choose(pods.Items, q)
+	return pod, missing(owner, active, failed, pods.Continue != ""), nil
+}
+
 // replicator is what is asked anew each time of a ReplicaSet, StatefulSet, ReplicationController or Job.
 type replicator struct {
+	allReady bool            // as many pods as it wants are ready, says its status; false where that is not known
 	selector labels.Selector // nil: of another kind
 	wanted   int32           // pods that it wants to have
 	failure  string          // why it could make none
@@ -104,6 +135,7 @@ func (c *Client) replicator(ctx context.Context, q policy.ReplacementQuery) (rep
 		var o appsv1.ReplicaSet
 		if err = get("/apis/apps/v1", "replicasets", &o); err == nil {
 			out.wanted, out.selector, err = want(o.Spec.Replicas, o.Spec.Selector)
+			out.allReady = o.Status.ObservedGeneration >= o.Generation && o.Status.ReadyReplicas >= out.wanted
 		}
 		for _, cond := range o.Status.Conditions {
 			if cond.Type == appsv1.ReplicaSetReplicaFailure && cond.Status == corev1.ConditionTrue {

@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -49,13 +50,15 @@ func (a *shopAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/v1/namespaces/shop/pods":
 		sel, err := labels.Parse(q.Get("labelSelector"))
-		if err != nil || sel.Empty() || q.Get("limit") != "100" || q.Get("fieldSelector") != "" && q.Get("fieldSelector") != "status.phase=Pending" {
+		if err != nil || sel.Empty() || q.Get("limit") != "100" || q.Get("fieldSelector") != "" && q.Get("fieldSelector") != "status.phase=Pending" && !strings.HasPrefix(q.Get("fieldSelector"), "metadata.name=") {
 			writeStatus(w, 400, metav1.StatusReasonBadRequest, "unexpected request "+r.URL.String())
 			return
 		}
 		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 		all := a.pods
-		if pending := q.Get("fieldSelector") != ""; pending {
+		if name, ok := strings.CutPrefix(q.Get("fieldSelector"), "metadata.name="); ok {
+			all = slices.DeleteFunc(slices.Concat(a.pods, a.pending), func(p corev1.Pod) bool { return p.Name != name })
+		} else if q.Get("fieldSelector") != "" {
 			all = a.pending
 		} else if a.more {
 			list.Continue = "next"
@@ -244,10 +247,13 @@ func TestReplacement(t *testing.T) {
 			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &grace
 		}), sibling, webPod("new01", -time.Minute, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
 		{"the same later, by its UID", &shopAPI{controllers: two, pods: []corev1.Pod{sibling, webPod("new01", -time.Minute, unscheduled("no"))}}, func(q *policy.ReplacementQuery) { q.Known = "uid-new01" }, policy.ReplacementUnscheduled, "new01", "", "no", 2},
-		{"more pods than are looked at", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true}, nil, policy.ReplacementUnknown, "", "", "more than 100 pods", 3},
-		{"more pods, and it is pending", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true, pending: []corev1.Pod{webPod("new01", time.Second, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 3},
+		{"more pods than are looked at", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true}, nil, policy.ReplacementUnknown, "", "", "more than 100 pods", 2},
+		{"more pods, and it is pending", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(), more: true, pending: []corev1.Pod{webPod("new01", time.Second, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
 		{"a controller of another kind", &shopAPI{controllers: two, pods: with()}, func(q *policy.ReplacementQuery) { q.Owner.APIVersion, q.Owner.Kind = "apps.kruise.io/v1", "CloneSet" }, policy.ReplacementUnknown, "", "", "how a CloneSet of apps.kruise.io/v1 replaces its pods is not known", 0},
-		{"more pods, and it is among them", &shopAPI{controllers: map[string]any{rsPath: replicaSet(150)}, pods: with(webPod("new01", time.Second, unscheduled("no"))), more: true}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
+		{"more pods, and all are ready", &shopAPI{controllers: map[string]any{rsPath: ready(replicaSet(150))}, pods: with(), more: true}, nil, policy.ReplacementRunning, "", "", "all 150 pods", 2},
+		{"more pods, all ready just after the eviction", &shopAPI{controllers: map[string]any{rsPath: ready(replicaSet(150))}, pods: with(), more: true}, func(q *policy.ReplacementQuery) { q.Since = time.Now() }, policy.ReplacementUnknown, "", "", "more than 100 pods", 2},
+		{"some pods, and it is pending", &shopAPI{controllers: map[string]any{rsPath: replicaSet(50)}, pods: with(), pending: []corev1.Pod{webPod("new01", time.Second, unscheduled("no"))}}, nil, policy.ReplacementUnscheduled, "new01", "", "no", 2},
+		{"some pods, and it runs", &shopAPI{controllers: map[string]any{rsPath: replicaSet(50)}, pods: with(webPod("new01", time.Second, on("node-b"), runningSince(5*time.Second)))}, nil, policy.ReplacementRunning, "new01", "node-b", "", 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			noLeaks(t)
@@ -280,6 +286,56 @@ func TestReplacement(t *testing.T) {
 			}
 		})
 	}
+}
+
+func ready(o *appsv1.ReplicaSet) *appsv1.ReplicaSet {
+	o.Status.Replicas, o.Status.ReadyReplicas = *o.Spec.Replicas, *o.Spec.Replicas
+	return o
+}
+
+// TestReplacementOfALargeWorkload: a look costs kilobytes, however many pods the workload has; and the replacement that was
+// pending is followed by its name until it runs.
+func TestReplacementOfALargeWorkload(t *testing.T) {
+	api := &shopAPI{controllers: map[string]any{rsPath: replicaSet(1000)}, more: true, pending: []corev1.Pod{webPod("new01", time.Second, unscheduled("no"))}}
+	for i := range workloadPods { // the first chunk
+		p := webPod(fmt.Sprintf("b%04d", i), -time.Hour, on("node-c"), runningSince(-time.Hour))
+		for k := range 40 {
+			p.Spec.Containers[0].Env = append(p.Spec.Containers[0].Env, corev1.EnvVar{Name: fmt.Sprint("SETTING_", k), Value: strings.Repeat("v", 64)})
+		}
+		api.pods = append(api.pods, p)
+	}
+	read := 0
+	s, _ := startTLS(t, "", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := httptest.NewRecorder()
+		api.ServeHTTP(rec, r)
+		read += rec.Body.Len()
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(rec.Code)
+		w.Write(rec.Body.Bytes())
+	}))
+	c := clientOf(t, s)
+	q := rsQuery
+	look := func(want policy.ReplacementState) {
+		t.Helper()
+		read = 0
+		got, err := c.Replacement(t.Context(), q)
+		if err != nil || got.State != want || got.Pod != "web-7c9d8f6b5-new01" {
+			t.Errorf("%+v, %v; want %s", got, err, want)
+		}
+		if t.Logf("%s: %d bytes", got.State, read); read > 8<<10 {
+			t.Errorf("a look reads %d bytes", read)
+		}
+		q.Known = got.UID
+	}
+	look(policy.ReplacementUnscheduled)
+	api.pending = nil
+	api.pods = append(api.pods, webPod("new01", time.Second, on("node-b"), runningSince(5*time.Second)))
+	look(policy.ReplacementRunning)
+	read = 0
+	if _, err := c.podsOf(t.Context(), "shop", labels.SelectorFromSet(webLabels), ""); err != nil || read < 100<<10 {
+		t.Errorf("one chunk of all pods is %d bytes, error %v: the workload is too small to tell", read, err)
+	}
+	t.Logf("one chunk of all pods: %d bytes", read)
 }
 
 // The controllers that are not ReplicaSets.

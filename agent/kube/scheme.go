@@ -30,7 +30,7 @@ func newWire() wire {
 // agent several MiB of its memory for types that it never sees.
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	s.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}, &corev1.Event{}, &corev1.EventList{},
+	s.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.Event{}, &corev1.EventList{},
 		&corev1.ReplicationController{})
 	s.AddKnownTypes(appsv1.SchemeGroupVersion, &appsv1.ReplicaSet{}, &appsv1.StatefulSet{})
 	s.AddKnownTypes(batchv1.SchemeGroupVersion, &batchv1.Job{})

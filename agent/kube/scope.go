@@ -14,9 +14,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// OwnNodePolicy is the name of the ValidatingAdmissionPolicy, and of its binding, that deploy/base installs: the API
-// server refuses evictions of other nodes' pods to the agent's service account.
-const OwnNodePolicy = "spillway-own-node"
+// The names of the ValidatingAdmissionPolicies, and of their bindings, that deploy/base installs: the API server refuses
+// evictions of other nodes' pods to the agent's service account. OwnNodePolicy compares nodes, for Evictions with the label
+// EvictionLabel only; LabelPolicy makes the agent set that.
+const (
+	OwnNodePolicy = "spillway-own-node"
+	LabelPolicy   = "spillway-own-node-label"
+
+	// EvictionLabel is "true" on every Eviction object of ours.
+	EvictionLabel = "spillway/agent"
+)
 
 // ErrScopeUnknown says that it could not be found out whether the API server holds the agent to its own node.
 var ErrScopeUnknown = errors.New("own-node scope is not known")
@@ -36,22 +43,45 @@ func (c *Client) OwnNodeScope(ctx context.Context) (string, error) {
 	if err := tokenNode(filepath.Join(c.tokenDir, "token"), c.node); err != nil {
 		return "", err
 	}
-	var policy struct {
-		Spec struct {
-			FailurePolicy string
-			ParamKind     struct{ Kind string }
-			Validations   []struct{ Expression string }
-		}
-	}
-	if err := c.admission(ctx, "validatingadmissionpolicies", &policy); err != nil {
+	compares, err := c.policyInForce(ctx, OwnNodePolicy, "params.spec.nodeName == request.userInfo.extra[")
+	if err != nil {
 		return "", err
 	}
-	compares := false
-	for _, v := range policy.Spec.Validations {
-		compares = compares || strings.Contains(v.Expression, "params.spec.nodeName == request.userInfo.extra[")
+	if compares.ParamKind.Kind != "Pod" || compares.MatchConstraints.ObjectSelector.MatchLabels[EvictionLabel] != "true" {
+		// One policy for all evictions, of a release before this one, holds the agent just as well, at a cost to everyone.
+		if compares.ParamKind.Kind == "Pod" && len(compares.MatchConstraints.ObjectSelector.MatchLabels) == 0 {
+			return "ValidatingAdmissionPolicy " + OwnNodePolicy + " (of an older manifest: apply the manifest again, each eviction in the cluster is slowed down by it)", nil
+		}
+		return "", fmt.Errorf("ValidatingAdmissionPolicy %s is not the one of the manifest: it has no pods as params or selects other labels than %s=true", OwnNodePolicy, EvictionLabel)
 	}
-	if !compares || policy.Spec.ParamKind.Kind != "Pod" || policy.Spec.FailurePolicy == "Ignore" {
-		return "", fmt.Errorf("ValidatingAdmissionPolicy %s is not the one of the manifest: it does not compare the pod's node with the token's, or fails open", OwnNodePolicy)
+	if _, err := c.policyInForce(ctx, LabelPolicy, "'"+EvictionLabel+"'"); err != nil {
+		return "", err
+	}
+	return "ValidatingAdmissionPolicy " + OwnNodePolicy, nil
+}
+
+// policySpec is what is looked at of a ValidatingAdmissionPolicy.
+type policySpec struct {
+	FailurePolicy    string
+	ParamKind        struct{ Kind string }
+	MatchConstraints struct {
+		ObjectSelector struct{ MatchLabels map[string]string }
+	}
+	Validations []struct{ Expression string }
+}
+
+// policyInForce gets a policy and its binding. It is an error when no validation of it has that text, or when it does not deny.
+func (c *Client) policyInForce(ctx context.Context, name, text string) (policySpec, error) {
+	var policy struct{ Spec policySpec }
+	if err := c.admission(ctx, "validatingadmissionpolicies", name, &policy); err != nil {
+		return policySpec{}, err
+	}
+	has := false
+	for _, v := range policy.Spec.Validations {
+		has = has || strings.Contains(v.Expression, text)
+	}
+	if !has || policy.Spec.FailurePolicy == "Ignore" {
+		return policySpec{}, fmt.Errorf("ValidatingAdmissionPolicy %s is not the one of the manifest: no validation of it has %s, or it fails open", name, text)
 	}
 	var binding struct {
 		Spec struct {
@@ -62,30 +92,30 @@ func (c *Client) OwnNodeScope(ctx context.Context) (string, error) {
 			}
 		}
 	}
-	if err := c.admission(ctx, "validatingadmissionpolicybindings", &binding); err != nil {
-		return "", err
+	if err := c.admission(ctx, "validatingadmissionpolicybindings", name, &binding); err != nil {
+		return policySpec{}, err
 	}
 	b := binding.Spec
-	if b.PolicyName != OwnNodePolicy || !slices.Contains(b.ValidationActions, "Deny") || b.ParamRef == nil || b.ParamRef.ParameterNotFoundAction != "Deny" {
-		return "", fmt.Errorf("ValidatingAdmissionPolicyBinding %s does not deny", OwnNodePolicy)
+	if b.PolicyName != name || !slices.Contains(b.ValidationActions, "Deny") || policy.Spec.ParamKind.Kind != "" && (b.ParamRef == nil || b.ParamRef.ParameterNotFoundAction != "Deny") {
+		return policySpec{}, fmt.Errorf("ValidatingAdmissionPolicyBinding %s does not deny", name)
 	}
-	return "ValidatingAdmissionPolicy " + OwnNodePolicy, nil
+	return policy.Spec, nil
 }
 
 // admission gets one object of the policy.
-func (c *Client) admission(ctx context.Context, resource string, into any) error {
+func (c *Client) admission(ctx context.Context, resource, name string, into any) error {
 	ctx, cancel := context.WithTimeout(quiet(ctx), requestTimeout)
 	defer cancel()
-	data, err := c.reads.Get().AbsPath("/apis/admissionregistration.k8s.io/v1").Resource(resource).Name(OwnNodePolicy).
+	data, err := c.reads.Get().AbsPath("/apis/admissionregistration.k8s.io/v1").Resource(resource).Name(name).
 		SetHeader("Accept", "application/json").Do(ctx).Raw()
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("%s %s does not exist: RBAC alone lets this agent evict pods of every node (apply the manifest again; a cluster older than Kubernetes 1.30 has no such policies, see the overlay node-identity)", resource, OwnNodePolicy)
+		return fmt.Errorf("%s %s does not exist: RBAC alone lets this agent evict pods of every node (apply the manifest again; a cluster older than Kubernetes 1.30 has no such policies, see the overlay node-identity)", resource, name)
 	case err != nil:
-		return fmt.Errorf("%w: get %s %s: %w", ErrScopeUnknown, resource, OwnNodePolicy, err)
+		return fmt.Errorf("%w: get %s %s: %w", ErrScopeUnknown, resource, name, err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%w: parse %s %s: %w", ErrScopeUnknown, resource, OwnNodePolicy, err)
+		return fmt.Errorf("%w: parse %s %s: %w", ErrScopeUnknown, resource, name, err)
 	}
 	return nil
 }

@@ -45,18 +45,24 @@ func groupOf(apiVersion string) string {
 	return group
 }
 
-func (c *Client) controller(ctx context.Context, namespace string, owner policy.Owner) (controller, error) {
-	path, resource := "", ""
+// resourceOf returns where a controller is asked for, nothing for kinds that are not.
+func resourceOf(owner policy.Owner) (path, resource string) {
 	switch groupOf(owner.APIVersion) + "/" + owner.Kind {
 	case "apps/ReplicaSet":
-		path, resource = "/apis/apps/v1", "replicasets"
+		return "/apis/apps/v1", "replicasets"
 	case "apps/StatefulSet":
-		path, resource = "/apis/apps/v1", "statefulsets"
+		return "/apis/apps/v1", "statefulsets"
 	case "batch/Job":
-		path, resource = "/apis/batch/v1", "jobs"
+		return "/apis/batch/v1", "jobs"
 	case "/ReplicationController":
-		path, resource = "/api/v1", "replicationcontrollers"
-	default:
+		return "/api/v1", "replicationcontrollers"
+	}
+	return "", ""
+}
+
+func (c *Client) controller(ctx context.Context, namespace string, owner policy.Owner) (controller, error) {
+	path, resource := resourceOf(owner)
+	if resource == "" {
 		return controller{}, nil
 	}
 	key := workloadKey{resource, namespace, owner.Name, owner.UID}

@@ -80,7 +80,7 @@ func newPatient(e *episode, patience string) *spillway {
 	cfg.Policy.Patience = policy.Patience(patience)
 	s := &spillway{judge: judge.New(cfg), timing: e.measured(), noise: rand.New(rand.NewPCG(e.Noise, 2)), pods: map[string]*podState{}, podsAt: math.Inf(-1), done: make(chan error, 1)}
 	var err error
-	s.evicts, err = evict.New(evict.Options{Now: wall(-30), Node: "node", Call: func(_ context.Context, r evict.Request) policy.Answer {
+	s.evicts, err = evict.New(evict.Options{Limits: evict.Limits{Shares: evict.DefaultShares}, Now: wall(-30), Node: "node", Call: func(_ context.Context, r evict.Request) policy.Answer {
 		// The caller waits for this answer, so nothing of the world moves.
 		if p := s.w.find(r.UID); p == nil {
 			return policy.Answer{Verb: policy.Gone, Code: 404}
@@ -252,12 +252,15 @@ func (s *spillway) decide(t float64) {
 	}
 	c := &d.Pods[d.Set[0]]
 	grower := c.Grower && s.verdict.Need.ByETA
-	if why := s.evicts.ForbidFor(wall(t), evict.Ask{Joins: true, Grower: grower}); why != "" {
+	critical := s.verdict.Now == pressure.Critical
+	ask := evict.Ask{Joins: true, Grower: grower, Culprit: grower || critical && c.Grower}
+	s.evicts.CountPods(len(s.pods))
+	if why := s.evicts.ForbidFor(wall(t), ask); why != "" {
 		s.say(t, "forbidden: "+why)
 		return
 	}
 	v := evict.Victim{Pod: c.Pod, DecisionID: fmt.Sprint(len(s.w.acts)), Release: c.Reading.Release, Growth: c.Reading.Growth, Margin: int64(s.verdict.Nearest.Margin), Joins: true,
-		Grower: grower, Bystander: !c.Grower, Level: s.verdict.Now.String(), Hard: c.Hard}
+		Grower: grower, Culprit: ask.Culprit, Bystander: !c.Grower, Level: s.verdict.Now.String(), Hard: c.Hard}
 	if _, ok := s.evicts.Start(wall(t), v); !ok {
 		return
 	}

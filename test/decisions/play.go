@@ -116,7 +116,7 @@ func (s *scenario) run() result {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var err error
-	p.evicts, err = evict.New(evict.Options{Now: p.wall(-30), Call: func(_ context.Context, r evict.Request) policy.Answer {
+	p.evicts, err = evict.New(evict.Options{Limits: evict.Limits{Shares: evict.DefaultShares}, Now: p.wall(-30), Call: func(_ context.Context, r evict.Request) policy.Answer {
 		if s.answer != nil && !r.Shorten {
 			return s.answer(r.Namespace + "/" + r.Name)
 		}
@@ -269,9 +269,10 @@ func (p *player) decide(t float64, blind bool) {
 		name = "stale-sample"
 	}
 	if name == "" {
-		if why := p.evicts.ForbidFor(now, evict.Ask{Joins: true, Grower: d.Pods[d.Set[0]].Grower && p.verdict.Need.ByETA}); why != "" {
+		p.evicts.CountPods(len(d.Pods))
+		if why := p.evicts.ForbidFor(now, p.ask(&d.Pods[d.Set[0]])); why != "" {
 			name = strings.SplitN(why, ":", 2)[0]
-			if !strings.HasPrefix(why, "hourly cap") && !strings.HasPrefix(why, "round limit") {
+			if !strings.HasPrefix(why, "hourly cap") && !strings.HasPrefix(why, "share of the node's pods") && !strings.HasPrefix(why, "round limit") {
 				return // on its way, or cooling down: no news
 			}
 		}
@@ -282,10 +283,17 @@ func (p *player) decide(t float64, blind bool) {
 	}
 	c := &d.Pods[d.Set[0]]
 	p.result.levels = append(p.result.levels, p.verdict.Now)
+	ask := p.ask(c)
 	if _, ok := p.evicts.Start(now, evict.Victim{Pod: c.Pod, DecisionID: fmt.Sprint(len(p.result.evicted)), Release: c.Reading.Release, Growth: c.Reading.Growth, Margin: int64(p.verdict.Nearest.Margin), Joins: true,
-		Grower: c.Grower && p.verdict.Need.ByETA, Bystander: !c.Grower, Level: p.verdict.Now.String(), Hard: c.Hard}); ok {
+		Grower: ask.Grower, Culprit: ask.Culprit, Bystander: !c.Grower, Level: p.verdict.Now.String(), Hard: c.Hard}); ok {
 		p.answers = append(p.answers, answer{t + callLatency.Seconds(), <-p.evicts.Results()})
 	}
+}
+
+// ask is how the agent asks its brakes for that pod.
+func (p *player) ask(c *policy.Candidate) evict.Ask {
+	grower, critical := c.Grower && p.verdict.Need.ByETA, p.verdict.Now == pressure.Critical
+	return evict.Ask{Joins: true, Grower: grower, Culprit: grower || critical && c.Grower}
 }
 
 // readPods takes a point of every pod that can be read.

@@ -111,7 +111,7 @@ func TestTwentySmall(t *testing.T) {
 	}
 	checkRound(t, res.Status.Evictions.Outcomes)
 	named := func(d status.Decision) bool {
-		return d.State == "held-by-history" || d.State == "round-full" || d.State == "no-need" || strings.Contains(d.Reason, "hourly cap") || strings.Contains(d.Reason, "cooldown")
+		return d.State == "held-by-history" || d.State == "round-full" || d.State == "no-need" || strings.Contains(d.Reason, "hourly cap") || strings.Contains(d.Reason, "share of the node's pods") || strings.Contains(d.Reason, "cooldown")
 	}
 	if !slices.ContainsFunc(res.Status.Decisions, named) {
 		t.Errorf("no decision says why the next one stays: %+v", res.Status.Decisions)

@@ -291,7 +291,7 @@ func startAgentPod(t *testing.T, ctx context.Context) *status.Status {
 // evictAs posts one Eviction with a token, past client-go: the answer is the API server's own.
 func evictAs(t *testing.T, ctx context.Context, token, pod string, dryRun bool) (int, string) {
 	t.Helper()
-	body := map[string]any{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": map[string]any{"name": pod, "namespace": "default"}}
+	body := map[string]any{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": map[string]any{"name": pod, "namespace": "default", "labels": map[string]string{"spillway/agent": "true"}}}
 	url := "https://10.96.0.1/api/v1/namespaces/default/pods/" + pod + "/eviction"
 	if dryRun {
 		url += "?dryRun=All"

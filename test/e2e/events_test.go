@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"spillway/agent/incident"
 	"spillway/agent/status"
 )
@@ -65,6 +67,55 @@ func checkIncident(t *testing.T, kind incident.Kind, pod string) {
 		t.Errorf("the log does not say that %s is recorded (%v)", found.ID, err)
 	}
 	t.Logf("\n%s", story)
+	for _, tr := range found.Triggers {
+		if tr.Kind != kind || !strings.HasPrefix(tr.Subject.Pod, pod) {
+			continue
+		}
+		switch kind {
+		case incident.OOMKill:
+			checkDescribed(t, ctx, "SpillwayOOMKilled", "pod", tr.Subject.Namespace, tr.Subject.Pod)
+		case incident.Eviction:
+			checkWorkloadEvent(t, ctx, tr.Subject)
+		}
+		return
+	}
+}
+
+// checkWorkloadEvent wants the eviction told on the pod's workload, where kubectl describe still shows it.
+func checkWorkloadEvent(t *testing.T, ctx context.Context, s incident.Subject) {
+	t.Helper()
+	for {
+		events, err := runner.Cluster.Client().CoreV1().Events(s.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=SpillwayEvicted"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range events.Items {
+			e := &events.Items[i]
+			if e.InvolvedObject.Kind != "Pod" && strings.Contains(e.Message, "Pod "+s.Pod+" was evicted") {
+				checkDescribed(t, ctx, "SpillwayEvicted", e.InvolvedObject.Kind, s.Namespace, e.InvolvedObject.Name)
+				return
+			}
+		}
+		if pauseFor(ctx, 200*time.Millisecond) != nil {
+			t.Errorf("no Event on the workload of %s/%s", s.Namespace, s.Pod)
+			return
+		}
+	}
+}
+
+// checkDescribed wants kubectl describe to show an Event of that reason.
+func checkDescribed(t *testing.T, ctx context.Context, reason, kind, namespace, name string) {
+	t.Helper()
+	for {
+		out, err := runner.Cluster.Kubectl(ctx, "describe", strings.ToLower(kind), name, "-n", namespace)
+		if err == nil && strings.Contains(out, reason) {
+			return
+		}
+		if pauseFor(ctx, 200*time.Millisecond) != nil {
+			t.Errorf("kubectl describe %s %s/%s shows no %s (%v):\n%s", kind, namespace, name, reason, err, out)
+			return
+		}
+	}
 }
 
 func answer(t *testing.T, ctx context.Context, into any, args ...string) {

@@ -294,7 +294,7 @@ spec:
 				t.Errorf("anonymous memory of %v bytes in %+v, of a process at a limit of 64 MiB", kill.AnonBytes, kill)
 			}
 			// On v2 the kubelet has the kernel kill all of the container (memory.oom.group): one for each process.
-			metric := fmt.Sprintf(`spillway_oom_kills_total{container="heap",namespace="default",pod=%q} [1-9]`, pod)
+			metric := fmt.Sprintf(`spillway_oom_kills_total{container="heap",domain="[a-z]+",namespace="default",pod=%q} [1-9]`, pod)
 			if text := metrics(t, ctx); !regexp.MustCompile(metric).MatchString(text) {
 				t.Errorf("metrics do not hold %s", metric)
 			}
