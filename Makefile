@@ -106,7 +106,7 @@ manifests: ## write deploy/spillway.yaml from deploy/base, and the operator's ru
 		$(KUBECTL) kustomize $(CURDIR)/deploy/base; } >out/spillway.yaml
 	cp out/spillway.yaml deploy/spillway.yaml
 	{ printf '# Written by make manifests from deploy/prometheus/rules.yaml.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: spillway\n  namespace: spillway-system\n  labels:\n    release: kube-prometheus-stack\nspec:\n'; \
-		sed 's/^./  &/' deploy/prometheus/rules.yaml; } >deploy/overlays/prometheus-operator/rules.yaml
+		sed 's/^./  &/' deploy/prometheus/rules.yaml; } >deploy/components/prometheus-operator/rules.yaml
 
 .PHONY: score
 score: ## lint the manifests, each overlay as it is rendered

@@ -98,6 +98,7 @@ type Agent struct {
 	questions   chan question
 	onces       chan onceStart // capacity 1
 	configs     chan Config    // that the file has now
+	modes       chan Mode      // capacity 1: that the loop changed to
 	lookEvery   time.Duration  // at the file
 	killsLost   atomic.Uint64
 	keptKills   *ledger.Log // nil: standalone
@@ -116,7 +117,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1), configs: make(chan Config), lookEvery: configEvery}
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1), configs: make(chan Config), modes: make(chan Mode, 1), lookEvery: configEvery}
 	a.standalone = a.cfg.Mode == Standalone
 	a.current.Store(&opts.Config)
 	if !a.standalone {
@@ -344,6 +345,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("cluster", a.cluster.run)
 		start("evict", a.evicts.Run)
 		start("habits", a.habits.run)
+		start("mode", a.keepMode)
 		start("replacements", a.evicts.RunLooks)
 	}
 	if a.exits != nil {

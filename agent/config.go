@@ -2,11 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -227,11 +229,17 @@ func (c *Config) limits() evict.Limits {
 		Shares: evict.Shares{Hour: c.Budget.PercentPerHour, Day: c.Budget.PercentPerDay, ReliefHour: c.Budget.ReliefPercentPerHour, ReliefDay: c.Budget.ReliefPercentPerDay}}
 }
 
+// Variables that stand for a key where the file is silent, so that an overlay of the DaemonSet need not rewrite the file.
+const (
+	modeVariable     = "SPILLWAY_MODE"
+	endpointVariable = "SPILLWAY_CRI_ENDPOINT"
+)
+
 // DefaultConfig returns the configuration of an empty file.
 func DefaultConfig() Config {
 	h := policy.DefaultHistory()
 	return Config{
-		Mode:       Observe,
+		Mode:       Mode(cmp.Or(os.Getenv(modeVariable), string(Observe))),
 		Thresholds: ThresholdConfig{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
 		Cooldown:   Duration(evict.DefaultCooldown),
 		RoundLimit: policy.DefaultRoundLimit,
@@ -250,14 +258,20 @@ func DefaultConfig() Config {
 		History: HistoryConfig{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
 			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement},
 		Recording: RecordingConfig{MaxMiB: 64},
-		CRI:       CRIConfig{Events: true},
+		CRI:       CRIConfig{Endpoint: os.Getenv(endpointVariable), Events: true},
 		Kubelet:   KubeletConfig{ConfigFile: "/var/lib/kubelet/config.yaml"},
 		Metrics:   MetricsConfig{PodSeries: metrics.DefaultPods},
 	}
 }
 
-// readConfigText reads a config file.
+// readConfigText reads a config file. Beside it, in a folder that is a ConfigMap, the pause switch of earlier versions may lie:
+// it is refused, as a pause must not be lost unseen.
 func readConfigText(path string) ([]byte, error) {
+	if old, err := os.ReadFile(filepath.Join(filepath.Dir(path), kube.PauseKey)); err == nil {
+		if v := strings.TrimSpace(string(old)); v != "" && v != "false" {
+			return nil, fmt.Errorf("read config %s: its ConfigMap has the key %q: the pause switch is the ConfigMap spillway-pause now. Set the key there if evictions are to stay paused, and take it out here", path, kube.PauseKey)
+		}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
@@ -323,7 +337,7 @@ func (c *Config) check() []finding {
 	var out []finding
 	bad := func(key, format string, args ...any) { out = append(out, finding{key, fmt.Sprintf(format, args...)}) }
 	if c.Mode != Observe && c.Mode != Enforce {
-		bad("mode", "%q, want observe or enforce", c.Mode)
+		bad("mode", "%q, want observe or enforce (of the file, else of the variable "+modeVariable+")", c.Mode)
 	}
 	if _, ok := presets[c.Preset]; !ok && c.Preset != "" {
 		bad("preset", "%q, want small (under 10 nodes), medium (10 to 50) or large", string(c.Preset))

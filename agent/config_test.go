@@ -148,8 +148,8 @@ func TestShippedConfigIsTheDefault(t *testing.T) {
 	if diff := cmp.Diff(DefaultConfig(), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("defaults (-) against the shipped file (+):\n%s", diff)
 	}
-	// What a preset sets is commented out, as a key that is given overrides it; the comment shows the default.
-	shown := regexp.MustCompile(`(?m)^( *)# (alertPercent|evictPercent|roundLimit): `).ReplaceAll(data, []byte("$1$2: "))
+	// What a preset or a variable sets is commented out, as a key that is given overrides it; the comment shows the default.
+	shown := regexp.MustCompile(`(?m)^( *)# (alertPercent|evictPercent|roundLimit|mode|endpoint): `).ReplaceAll(data, []byte("$1$2: "))
 	if got, err = ParseConfig(shown); err != nil {
 		t.Fatal(err)
 	}

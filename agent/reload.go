@@ -129,6 +129,11 @@ func (l *loop) configure(now time.Time, next Config) {
 	}
 	if live.Mode != a.cfg.Mode {
 		l.endOnce(now, status.OnceStopped, "the mode was changed: the run was begun for the other one")
+		select { // only the newest counts
+		case <-a.modes:
+		default:
+		}
+		a.modes <- live.Mode
 	}
 	a.cfg = live
 	a.current.Store(&live)

@@ -10,12 +10,20 @@ import (
 // maxSocketPath is the longest path that fits sockaddr_un.sun_path with its terminating NUL (unix(7)).
 const maxSocketPath = 107
 
-// wellKnown returns the sockets that are tried when no endpoint is given: containerd, the containerd of k3s and RKE2,
-// CRI-O, cri-dockerd. A Docker node also has a containerd socket, with the CRI switched off: it is passed over.
+// MountedDir is where the DaemonSet mounts the folder of the node's runtime, or cri-dockerd's socket itself.
+const MountedDir = "/host/runtime"
+
+// wellKnown returns the sockets that are tried when no endpoint is given: what the DaemonSet mounts, then on the node itself
+// containerd, the containerd of k3s and RKE2, of k0s and of microk8s, CRI-O, cri-dockerd. A Docker node also has a containerd socket, with the CRI switched off: it is passed over.
 func wellKnown() []string {
 	return []string{
+		MountedDir + "/containerd.sock",
+		MountedDir + "/crio.sock",
+		MountedDir,
 		"/run/containerd/containerd.sock",
 		"/run/k3s/containerd/containerd.sock",
+		"/run/k0s/containerd.sock",
+		"/var/snap/microk8s/common/run/containerd.sock",
 		"/run/crio/crio.sock",
 		"/run/cri-dockerd.sock",
 	}

@@ -1,5 +1,5 @@
 // Package deploy_test holds the manifests to what they promise: that the single file is in step with the base, that the
-// enforce overlay can find its line, and that the agent's pod and rights have no more than the reviewed list. It reads
+// overlays combine, and that the agent's pod and rights have no more than the reviewed list. It reads
 // files only; whether an API server takes them is for the end-to-end tests to say.
 package deploy_test
 
@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -104,54 +105,37 @@ func TestSingleFileIsInStep(t *testing.T) {
 	}
 }
 
-// TestEnforceChangesOneLine holds both ends of the overlay's replacement, which goes by line number.
-func TestEnforceChangesOneLine(t *testing.T) {
-	config, err := os.ReadFile("base/config.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, rest, _ := strings.Cut(string(config), "\n")
-	if first != "mode: observe" {
-		t.Errorf("config.yaml begins with %q; the enforce overlay replaces the first line, which must be the mode", first)
-	}
-	line := dig[string](load(t, "overlays/enforce/mode.yaml")["ConfigMap <nil>/mode"], "data", "line")
-	var was, is map[string]any
-	if err := yaml.Unmarshal(config, &was); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.Unmarshal([]byte(line+"\n"+rest), &is); err != nil {
-		t.Fatal(err)
-	}
-	was["mode"] = "enforce"
-	if diff := cmp.Diff(was, is); diff != "" {
-		t.Errorf("the overlay changes more than the mode (-want +got):\n%s", diff)
+// TestOverlaysNameWhatTheyChange: a patch by number changes something else as soon as a line is added above it, and two such do
+// not combine.
+func TestOverlaysNameWhatTheyChange(t *testing.T) {
+	for _, pattern := range []string{"overlays/*/kustomization.yaml", "components/*/kustomization.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) < 9 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := byNumber.FindString(string(text)); m != "" {
+				t.Errorf("%s patches by number: %s", file, m)
+			}
+			kind := load(t, file)
+			if want := map[bool]string{true: "Component", false: "Kustomization"}[strings.HasPrefix(file, "components")]; kind[want+" <nil>/<nil>"] == nil {
+				t.Errorf("%s is no %s", file, want)
+			}
+		}
 	}
 }
 
-// TestNoRuntimeChangesOneLine holds both ends of that overlay's replacement, and of its removals.
-func TestNoRuntimeChangesOneLine(t *testing.T) {
-	config, err := os.ReadFile("base/config.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay := load(t, "overlays/no-cri/kustomization.yaml")["Kustomization <nil>/<nil>"]
-	target := dig[[]any](dig[[]any](overlay, "replacements")[0].(map[string]any), "targets")[0].(map[string]any)
-	lines := strings.Split(string(config), "\n")
-	index := dig[int](target, "options", "index")
-	if lines[index] != `  endpoint: ""` {
-		t.Fatalf("line %d of config.yaml is %q; the overlay replaces the runtime's endpoint there", index, lines[index])
-	}
-	lines[index] = dig[string](load(t, "overlays/no-cri/endpoint.yaml")["ConfigMap <nil>/endpoint"], "data", "line")
-	var was, is map[string]any
-	if err := yaml.Unmarshal(config, &was); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.Unmarshal([]byte(strings.Join(lines, "\n")), &is); err != nil {
-		t.Fatal(err)
-	}
-	was["cri"].(map[string]any)["endpoint"] = "none"
-	if diff := cmp.Diff(was, is); diff != "" {
-		t.Errorf("the overlay changes more than the endpoint (-want +got):\n%s", diff)
+var byNumber = regexp.MustCompile(`path: \S*/\d+(/\S*)?|fieldPaths: .*\.\d+`)
+
+// TestPauseSwitchHasNoState: a key in the shipped object would end a pause whenever the manifest is applied again.
+func TestPauseSwitchHasNoState(t *testing.T) {
+	o := load(t, "spillway.yaml")["ConfigMap spillway-system/spillway-pause"]
+	if o == nil || o["data"] != nil {
+		t.Errorf("the pause switch is %v, want an object without data", o)
 	}
 }
 
@@ -171,7 +155,8 @@ func TestPodHasNoMoreThanItNeeds(t *testing.T) {
 	}
 	wantSecurity := map[string]any{
 		"privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-		"capabilities": map[string]any{"drop": []any{"ALL"}, "add": []any{"BPF", "IPC_LOCK", "PERFMON"}},
+		"capabilities":    map[string]any{"drop": []any{"ALL"}, "add": []any{"BPF", "IPC_LOCK", "PERFMON"}},
+		"appArmorProfile": map[string]any{"type": "Unconfined"}, "seLinuxOptions": map[string]any{"type": "spc_t"},
 	}
 	if diff := cmp.Diff(wantSecurity, agent["securityContext"]); diff != "" {
 		t.Errorf("security context of the container (-want +got):\n%s", diff)
@@ -258,7 +243,8 @@ func TestRightsAreTheReviewedList(t *testing.T) {
 		"<nil> metrics.k8s.io/nodes [list] <nil>",
 		"<nil> policy/poddisruptionbudgets [list] <nil>",
 		"kube-node-lease coordination.k8s.io/leases [get] <nil>",
-		"spillway-system /configmaps [list watch] [spillway-config]",
+		"spillway-system /configmaps [get patch] [spillway-pause]",
+		"spillway-system /configmaps [list watch] [spillway-pause]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rights (-want +got):\n%s", diff)

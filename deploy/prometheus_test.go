@@ -43,7 +43,7 @@ func rules(t *testing.T) ruleFile {
 
 // TestOperatorRulesAreInStep: the operator reads the same rules.
 func TestOperatorRulesAreInStep(t *testing.T) {
-	text, err := os.ReadFile("overlays/prometheus-operator/rules.yaml")
+	text, err := os.ReadFile("components/prometheus-operator/rules.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,12 +52,12 @@ func TestOperatorRulesAreInStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	const label = "kube-prometheus-stack" // by which its Prometheus selects, unless its values say otherwise
-	for name, o := range load(t, "overlays/prometheus-operator/rules.yaml") {
+	for name, o := range load(t, "components/prometheus-operator/rules.yaml") {
 		if dig[string](o, "metadata", "labels", "release") != label {
 			t.Errorf("%s has no label release: %s", name, label)
 		}
 	}
-	for name, o := range load(t, "overlays/prometheus-operator/podmonitor.yaml") {
+	for name, o := range load(t, "components/prometheus-operator/podmonitor.yaml") {
 		if dig[string](o, "metadata", "labels", "release") != label {
 			t.Errorf("%s has no label release: %s", name, label)
 		}

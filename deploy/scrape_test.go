@@ -70,7 +70,7 @@ func TestAlertsAsTheOperatorScrapes(t *testing.T) {
 	// At once, or the slowest would take half an hour.
 	at := filepath.Join(dir, "rules.yaml")
 	write(t, at, regexp.MustCompile(`(?m)^ +for: .*\n`).ReplaceAll(text, nil))
-	monitor, err := os.ReadFile("overlays/prometheus-operator/podmonitor.yaml")
+	monitor, err := os.ReadFile("components/prometheus-operator/podmonitor.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

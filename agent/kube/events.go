@@ -45,7 +45,7 @@ func PodRef(namespace, name, uid string) Ref {
 }
 
 // NodeRef refers to a node.
-func NodeRef(name, uid string) Ref { return Ref{Kind: "Node", Name: name, UID: uid} }
+func NodeRef(name, uid string) Ref { return Ref{Kind: "Node", Name: name, UID: cmp.Or(uid, name)} }
 
 // WorkloadRef refers to the workload of a pod, the Deployment rather than its ReplicaSet, as far as that is known without a
 // question to the API server. ok is false for a pod without a controller.

@@ -85,7 +85,7 @@ func agentFlags(f *pflag.FlagSet, opts *agent.Options, standalone *bool) {
 	f.BoolVar(standalone, "standalone", false, "run without Kubernetes: show memory pressure and OOM kills of this machine, evict nothing")
 	f.StringVar(&opts.NodeName, "node-name", os.Getenv("NODE_NAME"), "name of this node's Node object (default: $NODE_NAME)")
 	f.StringVar(&opts.Kubeconfig, "kubeconfig", "", "kubeconfig file; without it the pod's service account is used")
-	f.StringVar(&opts.EvictAs, "evict-kubeconfig", "", "kubeconfig file used for Eviction calls only, such as the kubelet's own; empty: the agent's own credentials")
+	f.StringVar(&opts.EvictAs, "evict-kubeconfig", os.Getenv("SPILLWAY_EVICT_KUBECONFIG"), "kubeconfig file used for Eviction calls only, such as the kubelet's own; empty: the agent's own credentials (default: $SPILLWAY_EVICT_KUBECONFIG)")
 	f.StringVar(&opts.PauseSwitch, "pause-configmap", "", `ConfigMap, as namespace/name, whose key "pause" stops all evictions while it is "true"; empty: none`)
 	f.StringVar(&opts.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the node's cgroup file systems are mounted")
 	f.StringVar(&opts.ProcRoot, "proc-root", "/proc", "where proc is mounted")

@@ -42,7 +42,7 @@ type server struct {
 	flow       atomic.Pointer[http.Header] // of the newest answer to a token
 }
 
-func startServer(t *testing.T) *server {
+func startServer(t *testing.T, flags ...string) *server {
 	t.Helper()
 	programs, err := cluster.Programs(t.Context(), os.Stderr)
 	if err != nil {
@@ -83,11 +83,11 @@ func startServer(t *testing.T) *server {
 	run(t, dir, filepath.Join(programs, "etcd"), "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
 		"--listen-client-urls=http://127.0.0.1:"+etcd, "--advertise-client-urls=http://127.0.0.1:"+etcd,
 		"--listen-peer-urls=http://127.0.0.1:"+peer, "--initial-advertise-peer-urls=http://127.0.0.1:"+peer, "--initial-cluster=default=http://127.0.0.1:"+peer)
-	s.pid = run(t, dir, filepath.Join(programs, "kube-apiserver"), "--etcd-servers=http://127.0.0.1:"+etcd, "--bind-address=127.0.0.1", "--secure-port="+port,
+	s.pid = run(t, dir, filepath.Join(programs, "kube-apiserver"), append(flags, "--etcd-servers=http://127.0.0.1:"+etcd, "--bind-address=127.0.0.1", "--secure-port="+port,
 		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.96.0.0/16", "--cert-dir="+dir,
 		"--tls-cert-file="+crt, "--tls-private-key-file="+key, "--client-ca-file="+caFile, "--authorization-mode=RBAC",
 		"--disable-admission-plugins=ServiceAccount", // nothing makes a namespace's default account
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+saPub, "--service-account-signing-key-file="+saKey)
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+saPub, "--service-account-signing-key-file="+saKey)...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {

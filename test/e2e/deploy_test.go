@@ -36,6 +36,9 @@ func TestOverlays(t *testing.T) {
 	}
 	operatorTypes(t, ctx)
 	deploy := filepath.Join(runner.Repo, "deploy")
+	if out, err := runner.Cluster.Command(ctx, "sh", "-c", "mkdir -p /run/k3s && ln -sfn /run/containerd /run/k3s/containerd").CombinedOutput(); err != nil {
+		t.Fatalf("the runtime's folder where k3s has it: %s (%v)", out, err)
+	}
 	for _, o := range []struct {
 		name string
 		args []string
@@ -47,6 +50,8 @@ func TestOverlays(t *testing.T) {
 		{"node-identity", []string{"-k", filepath.Join(deploy, "overlays", "node-identity")}, "enforce", status.OK},
 		{"no-cri", []string{"-k", filepath.Join(deploy, "overlays", "no-cri")}, "observe", status.Off},
 		{"prometheus-operator", []string{"-k", filepath.Join(deploy, "overlays", "prometheus-operator")}, "observe", status.OK},
+		{"k3s", []string{"-k", filepath.Join(deploy, "overlays", "k3s")}, "observe", status.OK},
+		{"no-kubelet-config", []string{"-k", filepath.Join(deploy, "overlays", "no-kubelet-config")}, "observe", status.OK},
 	} {
 		t.Run(o.name, func(t *testing.T) {
 			kubectl := func(args ...string) string {
@@ -71,6 +76,39 @@ func TestOverlays(t *testing.T) {
 				t.Errorf("left on the node: %s (%v)", out, err)
 			}
 		})
+	}
+}
+
+// TestComponentsCombine: every two of them render together, in both orders, and the API server takes what comes out, with strict
+// validation of every field.
+func TestComponentsCombine(t *testing.T) {
+	long(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	installAnew(ctx, t, scenario.Observe) // a dry run of what lies in a namespace needs the namespace
+	operatorTypes(t, ctx)
+	components, err := filepath.Glob(filepath.Join(runner.Repo, "deploy", "components", "*"))
+	if err != nil || len(components) < 9 {
+		t.Fatalf("components %v, %v", components, err)
+	}
+	for _, one := range components {
+		for _, other := range components {
+			if one == other {
+				continue
+			}
+			dir, err := os.MkdirTemp(filepath.Join(runner.Repo, "deploy", "overlays"), "pair-") // kustomize wants relative paths
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			text := fmt.Sprintf("resources: [../../base]\ncomponents: [../../components/%s, ../../components/%s]\n", filepath.Base(one), filepath.Base(other))
+			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := runner.Cluster.Kubectl(ctx, "apply", "--dry-run=server", "--validate=strict", "-k", dir); err != nil {
+				t.Errorf("%s with %s: %v\n%s", filepath.Base(one), filepath.Base(other), err, out)
+			}
+		}
 	}
 }
 

@@ -142,7 +142,7 @@ func startPrometheus(t *testing.T, ctx context.Context, programs string) (*prome
 		return nil, err
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	monitor, err := os.ReadFile(filepath.Join(runner.Repo, "deploy", "overlays", "prometheus-operator", "podmonitor.yaml"))
+	monitor, err := os.ReadFile(filepath.Join(runner.Repo, "deploy", "components", "prometheus-operator", "podmonitor.yaml"))
 	if err != nil {
 		return nil, err
 	}

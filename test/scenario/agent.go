@@ -45,7 +45,7 @@ func (r *Runner) install(ctx context.Context, mode Mode, config func(string) str
 
 // pause sets the pause switch, and waits until the agent says so.
 func (r *Runner) pause(ctx context.Context, paused bool) error {
-	if _, err := r.Cluster.Kubectl(ctx, "-n", systemNamespace, "patch", "configmap", "spillway-config", "-p", fmt.Sprintf(`{"data":{"pause":"%t"}}`, paused)); err != nil {
+	if _, err := r.Cluster.Kubectl(ctx, "-n", systemNamespace, "patch", "configmap", "spillway-pause", "-p", fmt.Sprintf(`{"data":{"pause":"%t"}}`, paused)); err != nil {
 		return err
 	}
 	for {
