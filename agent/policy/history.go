@@ -67,7 +67,7 @@ type Past struct {
 	Waiting string `json:",omitempty"`
 }
 
-// owner identifies a controller over renames of its pods; a controller that was made anew is another one. The Jobs of a CronJob
+// owner identifies a controller over renames of its pods; one that was created again is another one. The Jobs of a CronJob
 // are one: each begins as the last one did.
 type owner struct{ uid, namespace, kind, name string }
 
