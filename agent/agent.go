@@ -226,6 +226,7 @@ func (a *Agent) openCluster() error {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
 	a.cluster = newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet, excluded: a.cfg.ExcludedNodes}, a.tree.MemoryVersion() == 2, &a.sources, a.log)
+	client.PauseFor(pausedBeside(a.opts.ConfigFile)) // before the first look of watchConfig
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.openHabits()

@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/judge"
 	"spillway/agent/podmap"
+	"spillway/agent/policy"
+	"spillway/agent/pressure"
 	"spillway/cgroup"
 )
 
@@ -189,5 +192,32 @@ func TestLeftOf(t *testing.T) {
 				t.Errorf("%d, %v; want %d, %v", got, ok, tc.want, tc.ok)
 			}
 		})
+	}
+}
+
+// Who holds the page cache that cannot be given back is the cause, at any level: no share of the node's pods holds its eviction.
+func TestCacheOwnerIsNoRelief(t *testing.T) {
+	l, c := &loop{}, &policy.Candidate{}
+	for _, tc := range []struct {
+		name   string
+		level  pressure.Level
+		owner  string
+		grower bool
+		want   bool
+	}{
+		{"a bystander at critical", pressure.Critical, "", false, false},
+		{"a grower for used memory", pressure.Evict, "", true, false},
+		{"a grower at critical", pressure.Critical, "", true, true},
+		{"the owner of the cache", pressure.Evict, "uid", false, true},
+		{"the owner of the cache at critical", pressure.Critical, "uid", false, true},
+	} {
+		l.verdict.Now, c.Grower = tc.level, tc.grower
+		pods := &judge.Pods{CacheOwner: tc.owner}
+		if got := l.ask(pods, c).Culprit; got != tc.want {
+			t.Errorf("%s: culprit %v, want %v", tc.name, got, tc.want)
+		}
+		if l.ask(pods, nil).Culprit {
+			t.Errorf("%s: a culprit although there is no victim", tc.name)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"spillway/agent/kube"
@@ -186,7 +187,14 @@ func (c *cluster) fileChanged(last *os.FileInfo) bool {
 	}
 	old := *last
 	*last = fi
-	return old != nil && (!os.SameFile(old, fi) || !old.ModTime().Equal(fi.ModTime()) || old.Size() != fi.Size())
+	return old != nil && (!os.SameFile(old, fi) || !old.ModTime().Equal(fi.ModTime()) || old.Size() != fi.Size() || replaced(old) != replaced(fi))
+}
+
+// replaced reports whether the file is in no folder any more: another one was put in its place on the node, and a mount of the
+// one file goes on showing the old one.
+func replaced(fi os.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 0
 }
 
 // watchState names the state of the pod watch and of the pause switch.
@@ -291,6 +299,9 @@ func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Thresh
 	}
 	if !found && ours.ConfigFile != "" {
 		got, err := kube.ReadKubeletConfigFile(ours.ConfigFile, ours.DropInDir)
+		if fi, serr := os.Stat(ours.ConfigFile); err == nil && serr == nil && replaced(fi) {
+			err = fmt.Errorf("%s was replaced on the node, and this mount shows the old file: delete the agent's pod, the next one sees the new file", ours.ConfigFile)
+		}
 		if err == nil {
 			cfg, found = got, true
 		} else {

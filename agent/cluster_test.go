@@ -76,6 +76,40 @@ func TestKubeletThresholds(t *testing.T) {
 	}
 }
 
+// TestReplacedKubeletFile: a mount of one file goes on showing what was replaced on the node. Its text is no answer any more, and
+// the moment at which that happened is seen.
+func TestReplacedKubeletFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	const text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nevictionHard: {memory.available: 200Mi}\n"
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mount := fmt.Sprintf("/proc/self/fd/%d", f.Fd()) // like a mount it keeps the file that it was made of
+	c := newCluster(nil, clusterSettings{kubelet: KubeletConfig{ConfigFile: mount}}, false, new(sources), slog.New(slog.DiscardHandler))
+	var last os.FileInfo
+	c.fileChanged(&last)
+	if _, _, err := c.kubelet(t.Context(), nodeView{}); err != nil || c.fileChanged(&last) {
+		t.Fatalf("before: %v, or a change was seen", err)
+	}
+	if err := os.Rename(path, path+".old"); err == nil {
+		err = os.Remove(path + ".old")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.fileChanged(&last) || c.fileChanged(&last) {
+		t.Error("the change is not seen, or more than once")
+	}
+	if _, _, err := c.kubelet(t.Context(), nodeView{}); err == nil || !strings.Contains(err.Error(), "was replaced on the node") {
+		t.Errorf("error %v, want that the file was replaced", err)
+	}
+}
+
 func thresholdText(th pressure.Threshold) string {
 	kind, value := "soft", strconv.FormatInt(int64(th.Bytes), 10)
 	if th.Percent != 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -264,14 +265,25 @@ func DefaultConfig() Config {
 	}
 }
 
-// readConfigText reads a config file. Beside it, in a folder that is a ConfigMap, the pause switch of earlier versions may lie:
-// it is refused, as a pause must not be lost unseen.
-func readConfigText(path string) ([]byte, error) {
-	if old, err := os.ReadFile(filepath.Join(filepath.Dir(path), kube.PauseKey)); err == nil {
-		if v := strings.TrimSpace(string(old)); v != "" && v != "false" {
-			return nil, fmt.Errorf("read config %s: its ConfigMap has the key %q: the pause switch is the ConfigMap spillway-pause now. Set the key there if evictions are to stay paused, and take it out here", path, kube.PauseKey)
-		}
+// pausedBeside says why evictions are paused by a file beside the config file, "" when they are not: where that is a mounted
+// ConfigMap, the file is its key, which was the pause switch of earlier versions. A pause must not be lost.
+func pausedBeside(config string) string {
+	path := filepath.Join(filepath.Dir(config), kube.PauseKey)
+	text, err := os.ReadFile(path)
+	switch v := strings.TrimSpace(string(text)); {
+	case config == "" || errors.Is(err, fs.ErrNotExist):
+		return ""
+	case err != nil:
+		return fmt.Sprintf("the pause switch beside the config file cannot be read: %v", err)
+	case v == "" || v == "false":
+		return ""
+	default:
+		return fmt.Sprintf("%s is %q: take the key %q out of the config's ConfigMap to go on; the pause switch is a ConfigMap of its own now, spillway-pause", path, v, kube.PauseKey)
 	}
+}
+
+// readConfigText reads a config file.
+func readConfigText(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)

@@ -343,7 +343,7 @@ func (l *loop) shorten(now time.Time) {
 // hold returns why no decision may act now, "" when one may: every path to an eviction asks it. victim is the pod that would be
 // evicted; nil stands for one without a part in the growth.
 func (l *loop) hold(now time.Time, pods *judge.Pods, victim *policy.Candidate) (name, why string) {
-	return l.holdFor(now, victim, func() (name, why string) { return l.judge.Hold(pods) })
+	return l.holdFor(now, l.ask(pods, victim), func() (name, why string) { return l.judge.Hold(pods) })
 }
 
 // causes reports whether a pod has a real part in a growth that has to be answered now: no cooldown holds it.
@@ -351,14 +351,15 @@ func (l *loop) causes(victim *policy.Candidate) bool {
 	return victim != nil && victim.Grower && l.verdict.Need.ByETA
 }
 
-// ask is how the brakes are asked for a victim; nil stands for a pod without a part in the growth.
-func (l *loop) ask(victim *policy.Candidate) evict.Ask {
+// ask is how the brakes are asked for a victim; nil stands for a pod without a part in the growth. Who holds the page cache that
+// cannot be given back has one: no other pod is a victim then.
+func (l *loop) ask(pods *judge.Pods, victim *policy.Candidate) evict.Ask {
 	grows, critical := l.causes(victim), l.verdict.Now == pressure.Critical
-	return evict.Ask{Joins: true, Grower: grows, Culprit: grows || critical && victim != nil && victim.Grower}
+	return evict.Ask{Joins: true, Grower: grows, Culprit: grows || victim != nil && (critical && victim.Grower || pods.CacheOwner != "")}
 }
 
 // holdFor asks cause whether the verdict itself forbids an eviction.
-func (l *loop) holdFor(now time.Time, victim *policy.Candidate, cause func() (name, why string)) (name, why string) {
+func (l *loop) holdFor(now time.Time, ask evict.Ask, cause func() (name, why string)) (name, why string) {
 	boot, health := l.a.samples.Now(), l.a.samples.Health()
 	runtime, view, node := l.a.runtimeView.Load(), l.a.cluster.client.Pods(), l.a.cluster.node.Load()
 	m, pause := l.a.mapper.Map(), l.a.cluster.client.Pause()
@@ -396,7 +397,7 @@ func (l *loop) holdFor(now time.Time, victim *policy.Candidate, cause func() (na
 	}
 	// A decision knows who is on the way out already: it is for what they cannot do in time.
 	l.a.evicts.CountPods(len(view.Pods))
-	if why := l.a.evicts.ForbidFor(now, l.ask(victim)); why != "" {
+	if why := l.a.evicts.ForbidFor(now, ask); why != "" {
 		return "brake", why
 	}
 	return "", ""
@@ -429,7 +430,7 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 	}
 	l.keep(now, d, "")
 	l.recordDecision(&pods, &made, "", d.ID)
-	ask := l.ask(victim)
+	ask := l.ask(&pods, victim)
 	_, ok := l.a.evicts.Start(now, evict.Victim{
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin), Joins: true,
 		Grower: ask.Grower, Culprit: ask.Culprit, Bystander: !victim.Grower && pods.CacheOwner == "", Level: l.verdict.Now.String(), Hard: victim.Hard,
@@ -438,7 +439,7 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 	if ok {
 		l.noteCacheVictim(&pods, victim.Pod)
 	} else {
-		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidFor(now, l.ask(victim))))
+		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", errors.New(l.a.evicts.ForbidFor(now, ask)))
 	}
 }
 

@@ -83,19 +83,24 @@ func TestConfigVariables(t *testing.T) {
 	}
 }
 
-// TestOldPauseKey: a pause that lies where it is not read any more is refused and not lost.
-func TestOldPauseKey(t *testing.T) {
+// TestPausedBeside: a pause that lies where it lay in earlier versions holds.
+func TestPausedBeside(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "config.yaml")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, config := range []string{"", file} {
+		if why := pausedBeside(config); why != "" {
+			t.Errorf("config %q without the key: paused, %s", config, why)
+		}
 	}
-	for value, refused := range map[string]bool{"true\n": true, "yes": true, "false": false, "": false} {
+	for value, paused := range map[string]bool{"true\n": true, "yes": true, "false": false, "": false} {
 		if err := os.WriteFile(filepath.Join(dir, "pause"), []byte(value), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadConfig(file); (err != nil) != refused || refused && !strings.Contains(err.Error(), "spillway-pause") {
-			t.Errorf("pause %q: %v, want refused %v", value, err, refused)
+		if why := pausedBeside(file); (why != "") != paused || paused && !strings.Contains(why, "spillway-pause") {
+			t.Errorf("pause %q: %q, want paused %v", value, why, paused)
 		}
+	}
+	if why := pausedBeside(filepath.Join(dir, "pause", "config.yaml")); why == "" {
+		t.Error("a switch that cannot be read does not pause")
 	}
 }

@@ -126,7 +126,7 @@ func (o *onceLoop) busy() string {
 // hold asks all that a decision of the node's own is asked, and more: nobody joins others on their way out. Only growth
 // from outside the pods does not matter: nobody is evicted for it.
 func (o *onceLoop) hold() (name, why string) {
-	if name, why := o.l.holdFor(o.now, nil, func() (name, why string) { return o.l.judge.HoldFor(&judge.Pods{}) }); name != "" {
+	if name, why := o.l.holdFor(o.now, o.l.ask(&judge.Pods{}, nil), func() (name, why string) { return o.l.judge.HoldFor(&judge.Pods{}) }); name != "" {
 		return name, why
 	}
 	o.l.a.evicts.CountPods(len(o.l.a.cluster.client.Pods().Pods))

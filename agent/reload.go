@@ -61,6 +61,9 @@ func (a *Agent) watchConfig(ctx context.Context) error {
 	seen := ""  // the newest text; "" when it could not be read
 	unread := 0 // looks in a row that could not read it
 	for first := true; ; first = false {
+		if a.cluster != nil {
+			a.cluster.client.PauseFor(pausedBeside(a.opts.ConfigFile))
+		}
 		text, err := readConfigText(a.opts.ConfigFile)
 		switch {
 		case err != nil:

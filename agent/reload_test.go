@@ -56,6 +56,8 @@ func TestConfigReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pause := filepath.Join(dir, "pause") // where the switch lay in earlier versions
+	put(pause, "true")
 	var log lockedBuffer
 	level := new(slog.LevelVar)
 	a, err := New(Options{
@@ -65,6 +67,10 @@ func TestConfigReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !a.cluster.client.Pause().Paused {
+		t.Error("the agent starts without the pause that lies beside its file")
+	}
+	put(pause, "false")
 	a.lookEvery = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -131,6 +137,11 @@ func TestConfigReload(t *testing.T) {
 	if level.Level() != slog.LevelDebug || a.cluster.settings.Load().excluded[0] != "spare" || metric("spillway_config_reloads_total") != 1 {
 		t.Errorf("level %v, excluded %v, %v reloads", level.Level(), a.cluster.settings.Load().excluded, metric("spillway_config_reloads_total"))
 	}
+
+	put(pause, "true")
+	wait("a pause beside the file", func(s *status.Status, _ func(string) status.Source) bool { return s.Evictions.Paused && strings.Contains(s.Evictions.Forbidden, pause) })
+	put(pause, "")
+	wait("no pause any more", func(s *status.Status, _ func(string) status.Source) bool { return !s.Evictions.Paused })
 
 	put(file, "mode: observe\nhourlyCap: 4000\n")
 	wait("a refused file", func(s *status.Status, source func(string) status.Source) bool {

@@ -65,6 +65,7 @@ type Client struct {
 
 	pods      *podStore
 	pause     *pauseStore // nil: no switch
+	pausedFor atomic.Pointer[string]
 	workloads *answers[workloadKey, controller]
 	budgets   *answers[string, budgetList] // by namespace
 	scalers   *answers[string, scalerList] // by namespace

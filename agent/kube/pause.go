@@ -40,8 +40,14 @@ type pauseStore struct {
 	contact time.Time // when the server last told something
 }
 
+// PauseFor pauses whatever the switch says, and why; "" leaves it to the switch again.
+func (c *Client) PauseFor(why string) { c.pausedFor.Store(&why) }
+
 // Pause returns the pause switch. Without Options.PauseConfigMap it is known and off.
 func (c *Client) Pause() PauseView {
+	if why := c.pausedFor.Load(); why != nil && *why != "" {
+		return PauseView{Known: true, Paused: true, Detail: *why}
+	}
 	if c.pause == nil {
 		return PauseView{Known: true, Detail: "no pause switch"}
 	}

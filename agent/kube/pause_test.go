@@ -57,3 +57,21 @@ func TestPauseView(t *testing.T) {
 		want("no ConfigMap", false, false, "does not exist")
 	})
 }
+
+// TestPauseFor: a reason of the agent's own pauses without a switch and beside one, until it is taken back.
+func TestPauseFor(t *testing.T) {
+	on := &pauseStore{name: "ns/config", synced: true, found: true, data: map[string]string{PauseKey: "false"}, contact: time.Now()}
+	for _, c := range []*Client{{}, {pause: on}} {
+		if v := c.Pause(); !v.Known || v.Paused {
+			t.Errorf("before: %+v", v)
+		}
+		c.PauseFor("an old switch")
+		if v := c.Pause(); !v.Known || !v.Paused || v.Detail != "an old switch" {
+			t.Errorf("paused: %+v", v)
+		}
+		c.PauseFor("")
+		if v := c.Pause(); !v.Known || v.Paused {
+			t.Errorf("taken back: %+v", v)
+		}
+	}
+}

@@ -218,11 +218,11 @@ func safety() []*scenario {
 		cache   curve
 		host    curve
 	}{
-		{"page cache brings the node 50 MiB under and stays, the agent starts anew then", 33.5, 3.1, leak(0, 150*mib, 4.63*gib), nil},
-		{"the same, the agent starts anew while it grows", 25, 3.1, leak(0, 150*mib, 4.63*gib), nil},
+		{"page cache brings the node 50 MiB under and stays, the agent restarts then", 33.5, 3.1, leak(0, 150*mib, 4.63*gib), nil},
+		{"the same, the agent restarts while it grows", 25, 3.1, leak(0, 150*mib, 4.63*gib), nil},
 		{"page cache fills a node that was packed to 91 % from the start", 0, 6.38, leak(0, 50*mib, 1.35*gib), nil},
-		{"the host takes what is left and keeps it, the agent starts anew then", 45, 1, nil, leak(0, 200*mib, 6.79*gib)},
-		{"a pod took what was left and stands still, the agent starts anew then", 45, 1, nil, nil},
+		{"the host takes what is left and keeps it, the agent restarts then", 45, 1, nil, leak(0, 200*mib, 6.79*gib)},
+		{"a pod took what was left and stands still, the agent restarts then", 45, 1, nil, nil},
 	} {
 		add(scenario{
 			name: c.what, want: "no pod: what stands there is no pod's growth", seconds: 120, restart: c.restart,
