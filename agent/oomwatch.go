@@ -18,11 +18,12 @@ import (
 
 const (
 	oomTick = time.Second
-	// settleTime is how long after a notification the counter is read, as v1 tells before it kills; logSettleTime where the log
-	// reports, whose line says more and is printed after the counter rose.
-	settleTime    = 20 * time.Millisecond
-	logSettleTime = 150 * time.Millisecond
-	maxSettleTime = time.Second
+	// settleTime is how long after a notification the counter is read, as v1 tells before it kills, and maxSettleTime how long at
+	// most while kills go on; the other two where the log reports, whose line says more and is printed after the counter rose.
+	settleTime       = 20 * time.Millisecond
+	maxSettleTime    = time.Second
+	logSettleTime    = 300 * time.Millisecond
+	maxLogSettleTime = 5 * time.Second
 	// orphanWait is how long a line of the log whose process is gone waits for a counter that tells where it was.
 	orphanWait = 400 * time.Millisecond
 	remember   = 10 * time.Second // marks and causes, to know them again
@@ -375,13 +376,13 @@ func (w *killWatch) word(g cgroup.WakeGroup) {
 	if o, ok := w.a.mapper.Map().Under(at); ok && o.ContainerID != "" {
 		at = path.Dir(o.Path)
 	}
-	wait := settleTime
+	wait, most := settleTime, maxSettleTime
 	if w.log != nil {
-		wait = logSettleTime
+		wait, most = logSettleTime, maxLogSettleTime
 	}
 	d, waits := w.dirty[at]
 	if !waits {
-		d.until = now + maxSettleTime
+		d.until = now + most
 	}
 	d.due = min(now+wait, d.until) // each kill has its time
 	w.dirty[at] = d
@@ -421,6 +422,8 @@ func (w *killWatch) due(ctx context.Context) {
 	for at, d := range w.dirty {
 		if d.due <= now {
 			delete(w.dirty, at)
+			w.takeLines() // which a busy node reads late
+			w.reportLines(ctx)
 			w.account(ctx, at, false)
 		}
 	}
