@@ -246,6 +246,10 @@ func (v *VM) prepare(ctx context.Context, programs string) (VMRequest, error) {
 	if files["/usr/bin/runc"], err = lookRoot("runc"); err != nil {
 		return VMRequest{}, err
 	}
+	// With it containerd confines the containers.
+	if files["/usr/bin/apparmor_parser"], err = vm.AppArmorParser(ctx, store, c.progress); err != nil {
+		return VMRequest{}, err
+	}
 	for name, source := range files {
 		if err := a.Program(ctx, name, source); err != nil {
 			return VMRequest{}, err

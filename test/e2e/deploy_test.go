@@ -363,6 +363,7 @@ spec:
 
 // auditEvent is what matters here of an audit.k8s.io/v1 Event.
 type auditEvent struct {
+	AuditID          string
 	Verb, RequestURI string
 	StageTimestamp   time.Time
 	User             struct{ Username string }

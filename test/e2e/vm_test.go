@@ -67,6 +67,7 @@ func TestVM(t *testing.T) {
 				})
 			}
 			t.Run("OOM kill", TestOOMKill)
+			t.Run("AppArmor", appArmorOnVM)
 			t.Run("margins", TestMargins)
 		})
 	}

@@ -120,6 +120,15 @@ func Tools(ctx context.Context, cache, dir string, progress io.Writer) (guest, b
 	return guest, filepath.Join(pkg, "bin", "busybox"), nil
 }
 
+// AppArmorParser returns Debian's program that loads AppArmor profiles. Its kernels have AppArmor on.
+func AppArmorParser(ctx context.Context, cache string, progress io.Writer) (string, error) {
+	pkg, err := archive{}.unpacked(ctx, cache, "apparmor", progress)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(pkg, "sbin", "apparmor_parser"), nil
+}
+
 // goTool runs the go command for static binaries of this machine's kind; it must be called inside the source tree.
 func goTool(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)

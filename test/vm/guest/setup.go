@@ -48,6 +48,7 @@ func mountAll(cg vm.Cgroup) error {
 		{"mqueue", "/dev/mqueue", ""},
 		{"tmpfs", "/run", "mode=755"},
 		{"tracefs", "/sys/kernel/tracing", ""},
+		{"securityfs", "/sys/kernel/security", ""},
 		{"bpf", "/sys/fs/bpf", ""},
 	}
 	switch cg {
