@@ -69,9 +69,9 @@ type Agent struct {
 
 	tree     *cgroup.Tree
 	samples  *sampler.Sampler
-	waker    *cgroup.Waker // nil: none here
-	habits   *habits       // nil without a cluster
-	timings  *timings      // likewise
+	waker    *sampler.Waker // nil: none here
+	habits   *habits        // nil without a cluster
+	timings  *timings       // likewise
 	mapper   *podmap.Mapper
 	podCPU   *podCPU                        // nil: standalone
 	runtime  *cri.Client                    // nil: none here
@@ -273,7 +273,9 @@ func (a *Agent) pods() []policy.Pod {
 
 // track tells the sampler which cgroups to follow.
 func (a *Agent) track(m *podmap.Map) {
-	a.watchPods(m)
+	if a.waker != nil {
+		a.waker.Watch(m.Kubepods)
+	}
 	targets := make([]sampler.Target, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
@@ -319,7 +321,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent starts", messageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
 	start("sampler", a.samples.Run)
 	if a.waker != nil {
-		start("waker", a.runWaker)
+		start("waker", a.waker.Run)
 	}
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)

@@ -19,7 +19,7 @@
 // recording of its arguments can be played again, see [Replay].
 //
 // The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
-// the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
+// the margin is on its way out; triggers of the kernel ([sampler.Waker]) wake it in between.
 //
 // OOM kills have a goroutine of their own (killWatch), which joins the tracer's events with the rungs below it: the kernel's log
 // and the counters of cgroups; agent/oom is the pure part of it. It never waits for the loop, nor the loop for it. A

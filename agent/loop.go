@@ -45,7 +45,6 @@ type loop struct {
 	slow         []pressure.Slow   // that the judge has not seen
 	samples      []pressure.Sample // likewise
 	limits       limits
-	wakes        wakeFilter
 	risks        risks
 	near         nearMiss
 	points       []pressure.Point
@@ -137,9 +136,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.watchShows(time.Now())
 			continue
 		case <-wakes:
-			if l.wakes.allow(l.a.samples.Now()) {
-				l.a.samples.Wake()
-			}
+			l.a.waker.Woken()
 			continue
 		case q := <-l.a.questions:
 			l.answer(time.Now(), q)

@@ -26,13 +26,16 @@ func (l *loop) publish(now time.Time) {
 		Loop: status.Loop{
 			IntervalSeconds: h.Pace.Seconds(), Sweeps: h.Sweeps, LateSweeps: h.Late, LastLateSeconds: h.LastLate.Seconds(),
 			WorstLateSeconds: h.WorstLate.Seconds(), LastSweepSeconds: h.LastSweep.Seconds(), ReadErrors: h.Errors, LastError: h.LastError,
-			LastPass: now, Passes: l.passes, WorstFillRate: h.WorstRate, Wakes: h.Wakes, WakesPassed: l.wakes.Passed, RingBytes: h.RingBytes, PodSweeps: h.PodSweeps,
+			LastPass: now, Passes: l.passes, WorstFillRate: h.WorstRate, Wakes: h.Wakes, RingBytes: h.RingBytes, PodSweeps: h.PodSweeps,
 			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
 		Ledger: a.ledgerStatus(), Undelivered: a.undelivered(),
 		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
 	}
 	slices.Reverse(s.OOMKills)
+	if a.waker != nil {
+		s.Loop.WakesPassed = a.waker.Passed()
+	}
 	if a.incidents != nil {
 		s.Incidents = a.incidents.newest()
 	}
