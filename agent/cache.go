@@ -21,7 +21,7 @@ import (
 
 // openReclaim makes the rung that gives page cache back.
 func (a *Agent) openReclaim() (err error) {
-	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != Enforce})
+	a.reclaims, err = reclaim.New(reclaim.Options{Call: reclaim.Cgroups(a.tree), DryRun: a.cfg.Mode != Enforce})
 	a.nameReclaim()
 	return err
 }
@@ -41,96 +41,6 @@ func (l *loop) reclaims() *reclaim.Manager {
 		return nil
 	}
 	return l.a.reclaims
-}
-
-// goneBefore is no fault: pods come and go.
-const goneBefore = "the pod's cgroup is gone"
-
-// callReclaim makes one write, or only reads what there is to give back. It runs on the goroutine of the reclaims.
-func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool) reclaim.Answer {
-	out := reclaim.Answer{Cost: reclaim.Cost{Refaults: -1, MajorFaults: -1}}
-	var m cgroup.Memory
-	g, err := a.tree.Group(r.Path)
-	if err == nil {
-		defer g.Close()
-		err = g.Memory(&m)
-	}
-	switch {
-	case errors.Is(err, cgroup.ErrGone), err == nil && g.ID() != r.ID:
-		out.Refused = goneBefore
-		return out
-	case err != nil:
-		out.Err = err
-		return out
-	}
-	if !measure {
-		want := r.Bytes
-		if active, ok := m.ActiveFile.Bytes(); ok && r.All { // a fast reader has more by now
-			want = max(want, policy.Droppable(active))
-		}
-		var got cgroup.ReclaimResult
-		if r.Left {
-			got, err = a.tree.ReclaimLeft(ctx, r.Path, r.ID)
-		} else {
-			got, err = a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), want, &m))
-		}
-		out.Took, out.Back = got.Took, workingSetFell(&got)
-		out.Freed, _ = got.Back.Bytes()
-		var refused *cgroup.ReclaimRefused
-		var unsupported *cgroup.UnsupportedError
-		switch {
-		case err == nil:
-		case errors.As(err, &refused):
-			out.Refused = refused.Error()
-		case errors.As(err, &unsupported):
-			out.Refused, out.Final = err.Error(), true
-		case errors.Is(err, cgroup.ErrGone):
-			out.Refused = goneBefore
-		default:
-			out.Err = err
-		}
-		if g.Memory(&m) != nil {
-			return out
-		}
-	}
-	out.Cache, out.HaveCache = m.ActiveFile.Bytes()
-	var d cgroup.Detail
-	if g.Detail(&d) == nil {
-		out.Cost = reclaim.Cost{Refaults: counter(d.RefaultFile), MajorFaults: counter(d.MajorFaults)}
-	}
-	return out
-}
-
-// reclaimBytes is what the kernel is asked for so that active page cache falls by want: it takes the inactive first, which
-// the kubelet does not count. A v1 kernel is asked for no more than what is not mapped by now.
-func reclaimBytes(version int, want uint64, m *cgroup.Memory) uint64 {
-	inactive, ok := m.InactiveFile.Bytes()
-	if !ok {
-		return want
-	}
-	active, ok1 := m.ActiveFile.Bytes()
-	mapped, ok2 := m.MappedFile.Bytes()
-	if version == 1 && ok1 && ok2 {
-		return min(want+inactive, max(active+inactive-min(active+inactive, mapped), 1))
-	}
-	return max(want+inactive, 1)
-}
-
-// workingSetFell is what the kubelet sees of a reclaim, in bytes.
-func workingSetFell(r *cgroup.ReclaimResult) uint64 {
-	before, ok1 := r.Before.WorkingSet.Bytes()
-	after, ok2 := r.After.WorkingSet.Bytes()
-	if !ok1 || !ok2 {
-		return 0
-	}
-	return before - min(before, after)
-}
-
-func counter(a cgroup.Amount) int64 {
-	if n, ok := a.Bytes(); ok && n < 1<<62 {
-		return int64(n)
-	}
-	return -1
 }
 
 // reclaimCache gives page cache back when that is what the node is short of. It returns whether page cache is the answer
@@ -329,7 +239,7 @@ func (l *loop) reclaimed(r reclaim.Result) {
 		l.recordEvent(now, "reclaim", map[string]any{"pod": a.Pod, "uid": a.UID, "lastingBytes": a.Lasting, "refaults": a.Refaults, "majorFaults": a.MajorFaults})
 		return
 	}
-	state := reclaimState(a)
+	state := a.State()
 	attrs = append(attrs, "state", state, "back_bytes", a.Answer.Back, "seconds", a.Answer.Took.Seconds(), "dry_run", a.DryRun)
 	switch {
 	case a.Answer.Err != nil:
@@ -374,21 +284,6 @@ func (l *loop) due(now time.Time, key string) bool {
 	return true
 }
 
-// reclaimState is what came of an attempt, in one word or two.
-func reclaimState(a *reclaim.Attempt) string {
-	switch {
-	case a.EndedAt.IsZero():
-		return "reclaiming"
-	case a.DryRun:
-		return "would-reclaim"
-	case a.Answer.Refused != "":
-		return "refused"
-	case a.Answer.Err != nil:
-		return "failed"
-	}
-	return "reclaimed"
-}
-
 func (l *loop) apiPod(uid string) *policy.Pod {
 	view := l.a.cluster.client.Pods()
 	for i := range view.Pods {
@@ -407,7 +302,7 @@ func (l *loop) reclaimStatus() status.Reclaims {
 	out := status.Reclaims{Forbidden: m.Never()}
 	out.Count, out.BackBytes = m.Totals()
 	for _, a := range slices.Backward(m.Attempts()) {
-		r := status.Reclaim{Pod: a.Pod, UID: a.UID, At: a.At, State: reclaimState(a), Why: a.Answer.Refused, DryRun: a.DryRun, WantBytes: a.Bytes,
+		r := status.Reclaim{Pod: a.Pod, UID: a.UID, At: a.At, State: a.State(), Why: a.Answer.Refused, DryRun: a.DryRun, WantBytes: a.Bytes,
 			BackBytes: a.Answer.Back, Seconds: a.Answer.Took.Seconds()}
 		if a.Answer.Err != nil {
 			r.Why = a.Answer.Err.Error()
