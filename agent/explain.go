@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,9 +17,6 @@ type question struct {
 	err    chan<- error
 }
 
-// errBusy says that too many ask at once.
-var errBusy = errors.New("the agent is busy: ask again")
-
 // explain asks the loop. It waits no longer than ctx allows.
 func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -29,7 +25,7 @@ func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, er
 	select {
 	case a.questions <- question{pod, answer, failed}:
 	default:
-		return status.Explanation{}, errBusy
+		return status.Explanation{}, status.ErrBusy
 	}
 	select {
 	case e := <-answer:

@@ -63,7 +63,6 @@ type loop struct {
 	cacheVictim  *cacheVictim // nil: no pod is evicted for page cache
 	level        pressure.Level
 	said         map[string]time.Time // when a repeating state was last logged
-	once         *onceRun             // nil: no maintenance run goes on
 	flight       flight
 	scores       scores
 	dog          watchdog
@@ -144,8 +143,9 @@ func (l *loop) run(ctx context.Context) error {
 		case c := <-l.a.configs:
 			l.configure(time.Now(), c)
 			continue
-		case s := <-l.a.onces:
-			l.startOnce(time.Now(), s)
+		case q := <-l.a.onces.Asked():
+			now := time.Now()
+			l.a.onces.Begin(now, q, l.a.cfg.Mode != Enforce, &onceLoop{l, now})
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
@@ -188,7 +188,7 @@ func (l *loop) pass(now time.Time) {
 			l.near.decided = true
 			l.decide(now, l.pods(now))
 		}
-		l.stepOnce(now)
+		l.a.onces.Step(now, &onceLoop{l, now})
 		l.noteNearMiss(now)
 		l.followScores(now)
 	}
@@ -224,7 +224,7 @@ func (l *loop) assess(now time.Time) {
 	l.recordLook(now, &in)
 	l.setPace()
 	l.explain()
-	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.once != nil) {
+	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.a.onces.Going()) {
 		if calm && l.verdict.Level >= pressure.Alert {
 			l.readPods(now) // the ranking of a calm node may be a second old
 		}
@@ -247,7 +247,9 @@ func (l *loop) allocatable() pressure.Bytes {
 }
 
 // askOwners wants what the cluster says of the first candidates to be known.
-func (l *loop) askOwners() { l.a.cluster.ask(l.wishes(wanted(l.judge.Ranking(), l.usual))) }
+func (l *loop) askOwners() {
+	l.a.cluster.ask(withWish(wanted(l.judge.Ranking(), l.usual), l.a.onces.Wish(), l.usual))
+}
 
 // wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
 // that may change, and they leave their places to the next. Pods that are spared for a moment only are the candidates of the next.

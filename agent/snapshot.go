@@ -247,9 +247,7 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 		out.Shares = append(out.Shares, status.Share{Class: class, WindowHours: s.Window.Hours(), Count: s.Count, Most: s.Most, Percent: s.Percent, Pods: s.Pods})
 	}
 	out.Timing = l.a.timingStatus()
-	if l.once != nil {
-		out.Once = l.once.String()
-	}
+	out.Once = l.a.onces.String()
 	out.Replacements, out.Returned = l.replacementStatus(now), m.Returns()
 	for _, o := range slices.Backward(m.Outcomes()) {
 		v := &o.Victim
