@@ -12,6 +12,7 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/pressure"
+	"spillway/agent/publish"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 )
@@ -167,17 +168,5 @@ func (l *loop) brakeStatus() []status.Brake {
 	if l.a.brakes == nil {
 		return nil
 	}
-	var out []status.Brake
-	for _, a := range slices.Backward(l.a.brakes.Attempts()) {
-		b := status.Brake{Pod: a.Pod, UID: a.UID, At: a.At, SetAt: moment(a.SetAt), EndedAt: moment(a.EndedAt), State: string(a.State), Why: a.Why, PreviousBytes: number(a.Previous)}
-		if !a.SetAt.IsZero() {
-			usage, high := a.Usage, a.High
-			b.UsageBytes, b.HighBytes = &usage, &high
-		}
-		if a.Err != nil && !strings.Contains(b.Why, a.Err.Error()) {
-			b.Why = strings.TrimPrefix(b.Why+"; "+a.Err.Error(), "; ")
-		}
-		out = append(out, b)
-	}
-	return out
+	return publish.Brakes(l.a.brakes.Attempts())
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"spillway/agent/evict"
@@ -14,6 +13,7 @@ import (
 	"spillway/agent/kube"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/publish"
 	"spillway/agent/reclaim"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -77,7 +77,7 @@ func (l *loop) reclaimCache(now time.Time) bool {
 	if name, why := l.holdReclaim(); name != "" {
 		plan = policy.CachePlan{State: stateHeld, Reason: "page cache is not reclaimed: " + why}
 	}
-	d := l.record(now, &policy.Decision{State: plan.State, Reason: plan.Reason})
+	d := l.record(now, &l.verdict, &policy.Decision{State: plan.State, Reason: plan.Reason})
 	l.keep(now, d, "cache "+plan.State)
 	for _, t := range plan.Takes {
 		l.startReclaim(now, t)
@@ -301,25 +301,6 @@ func (l *loop) reclaimStatus() status.Reclaims {
 	}
 	out := status.Reclaims{Forbidden: m.Never()}
 	out.Count, out.BackBytes = m.Totals()
-	for _, a := range slices.Backward(m.Attempts()) {
-		r := status.Reclaim{Pod: a.Pod, UID: a.UID, At: a.At, State: a.State(), Why: a.Answer.Refused, DryRun: a.DryRun, WantBytes: a.Bytes,
-			BackBytes: a.Answer.Back, Seconds: a.Answer.Took.Seconds()}
-		if a.Answer.Err != nil {
-			r.Why = a.Answer.Err.Error()
-		}
-		if !a.EndedAt.IsZero() {
-			r.EndedAt = &a.EndedAt
-		}
-		if !a.MeasuredAt.IsZero() {
-			r.LastingBytes = &a.Lasting
-			if a.Refaults >= 0 {
-				r.RefaultPages = &a.Refaults
-			}
-			if a.MajorFaults >= 0 {
-				r.MajorFaults = &a.MajorFaults
-			}
-		}
-		out.Attempts = append(out.Attempts, r)
-	}
+	out.Attempts = publish.Reclaims(m.Attempts())
 	return out
 }

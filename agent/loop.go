@@ -413,7 +413,7 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 		victim = &made.Pods[made.Set[0]]
 	}
 	name, why := l.hold(now, &pods, victim)
-	d := l.record(now, &made)
+	d := l.record(now, &l.verdict, &made)
 	if made.State != policy.StateVictim {
 		// Who is protected matters more than what would have held the eviction back.
 		l.keep(now, d, made.State)

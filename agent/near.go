@@ -56,9 +56,5 @@ func (l *loop) noteNearMiss(now time.Time) {
 	}
 	made := policy.Decision{State: stateNearMiss, Reason: fmt.Sprintf("pressure passed without an eviction: at its worst %.1f times the lead time and its slack were left, margin %.0f MiB; closed gates: %s",
 		closeness(v), float64(v.Nearest.Margin)/(1<<20), strings.Join(closed, "; "))}
-	present := l.verdict
-	l.verdict = *v
-	d := l.record(now, &made)
-	l.verdict = present
-	l.keep(now, d, "")
+	l.keep(now, l.record(now, v, &made), "")
 }

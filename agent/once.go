@@ -93,7 +93,7 @@ func (o *onceLoop) Decide(p judge.Pods, need policy.Need) policy.Decision {
 // Start makes the record and queues the call. A recording has an event of it: replays know nothing of who asked.
 func (o *onceLoop) Start(made *policy.Decision, victim *policy.Candidate, cause string) (*evict.Outcome, string) {
 	l := o.l
-	d := l.record(o.now, made)
+	d := l.record(o.now, &l.verdict, made)
 	d.Why = cause
 	d.Victim, d.VictimUID, d.Score = victim.Pod.Key(), victim.Pod.UID, &victim.Score
 	l.keep(o.now, d, "")

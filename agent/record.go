@@ -8,6 +8,7 @@ import (
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/publish"
 	"spillway/agent/status"
 )
 
@@ -114,18 +115,8 @@ func podText(d *status.Decision, uid string) string {
 }
 
 // record makes the record of one look at the pods.
-func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
-	v := &l.verdict
-	d := &status.Decision{
-		At: now, Level: v.Now.String(), Signal: string(v.Nearest.Signal), MarginBytes: int64(v.Nearest.Margin), ETASeconds: etaSeconds(v.ETA),
-		SlopeBytes: v.EvictSlope, LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause), Why: v.Reason,
-		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != Enforce,
-		KubeletChoice: made.Without.Text(),
-	}
-	for i := range made.Pods {
-		d.Ranking = append(d.Ranking, podStatus(&made.Pods[i], nil))
-	}
-	return d
+func (l *loop) record(now time.Time, v *pressure.Verdict, made *policy.Decision) *status.Decision {
+	return publish.Decision(now, v, made, l.a.cfg.Mode != Enforce)
 }
 
 // keep stores and reports a decision. One that repeats the last (same key) is counted there instead; an empty key is
@@ -171,12 +162,4 @@ func optional[T any](v *T) any {
 		return nil
 	}
 	return *v
-}
-
-func etaSeconds(d time.Duration) *float64 {
-	if d == pressure.Forever {
-		return nil
-	}
-	s := d.Seconds()
-	return &s
 }

@@ -9,6 +9,7 @@ import (
 	"spillway/agent/ledger"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/publish"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 	"spillway/agent/timing"
@@ -54,10 +55,7 @@ func (a *Agent) openTimings() {
 
 // timingStatus is what evictions are taken to last, for people.
 func (a *Agent) timingStatus() *status.Timing {
-	t, n := a.timing()
-	f := t.Filled()
-	return &status.Timing{CallSeconds: f.Call.Seconds(), Calls: n.Calls, CallMeasured: t.Call > 0, CutSeconds: f.Cut.Seconds(), Cuts: n.Cuts, CutMeasured: t.Cut > 0,
-		RuntimeStops: t.Stops, BackBytes: f.Back, Releases: n.Backs, BackMeasured: t.Back > 0}
+	return publish.Timing(a.timing())
 }
 
 // mayStop reports whether the container runtime may be asked to stop the containers of a cut.
