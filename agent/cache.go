@@ -70,7 +70,7 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		return answers // its exit is waited for; others give back what they can meanwhile
 	}
 	if pods.CacheOwner = l.cacheOwner(&plan); pods.CacheOwner != "" {
-		l.near.decided = true
+		l.near.Decided = true
 		l.decide(now, pods)
 		return answers
 	}

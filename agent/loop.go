@@ -46,7 +46,7 @@ type loop struct {
 	samples      []pressure.Sample // likewise
 	limits       limits
 	risks        risks
-	near         nearMiss
+	near         judge.NearMiss
 	points       []pressure.Point
 	cachePoints  []pressure.Point
 	minutePoints []pressure.Point
@@ -185,11 +185,14 @@ func (l *loop) pass(now time.Time) {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
 			l.decidedAt = now
-			l.near.decided = true
+			l.near.Decided = true
 			l.decide(now, l.pods(now))
 		}
 		l.a.onces.Step(now, &onceLoop{l, now})
-		l.noteNearMiss(now)
+		if v := l.near.Seen(&l.verdict, l.a.cfg.Thresholds.EvictPercent); v != nil {
+			made := judge.NearMissed(v)
+			l.keep(now, l.record(now, v, &made), "")
+		}
 		l.followScores(now)
 	}
 	l.followIncidents(now)

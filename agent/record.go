@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"spillway/agent/evict"
+	"spillway/agent/judge"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -142,7 +143,7 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "without_spillway", d.KubeletChoice, "score", optional(d.Score), "dry_run", d.DryRun)
 	switch d.State {
-	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss:
+	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, judge.StateNearMiss:
 		// something is done, or nothing has to be
 	default:
 		if key == stateHeld+"brake" {
