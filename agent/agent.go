@@ -15,6 +15,7 @@ import (
 	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
+	"spillway/agent/once"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/reclaim"
@@ -69,9 +70,9 @@ type Agent struct {
 
 	tree     *cgroup.Tree
 	samples  *sampler.Sampler
-	waker    *cgroup.Waker // nil: none here
-	habits   *habits       // nil without a cluster
-	timings  *timings      // likewise
+	waker    *sampler.Waker // nil: none here
+	habits   *habits        // nil without a cluster
+	timings  *timings       // likewise
 	mapper   *podmap.Mapper
 	podCPU   *podCPU                        // nil: standalone
 	runtime  *cri.Client                    // nil: none here
@@ -96,10 +97,10 @@ type Agent struct {
 	killWatch   *killWatch
 	kills       chan status.OOMKill
 	questions   chan question
-	onces       chan onceStart // capacity 1
-	configs     chan Config    // that the file has now
-	modes       chan Mode      // capacity 1: that the loop changed to
-	lookEvery   time.Duration  // at the file
+	onces       *once.Runs
+	configs     chan Config   // that the file has now
+	modes       chan Mode     // capacity 1: that the loop changed to
+	lookEvery   time.Duration // at the file
 	killsLost   atomic.Uint64
 	keptKills   *ledger.Log // nil: standalone
 	incidents   *incidents  // nil: standalone
@@ -117,7 +118,7 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: make(chan onceStart, 1), configs: make(chan Config), modes: make(chan Mode, 1), lookEvery: configEvery}
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: once.New(), configs: make(chan Config), modes: make(chan Mode, 1), lookEvery: configEvery}
 	a.standalone = a.cfg.Mode == Standalone
 	a.current.Store(&opts.Config)
 	if !a.standalone {
@@ -148,7 +149,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.preflight}
 	if !a.standalone {
-		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
+		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.onces.Ask
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
 	}
 	if a.server, err = status.ListenFor(opts.Socket, opts.SocketGroup, views); err != nil {
@@ -273,7 +274,9 @@ func (a *Agent) pods() []policy.Pod {
 
 // track tells the sampler which cgroups to follow.
 func (a *Agent) track(m *podmap.Map) {
-	a.watchPods(m)
+	if a.waker != nil {
+		a.waker.Watch(m.Kubepods)
+	}
 	targets := make([]sampler.Target, 0, len(m.Pods))
 	for i := range m.Pods {
 		p := &m.Pods[i]
@@ -319,7 +322,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent starts", messageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
 	start("sampler", a.samples.Run)
 	if a.waker != nil {
-		start("waker", a.runWaker)
+		start("waker", a.waker.Run)
 	}
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)

@@ -12,42 +12,17 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/pressure"
+	"spillway/agent/publish"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
-	"spillway/cgroup"
 )
 
 // brakeGain is how much more room than at the decision ends a brake.
 const brakeGain = 64 << 20
 
-// braker is the node's cgroups for agent/brake.
-type braker struct{ *cgroup.Tree }
-
-// Look reads one cgroup.
-func (b braker) Look(path string, id uint64) (brake.Figures, error) {
-	f := brake.Figures{Usage: cgroup.Absent, High: cgroup.Absent, Limit: cgroup.Absent}
-	g, err := b.Group(path)
-	if err != nil {
-		return f, err
-	}
-	defer g.Close()
-	if g.ID() != id {
-		return f, fmt.Errorf("look at %s: the cgroup there is another one now: %w", path, cgroup.ErrGone)
-	}
-	var d cgroup.Detail
-	if err := g.Detail(&d); err != nil {
-		return f, err
-	}
-	usage, err := g.Usage() // last: the newest figure is the one that counts
-	if err != nil {
-		return f, err
-	}
-	return brake.Figures{Usage: usage, High: d.High, Limit: d.Limit}, nil
-}
-
 // openBrake makes the rung that slows a victim down. Also where none is set, those that a crash left are undone.
 func (a *Agent) openBrake() (err error) {
-	a.brakes, err = brake.New(brake.Options{Kernel: braker{a.tree}, Off: a.brakeOff(), Store: a.ledger.Document(brakesDocument), Logger: a.log})
+	a.brakes, err = brake.New(brake.Options{Kernel: brake.Cgroups(a.tree), Off: a.brakeOff(), Store: a.ledger.Document(brakesDocument), Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -193,17 +168,5 @@ func (l *loop) brakeStatus() []status.Brake {
 	if l.a.brakes == nil {
 		return nil
 	}
-	var out []status.Brake
-	for _, a := range slices.Backward(l.a.brakes.Attempts()) {
-		b := status.Brake{Pod: a.Pod, UID: a.UID, At: a.At, SetAt: moment(a.SetAt), EndedAt: moment(a.EndedAt), State: string(a.State), Why: a.Why, PreviousBytes: number(a.Previous)}
-		if !a.SetAt.IsZero() {
-			usage, high := a.Usage, a.High
-			b.UsageBytes, b.HighBytes = &usage, &high
-		}
-		if a.Err != nil && !strings.Contains(b.Why, a.Err.Error()) {
-			b.Why = strings.TrimPrefix(b.Why+"; "+a.Err.Error(), "; ")
-		}
-		out = append(out, b)
-	}
-	return out
+	return publish.Brakes(l.a.brakes.Attempts())
 }

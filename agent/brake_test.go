@@ -313,37 +313,3 @@ func TestBrakeFaults(t *testing.T) {
 		})
 	}
 }
-
-func TestBrakerLooks(t *testing.T) {
-	tree, err := cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tree.Close()
-	const path = "/kubepods/burstable/pod" + brakedUID
-	g, err := tree.Group(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	usage, err := g.Usage()
-	if err != nil {
-		t.Fatal(err)
-	}
-	limit, err := g.Limit()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := braker{tree}
-	if f, err := b.Look(path, g.ID()); err != nil || f != (brake.Figures{Usage: usage, High: cgroup.Unlimited, Limit: limit}) {
-		t.Errorf("%+v, %v", f, err)
-	}
-	for name, try := range map[string]func() (brake.Figures, error){
-		"another id": func() (brake.Figures, error) { return b.Look(path, g.ID()+1) },
-		"no cgroup":  func() (brake.Figures, error) { return b.Look(path+"x", 1) },
-	} {
-		if f, err := try(); !errors.Is(err, cgroup.ErrGone) || f.Usage != cgroup.Absent || f.High != cgroup.Absent {
-			t.Errorf("%s: %+v, %v, want ErrGone", name, f, err)
-		}
-	}
-}

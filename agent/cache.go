@@ -2,26 +2,25 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/publish"
 	"spillway/agent/reclaim"
 	"spillway/agent/status"
-	"spillway/cgroup"
 )
 
 // openReclaim makes the rung that gives page cache back.
 func (a *Agent) openReclaim() (err error) {
-	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != Enforce})
+	a.reclaims, err = reclaim.New(reclaim.Options{Call: reclaim.Cgroups(a.tree), DryRun: a.cfg.Mode != Enforce})
 	a.nameReclaim()
 	return err
 }
@@ -41,96 +40,6 @@ func (l *loop) reclaims() *reclaim.Manager {
 		return nil
 	}
 	return l.a.reclaims
-}
-
-// goneBefore is no fault: pods come and go.
-const goneBefore = "the pod's cgroup is gone"
-
-// callReclaim makes one write, or only reads what there is to give back. It runs on the goroutine of the reclaims.
-func (a *Agent) callReclaim(ctx context.Context, r reclaim.Request, measure bool) reclaim.Answer {
-	out := reclaim.Answer{Cost: reclaim.Cost{Refaults: -1, MajorFaults: -1}}
-	var m cgroup.Memory
-	g, err := a.tree.Group(r.Path)
-	if err == nil {
-		defer g.Close()
-		err = g.Memory(&m)
-	}
-	switch {
-	case errors.Is(err, cgroup.ErrGone), err == nil && g.ID() != r.ID:
-		out.Refused = goneBefore
-		return out
-	case err != nil:
-		out.Err = err
-		return out
-	}
-	if !measure {
-		want := r.Bytes
-		if active, ok := m.ActiveFile.Bytes(); ok && r.All { // a fast reader has more by now
-			want = max(want, policy.Droppable(active))
-		}
-		var got cgroup.ReclaimResult
-		if r.Left {
-			got, err = a.tree.ReclaimLeft(ctx, r.Path, r.ID)
-		} else {
-			got, err = a.tree.Reclaim(ctx, r.Path, r.ID, reclaimBytes(a.tree.MemoryVersion(), want, &m))
-		}
-		out.Took, out.Back = got.Took, workingSetFell(&got)
-		out.Freed, _ = got.Back.Bytes()
-		var refused *cgroup.ReclaimRefused
-		var unsupported *cgroup.UnsupportedError
-		switch {
-		case err == nil:
-		case errors.As(err, &refused):
-			out.Refused = refused.Error()
-		case errors.As(err, &unsupported):
-			out.Refused, out.Final = err.Error(), true
-		case errors.Is(err, cgroup.ErrGone):
-			out.Refused = goneBefore
-		default:
-			out.Err = err
-		}
-		if g.Memory(&m) != nil {
-			return out
-		}
-	}
-	out.Cache, out.HaveCache = m.ActiveFile.Bytes()
-	var d cgroup.Detail
-	if g.Detail(&d) == nil {
-		out.Cost = reclaim.Cost{Refaults: counter(d.RefaultFile), MajorFaults: counter(d.MajorFaults)}
-	}
-	return out
-}
-
-// reclaimBytes is what the kernel is asked for so that active page cache falls by want: it takes the inactive first, which
-// the kubelet does not count. A v1 kernel is asked for no more than what is not mapped by now.
-func reclaimBytes(version int, want uint64, m *cgroup.Memory) uint64 {
-	inactive, ok := m.InactiveFile.Bytes()
-	if !ok {
-		return want
-	}
-	active, ok1 := m.ActiveFile.Bytes()
-	mapped, ok2 := m.MappedFile.Bytes()
-	if version == 1 && ok1 && ok2 {
-		return min(want+inactive, max(active+inactive-min(active+inactive, mapped), 1))
-	}
-	return max(want+inactive, 1)
-}
-
-// workingSetFell is what the kubelet sees of a reclaim, in bytes.
-func workingSetFell(r *cgroup.ReclaimResult) uint64 {
-	before, ok1 := r.Before.WorkingSet.Bytes()
-	after, ok2 := r.After.WorkingSet.Bytes()
-	if !ok1 || !ok2 {
-		return 0
-	}
-	return before - min(before, after)
-}
-
-func counter(a cgroup.Amount) int64 {
-	if n, ok := a.Bytes(); ok && n < 1<<62 {
-		return int64(n)
-	}
-	return -1
 }
 
 // reclaimCache gives page cache back when that is what the node is short of. It returns whether page cache is the answer
@@ -160,14 +69,14 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		return answers // its exit is waited for; others give back what they can meanwhile
 	}
 	if pods.CacheOwner = l.cacheOwner(&plan); pods.CacheOwner != "" {
-		l.near.decided = true
+		l.near.Decided = true
 		l.decide(now, pods)
 		return answers
 	}
 	if name, why := l.holdReclaim(); name != "" {
 		plan = policy.CachePlan{State: stateHeld, Reason: "page cache is not reclaimed: " + why}
 	}
-	d := l.record(now, &policy.Decision{State: plan.State, Reason: plan.Reason})
+	d := l.record(now, &l.verdict, &policy.Decision{State: plan.State, Reason: plan.Reason})
 	l.keep(now, d, "cache "+plan.State)
 	for _, t := range plan.Takes {
 		l.startReclaim(now, t)
@@ -186,10 +95,8 @@ func (l *loop) cacheOwner(plan *policy.CachePlan) string {
 // cacheVictim is the pod that is evicted for its page cache. The kernel leaves that charged when the pod is gone: it is
 // reclaimed between the end of its processes and the removal of its cgroup.
 type cacheVictim struct {
-	uid  string // of the API server's object
-	path string
-	id   uint64
-	apps []string         // paths of the containers that have a name: the sandbox has none
+	uid  string           // of the API server's object
+	pod  podmap.Pod       // as it was mapped when it was chosen
 	last *reclaim.Attempt // nil: it was not reclaimed yet
 }
 
@@ -199,50 +106,7 @@ func (l *loop) noteCacheVictim(pods *judge.Pods, p *policy.Pod) {
 	if pods.CacheOwner != p.UID || m == nil {
 		return
 	}
-	l.cacheVictim = newCacheVictim(p.UID, m)
-}
-
-func newCacheVictim(uid string, m *podmap.Pod) *cacheVictim {
-	v := &cacheVictim{uid: uid, path: m.Path, id: m.CgroupID}
-	for i := range m.Containers {
-		if c := &m.Containers[i]; c.Name != "" && c.Name != podmap.Sandbox {
-			v.apps = append(v.apps, c.Path)
-		}
-	}
-	return v
-}
-
-// leftOf returns what is charged to the cgroup of a pod whose processes have ended; false while they have not, or where that
-// cannot be read.
-func leftOf(tree *cgroup.Tree, m *podmap.Pod) (uint64, bool) {
-	if !newCacheVictim(m.UID, m).ended(tree.Processes) {
-		return 0, false
-	}
-	g, err := tree.Group(m.Path)
-	if err != nil {
-		return 0, false
-	}
-	defer g.Close()
-	usage, err := g.Usage()
-	bytes, ok := usage.Bytes()
-	return bytes, ok && err == nil && g.ID() == m.CgroupID
-}
-
-// ended reports whether the processes of the pod have ended, but for one that may be left when all named containers are
-// known to be empty: the sandbox's, which ends together with the cgroup. Some runtimes have none.
-func (v *cacheVictim) ended(processes func(path string) (int, error)) bool {
-	n, err := processes(v.path)
-	if err != nil || n > 1 {
-		return false // one that is gone ends the eviction, which is seen elsewhere
-	}
-	if n == 1 {
-		for _, path := range v.apps {
-			if left, err := processes(path); err != nil && !errors.Is(err, cgroup.ErrGone) || err == nil && left > 0 {
-				return false
-			}
-		}
-	}
-	return n == 0 || len(v.apps) > 0
+	l.cacheVictim = &cacheVictim{uid: p.UID, pod: *m}
 }
 
 // leavingForCache returns the UID of the pod that is on its way out for its page cache, "" when none is.
@@ -276,10 +140,10 @@ func (l *loop) emptyCgroup(now time.Time) {
 		return
 	}
 	m := l.reclaims()
-	if m == nil || !v.ended(l.a.tree.Processes) {
+	if m == nil || !observe.Ended(l.a.tree.Processes, &v.pod) {
 		return
 	}
-	if a, ok := m.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
+	if a, ok := m.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.pod.Path, ID: v.pod.CgroupID, Left: true}, 0); ok {
 		v.last = a
 	}
 }
@@ -329,7 +193,7 @@ func (l *loop) reclaimed(r reclaim.Result) {
 		l.recordEvent(now, "reclaim", map[string]any{"pod": a.Pod, "uid": a.UID, "lastingBytes": a.Lasting, "refaults": a.Refaults, "majorFaults": a.MajorFaults})
 		return
 	}
-	state := reclaimState(a)
+	state := a.State()
 	attrs = append(attrs, "state", state, "back_bytes", a.Answer.Back, "seconds", a.Answer.Took.Seconds(), "dry_run", a.DryRun)
 	switch {
 	case a.Answer.Err != nil:
@@ -374,21 +238,6 @@ func (l *loop) due(now time.Time, key string) bool {
 	return true
 }
 
-// reclaimState is what came of an attempt, in one word or two.
-func reclaimState(a *reclaim.Attempt) string {
-	switch {
-	case a.EndedAt.IsZero():
-		return "reclaiming"
-	case a.DryRun:
-		return "would-reclaim"
-	case a.Answer.Refused != "":
-		return "refused"
-	case a.Answer.Err != nil:
-		return "failed"
-	}
-	return "reclaimed"
-}
-
 func (l *loop) apiPod(uid string) *policy.Pod {
 	view := l.a.cluster.client.Pods()
 	for i := range view.Pods {
@@ -406,25 +255,6 @@ func (l *loop) reclaimStatus() status.Reclaims {
 	}
 	out := status.Reclaims{Forbidden: m.Never()}
 	out.Count, out.BackBytes = m.Totals()
-	for _, a := range slices.Backward(m.Attempts()) {
-		r := status.Reclaim{Pod: a.Pod, UID: a.UID, At: a.At, State: reclaimState(a), Why: a.Answer.Refused, DryRun: a.DryRun, WantBytes: a.Bytes,
-			BackBytes: a.Answer.Back, Seconds: a.Answer.Took.Seconds()}
-		if a.Answer.Err != nil {
-			r.Why = a.Answer.Err.Error()
-		}
-		if !a.EndedAt.IsZero() {
-			r.EndedAt = &a.EndedAt
-		}
-		if !a.MeasuredAt.IsZero() {
-			r.LastingBytes = &a.Lasting
-			if a.Refaults >= 0 {
-				r.RefaultPages = &a.Refaults
-			}
-			if a.MajorFaults >= 0 {
-				r.MajorFaults = &a.MajorFaults
-			}
-		}
-		out.Attempts = append(out.Attempts, r)
-	}
+	out.Attempts = publish.Reclaims(m.Attempts())
 	return out
 }

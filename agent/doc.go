@@ -19,7 +19,7 @@
 // recording of its arguments can be played again, see [Replay].
 //
 // The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
-// the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
+// the margin is on its way out; triggers of the kernel ([sampler.Waker]) wake it in between.
 //
 // OOM kills have a goroutine of their own (killWatch), which joins the tracer's events with the rungs below it: the kernel's log
 // and the counters of cgroups; agent/oom is the pure part of it. It never waits for the loop, nor the loop for it. A
@@ -33,7 +33,7 @@
 // restart is written by the ledger, for which the senders of evict and brake wait and the loop never does; it ends after
 // them. Around an OOM kill, an eviction and a critical verdict the loop notes an incident; the rings are read and the record is
 // made (agent/incident) by a writer, which the loop does not wait for either. A maintenance run, asked for over the socket,
-// is a state machine that the loop steps after its own decisions. What pods usually do (how long they take to exit, the peaks that
+// is a state machine (agent/once) that the loop steps after its own decisions. What pods usually do (how long they take to exit, the peaks that
 // they come back from) is learned by agent/habit, and what an eviction takes on this node besides (the call, a cut, the return of memory) by agent/timing.
 // Both are pure; their documents are written by a goroutine beside the loop.
 //
@@ -52,6 +52,7 @@
 //
 //	cmd
 //	agent
+//	observe once publish                     (stations)
 //	sampler podmap kube evict brake reclaim ledger metrics recording oom
 //	judge incident                           (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)

@@ -2,12 +2,12 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/publish"
 	"spillway/agent/status"
 )
 
@@ -18,9 +18,6 @@ type question struct {
 	err    chan<- error
 }
 
-// errBusy says that too many ask at once.
-var errBusy = errors.New("the agent is busy: ask again")
-
 // explain asks the loop. It waits no longer than ctx allows.
 func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -29,7 +26,7 @@ func (a *Agent) explain(ctx context.Context, pod string) (status.Explanation, er
 	select {
 	case a.questions <- question{pod, answer, failed}:
 	default:
-		return status.Explanation{}, errBusy
+		return status.Explanation{}, status.ErrBusy
 	}
 	select {
 	case e := <-answer:
@@ -66,37 +63,5 @@ func (l *loop) answer(now time.Time, q question) {
 	if held == "" {
 		why = ""
 	}
-	v := &l.verdict
-	out := status.Explanation{
-		At: now, Pod: e.Pod, UID: uid, Level: v.Now.String(), LevelReason: v.Reason, Held: why, Fate: string(e.Fate), FateReason: e.Why,
-		Cluster: cluster, Rank: e.Rank, Of: e.Of, Fresh: e.Fresh, Covers: e.Covers, Set: e.Set, LeadSeconds: e.Lead.Seconds(), LeadLearned: e.Learned, KubeletChoice: e.Without.Text(),
-	}
-	for _, g := range v.Gates {
-		out.Gates = append(out.Gates, status.Gate(g))
-	}
-	for _, p := range e.Protections {
-		out.Protections = append(out.Protections, status.Protection(p))
-	}
-	if e.Fresh {
-		out.Score, out.ReleaseBytes, out.SurvivesBytes, out.GrowthBytes, out.GrowthPercent = &e.Score, &e.Release, &e.Survives, &e.Growth, &e.Share
-		for _, p := range e.Points {
-			out.Terms = append(out.Terms, status.Term{Name: p.Name, Value: p.Value, Weight: p.Weight})
-		}
-	}
-	switch {
-	case e.Fate == policy.FateProtected:
-		out.Why = "it is protected: " + e.Why
-	case v.Now < pressure.Evict && pods.CacheOwner == "":
-		out.Why = "the level is " + v.Now.String() + ", which evicts nobody: " + v.Reason
-	case e.Fate != policy.FateEvicted:
-		out.Why = e.Why
-	case held != "":
-		out.Why = "every eviction is held back: " + why
-	default:
-		out.Evict, out.Why = true, e.Why
-		if l.a.cfg.Mode != Enforce {
-			out.Why += " (in observe mode as a dry run)"
-		}
-	}
-	q.answer <- out
+	q.answer <- publish.Explanation(publish.Answer{At: now, Verdict: &l.verdict, Explained: e, Cluster: cluster, Held: why, ForCache: pods.CacheOwner != "", DryRun: l.a.cfg.Mode != Enforce})
 }

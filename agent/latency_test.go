@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/judge"
 	"spillway/agent/status"
 	"spillway/cgroup"
 )
@@ -232,7 +233,7 @@ func TestLatencyWorker(t *testing.T) {
 		}
 		first := *o.SampledAt
 		for _, d := range s.Decisions {
-			if d.State != stateNearMiss && d.At.After(began) && d.At.Before(first) {
+			if d.State != judge.StateNearMiss && d.At.After(began) && d.At.Before(first) {
 				first = d.At
 			}
 		}

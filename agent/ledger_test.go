@@ -228,7 +228,7 @@ func TestEarlierFilesAreTakenOver(t *testing.T) {
 			if err := errors.Join(err, json.Unmarshal(data, &s)); err != nil || len(s.Brakes) != 1 {
 				t.Errorf("%s, %v", data, err)
 			}
-			b, err := brake.New(brake.Options{Kernel: braker{}, Store: a.ledger.Document(brakesDocument)})
+			b, err := brake.New(brake.Options{Kernel: brake.Cgroups(nil), Store: a.ledger.Document(brakesDocument)})
 			if err != nil || len(b.Attempts()) != 1 || b.Attempts()[0].Previous != 4096 {
 				t.Errorf("%v, attempts %+v", err, b.Attempts())
 			}

@@ -10,6 +10,7 @@ import (
 	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -44,10 +45,9 @@ type loop struct {
 	minute       [64]sampler.GroupSample
 	slow         []pressure.Slow   // that the judge has not seen
 	samples      []pressure.Sample // likewise
-	limits       limits
-	wakes        wakeFilter
-	risks        risks
-	near         nearMiss
+	limits       *observe.Limits
+	history      *observe.Histories
+	near         judge.NearMiss
 	points       []pressure.Point
 	cachePoints  []pressure.Point
 	minutePoints []pressure.Point
@@ -64,7 +64,6 @@ type loop struct {
 	cacheVictim  *cacheVictim // nil: no pod is evicted for page cache
 	level        pressure.Level
 	said         map[string]time.Time // when a repeating state was last logged
-	once         *onceRun             // nil: no maintenance run goes on
 	flight       flight
 	scores       scores
 	dog          watchdog
@@ -77,7 +76,9 @@ func (l *loop) init(a *Agent) {
 		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
+		history: observe.NewHistories(a.samples),
 	}
+	l.limits = observe.NewLimits(observe.LimitsOptions{Tree: a.tree, Samples: a.samples, Map: a.mapper.Map, Braked: l.braked})
 	if a.habits != nil && a.habits.before != nil {
 		l.judge.Recall(*a.habits.before)
 	}
@@ -137,9 +138,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.watchShows(time.Now())
 			continue
 		case <-wakes:
-			if l.wakes.allow(l.a.samples.Now()) {
-				l.a.samples.Wake()
-			}
+			l.a.waker.Woken()
 			continue
 		case q := <-l.a.questions:
 			l.answer(time.Now(), q)
@@ -147,8 +146,9 @@ func (l *loop) run(ctx context.Context) error {
 		case c := <-l.a.configs:
 			l.configure(time.Now(), c)
 			continue
-		case s := <-l.a.onces:
-			l.startOnce(time.Now(), s)
+		case q := <-l.a.onces.Asked():
+			now := time.Now()
+			l.a.onces.Begin(now, q, l.a.cfg.Mode != Enforce, &onceLoop{l, now})
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
@@ -188,15 +188,18 @@ func (l *loop) pass(now time.Time) {
 			l.decidedAt = time.Time{}
 		} else if now.Sub(l.decidedAt) >= hurriedPods { // no pod has a newer reading before
 			l.decidedAt = now
-			l.near.decided = true
+			l.near.Decided = true
 			l.decide(now, l.pods(now))
 		}
-		l.stepOnce(now)
-		l.noteNearMiss(now)
+		l.a.onces.Step(now, &onceLoop{l, now})
+		if v := l.near.Seen(&l.verdict, l.a.cfg.Thresholds.EvictPercent); v != nil {
+			made := judge.NearMissed(v)
+			l.keep(now, l.record(now, v, &made), "")
+		}
 		l.followScores(now)
 	}
 	l.followIncidents(now)
-	l.judgeHistory()
+	l.history.Look(l.capacity(), l.verdict.Now >= pressure.Evict)
 	l.passes++
 	l.a.lastPass.Store(int64(l.a.samples.Now()))
 	if l.verdict.Level != l.level {
@@ -213,7 +216,7 @@ func (l *loop) pass(now time.Time) {
 }
 
 func (l *loop) assess(now time.Time) {
-	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: l.allocatable(), Explained: l.limits.explained}
+	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: l.allocatable(), Explained: l.limits.Explained()}
 	if l.a.evicts != nil {
 		release, growth := l.a.evicts.Credit(func(p *policy.Pod) (uint64, float64) {
 			r := l.readings[l.cgroupUID(p)]
@@ -226,8 +229,8 @@ func (l *loop) assess(now time.Time) {
 	l.verdict = *l.judge.Assess(in)
 	l.recordLook(now, &in)
 	l.setPace()
-	l.explain()
-	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.once != nil) {
+	l.limits.Look(l.judge.Last(), l.verdict.Stall.Full1s)
+	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.a.onces.Going()) {
 		if calm && l.verdict.Level >= pressure.Alert {
 			l.readPods(now) // the ranking of a calm node may be a second old
 		}
@@ -250,7 +253,9 @@ func (l *loop) allocatable() pressure.Bytes {
 }
 
 // askOwners wants what the cluster says of the first candidates to be known.
-func (l *loop) askOwners() { l.a.cluster.ask(l.wishes(wanted(l.judge.Ranking(), l.usual))) }
+func (l *loop) askOwners() {
+	l.a.cluster.ask(withWish(wanted(l.judge.Ranking(), l.usual), l.a.onces.Wish(), l.usual))
+}
 
 // wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
 // that may change, and they leave their places to the next. Pods that are spared for a moment only are the candidates of the next.
@@ -310,7 +315,7 @@ func (l *loop) followVictims(now time.Time) {
 			}
 		}
 		if m := l.mapped(p); m != nil && f.HasCgroup && (f.Terminating || f.Stale || !f.Listed) {
-			if usage, ok := leftOf(l.a.tree, m); ok {
+			if usage, ok := observe.Left(l.a.tree, m); ok {
 				f.Usage, f.Empty = usage, true
 			}
 		}
@@ -414,7 +419,7 @@ func (l *loop) decide(now time.Time, pods judge.Pods) {
 		victim = &made.Pods[made.Set[0]]
 	}
 	name, why := l.hold(now, &pods, victim)
-	d := l.record(now, &made)
+	d := l.record(now, &l.verdict, &made)
 	if made.State != policy.StateVictim {
 		// Who is protected matters more than what would have held the eviction back.
 		l.keep(now, d, made.State)

@@ -1,302 +1,123 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"time"
 
 	"spillway/agent/evict"
 	"spillway/agent/judge"
+	"spillway/agent/once"
 	"spillway/agent/policy"
+	"spillway/agent/pressure"
 	"spillway/agent/status"
 )
 
-// Times of a maintenance run.
-const (
-	onceHeldMost = 5 * time.Minute  // held for longer, it ends
-	onceLooks    = 15 * time.Second // nobody may go for so long, it ends: the cluster has answered by then, see urgentEvery
-	onceSettles  = 3 * time.Second  // after a victim has gone, before the next look: the reading of the node must be of after it
-	onceRepeats  = 10 * time.Second // how often a state that goes on is said again
-	onceEvents   = 64               // lines that wait for a slow reader; further ones but the last are dropped
-)
-
-// onceNode is what a maintenance run sees of its node and does there, at one pass of the loop.
-type onceNode interface {
-	// usage returns what is used, percent, and the bytes down to the target; or why that is not known.
-	usage(target float64) (used float64, need policy.Need, unknown string)
-	urgent() string           // the level at which the node's own decisions go first, "" when they need not
-	busy() string             // says that a victim is on its way out, this run's or another, "" when none is
-	hold() (name, why string) // see loop.hold
-	evictionsLeft() int       // of the hourly cap
-	pods() judge.Pods         // with their readings
-	decide(judge.Pods, policy.Need) policy.Decision
-	start(made *policy.Decision, victim *policy.Candidate) (*evict.Outcome, string) // or why not
+// endOnce ends the maintenance run, if there is one.
+func (l *loop) endOnce(now time.Time, reason, why string) {
+	l.a.onces.End(now, reason, why, &onceLoop{l, now})
 }
 
-// onceRun is one maintenance run: evictions, one after the other, until the node uses no more than its target. It has no
-// goroutine: the loop steps it once per pass, so that its evictions go by the same path and the same brakes as all others.
-type onceRun struct {
-	ctx    context.Context // of whoever asked for it: its end is theirs
-	req    status.OnceRequest
-	dry    bool // asked for, or the agent evicts nobody
-	events chan<- status.OnceEvent
-	begun  time.Time
-	begins string // the first line, while it is not said
-
-	tally   status.OnceTally
-	mine    *evict.Outcome // the newest eviction
-	seen    evict.State    // of mine, as last said
-	refused map[string]string
-	wish    *policy.Pod // the cluster is to be asked about it
-
-	// In a dry run: what would have gone, and what it would have given.
-	gone    map[string]bool
-	freed   int64
-	history policy.History
-
-	held    time.Time // since when everything is held; zero: it is not
-	empty   time.Time // since when nobody may go; zero: somebody may
-	settled time.Time // no look before
-
-	used    *float64
-	missing *int64
-	said    string // key of the newest line
-	doing   string // state and text of the newest line
-	saidAt  time.Time
-	dropped int // lines
-	summary *status.OnceSummary
-	why     string // of the end
-}
-
-func newOnceRun(ctx context.Context, now time.Time, req status.OnceRequest, observe bool, events chan<- status.OnceEvent) *onceRun {
-	r := &onceRun{ctx: ctx, req: req, dry: req.DryRun || observe, events: events, begun: now, refused: map[string]string{}, gone: map[string]bool{}}
-	r.begins = "evicts one pod after the other until the target is reached"
-	switch {
-	case observe:
-		r.begins = "the agent is in observe mode: says who would go, and evicts nobody"
-	case r.dry:
-		r.begins = "dry run: says who would go, and evicts nobody"
+// withWish adds the pod that a maintenance run wants to know about, if any, to those that the cluster is asked about.
+func withWish(want []asked, wish *policy.Pod, usual func(*policy.Pod) uint64) []asked {
+	if wish == nil {
+		return want
 	}
-	return r
-}
-
-// String says for what it was asked and what it does now.
-func (r *onceRun) String() string {
-	dry := ""
-	if r.dry {
-		dry = ", dry run"
-	}
-	return fmt.Sprintf("towards %g %% since %s%s: %s", r.req.TargetUsagePercent, r.begun.Format(time.TimeOnly), dry, r.doing)
-}
-
-// step looks once and does at most one thing. It returns true when the run has ended.
-func (r *onceRun) step(now time.Time, node onceNode) bool {
-	r.follow(now)
-	used, need, unknown := node.usage(r.req.TargetUsagePercent)
-	r.used, r.missing = nil, nil
-	if unknown == "" {
-		need.Bytes -= r.freed
-		r.used, r.missing = &used, &need.Bytes
-	}
-	if r.begins != "" {
-		r.say(now, status.OnceStarted, "", r.begins, nil)
-		r.begins = ""
-	}
-	switch {
-	case r.ctx.Err() != nil:
-		return r.end(now, status.OnceStopped, "the run was stopped")
-	case unknown != "":
-		return r.hold(now, "unknown", unknown)
-	case need.Bytes <= 0 && r.dry:
-		return r.end(now, status.OnceReached, fmt.Sprintf("the target of %g %% would be reached", r.req.TargetUsagePercent))
-	case need.Bytes <= 0 && !r.leaving():
-		return r.end(now, status.OnceReached, fmt.Sprintf("the target of %g %% is reached", r.req.TargetUsagePercent))
-	}
-	if o := r.mine; o != nil && o.State == evict.Overdue && !o.Open() {
-		return r.end(now, status.OnceTooLong, o.Victim.Pod.Key()+" was evicted and never left: the kubelet does not seem to act")
-	}
-	if busy := node.busy(); busy != "" {
-		return r.wait(now, "busy", busy)
-	}
-	if now.Before(r.settled) {
-		return r.wait(now, "settles", "measures what came back")
-	}
-	if level := node.urgent(); level != "" {
-		return r.hold(now, "level", "the level is "+level+": the node's own decisions go first")
-	}
-	name, why := node.hold()
-	if name != "" && !(r.dry && passes(name)) {
-		return r.hold(now, name, why)
-	}
-	return r.next(now, node, need)
-}
-
-// passes reports whether a hold forbids the call alone: a dry run makes none.
-func passes(name string) bool { return name == "paused" || name == "pause-unknown" || name == "brake" }
-
-// next evicts the first pod that may go.
-func (r *onceRun) next(now time.Time, node onceNode, need policy.Need) bool {
-	if r.dry && len(r.gone) >= node.evictionsLeft() {
-		return r.end(now, status.OnceNobody, fmt.Sprintf("the hourly cap and the shares of the node's pods leave no more than %d evictions now", len(r.gone)))
-	}
-	made := node.decide(r.candidates(node.pods()), need)
-	if made.State != policy.StateVictim {
-		if r.wish = nil; r.empty.IsZero() {
-			r.empty = now
+	for _, w := range want {
+		if w.pod.UID == wish.UID {
+			return want
 		}
-		r.held = time.Time{}
-		if now.Sub(r.empty) >= onceLooks {
-			return r.end(now, status.OnceNobody, made.Reason)
-		}
-		r.say(now, status.OnceLooking, made.State, made.Reason, nil)
-		return false
 	}
-	r.empty = time.Time{}
-	victim := &made.Pods[made.Set[0]]
-	if r.wish = victim.Pod; victim.Cluster == nil {
-		return r.hold(now, "cluster-unknown", "asks what the cluster says of "+victim.Pod.Key())
-	}
-	if r.ctx.Err() != nil {
-		return r.end(now, status.OnceStopped, "the run was stopped")
-	}
-	if r.dry {
-		r.pretend(now, &made, victim)
-		return false
-	}
-	o, why := node.start(&made, victim)
-	if o == nil {
-		return r.hold(now, "brake", why)
-	}
-	r.held, r.mine, r.seen = time.Time{}, o, o.State
-	r.say(now, string(o.State), o.Victim.DecisionID, made.Reason, eviction(o))
-	return false
+	return append(want, asked{wish, usual(wish)})
 }
 
-// candidates leaves out whoever was refused in this run: one that comes free again in half a minute would keep it going
-// for ever. In a dry run also those that would have gone, with the mark that this leaves on their workloads.
-func (r *onceRun) candidates(in judge.Pods) judge.Pods {
-	kept := make([]policy.Candidate, 0, len(in.Pods))
-	for _, c := range in.Pods {
-		if r.gone[c.Pod.UID] {
-			continue
-		}
-		if why := r.refused[c.Pod.UID]; why != "" && c.Refused == "" {
-			c.Refused = why
-		}
-		kept = append(kept, c)
+// onceLoop is the node for a maintenance run, as the loop knows it at one pass.
+type onceLoop struct {
+	l   *loop
+	now time.Time
+}
+
+func (o *onceLoop) Usage(target float64) (float64, policy.Need, string) {
+	l := o.l
+	if age := l.a.samples.Now() - l.verdict.At; age > max(maxLate, l.a.samples.Fresh().Node) {
+		return 0, policy.Need{}, fmt.Sprintf("the newest sample of the node is %.1f s old", age.Seconds())
 	}
-	in.Pods = kept
-	in.History = append(in.History[:len(in.History):len(in.History)], r.history...)
-	return in
+	need, ok := l.judge.UsageNeed(target, l.allocatable())
+	if !ok {
+		return 0, policy.Need{}, "how much of the node's memory is used is not known: " + l.verdict.Reason
+	}
+	return l.verdict.UsedPercent, need, ""
 }
 
-// pretend books the eviction of a dry run.
-func (r *onceRun) pretend(now time.Time, made *policy.Decision, c *policy.Candidate) {
-	r.held = time.Time{}
-	r.gone[c.Pod.UID] = true
-	r.freed += int64(min(c.Reading.Release, 1<<62))
-	left := *r.missing - int64(min(c.Reading.Release, 1<<62))
-	r.missing = &left
-	o := &c.Pod.Owner
-	r.history = append(r.history, policy.PastEviction{OwnerUID: o.UID, Namespace: c.Pod.Namespace, OwnerKind: o.Kind, OwnerName: o.Name, At: now.UTC().Round(0)})
-	r.say(now, string(evict.WouldEvict), c.Pod.UID, made.Reason, &status.OnceEviction{Pod: c.Pod.Key(), UID: c.Pod.UID, State: string(evict.WouldEvict), ExpectedBytes: c.Reading.Release})
+func (o *onceLoop) Urgent() string {
+	if o.l.verdict.Now >= pressure.Evict {
+		return o.l.verdict.Now.String()
+	}
+	return ""
 }
 
-// leaving reports whether this run's victim is on its way out, or may be: its release is still to be measured.
-func (r *onceRun) leaving() bool {
-	return r.mine != nil && r.mine.Open() && r.mine.State != evict.Overdue
+func (o *onceLoop) Busy() string {
+	if o.l.a.evicts.InFlight() == 0 {
+		return ""
+	}
+	return o.l.a.evicts.Forbid(o.now)
 }
 
-// follow says what has become of this run's eviction.
-func (r *onceRun) follow(now time.Time) {
-	o := r.mine
-	if o == nil || o.State == r.seen {
+// Hold asks all that a decision of the node's own is asked, and more: no pod joins others on their way out. Only growth
+// from outside the pods does not matter: no pod is evicted for it.
+func (o *onceLoop) Hold() (name, why string) {
+	if name, why := o.l.holdFor(o.now, o.l.ask(&judge.Pods{}, nil), func() (name, why string) { return o.l.judge.HoldFor(&judge.Pods{}) }); name != "" {
+		return name, why
+	}
+	o.l.a.evicts.CountPods(len(o.l.a.cluster.client.Pods().Pods))
+	if why := o.l.a.evicts.Forbid(o.now); why != "" {
+		return "brake", why
+	}
+	return "", ""
+}
+
+func (o *onceLoop) EvictionsLeft() int {
+	n, most := o.l.a.evicts.LastHour(o.now)
+	left := most - n
+	for _, s := range o.l.a.evicts.Shares(o.now) {
+		left = min(left, s.Most-s.Count)
+	}
+	return left
+}
+
+func (o *onceLoop) Pods() judge.Pods { return o.l.pods(o.now) }
+
+func (o *onceLoop) Decide(p judge.Pods, need policy.Need) policy.Decision {
+	return o.l.judge.DecideFor(p, need)
+}
+
+// Start makes the record and queues the call. A recording has an event of it: replays know nothing of who asked.
+func (o *onceLoop) Start(made *policy.Decision, victim *policy.Candidate, cause string) (*evict.Outcome, string) {
+	l := o.l
+	d := l.record(o.now, &l.verdict, made)
+	d.Why = cause
+	d.Victim, d.VictimUID, d.Score = victim.Pod.Key(), victim.Pod.UID, &victim.Score
+	l.keep(o.now, d, "")
+	l.recordEvent(o.now, "once", map[string]any{"state": made.State, "reason": made.Reason, "decision": d.ID, "victim": d.Victim, "uid": d.VictimUID})
+	out, ok := l.a.evicts.Start(o.now, evict.Victim{
+		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin),
+	})
+	if !ok {
+		why := l.a.evicts.Forbid(o.now)
+		l.a.log.Error("eviction not started although nothing forbade it", "decision", d.ID, "pod", d.Victim, "error", why)
+		return nil, "the eviction was not started: " + why
+	}
+	return out, ""
+}
+
+// Report tells log and recording of the beginning and the end of a run.
+func (o *onceLoop) Report(r once.Record) {
+	l, s := o.l, r.Summary
+	if s == nil {
+		l.a.log.Info("maintenance run starts", "target_percent", r.TargetPercent, "dry_run", r.DryRun, "used_percent", l.verdict.UsedPercent)
+		l.recordEvent(o.now, "once", map[string]any{"state": status.OnceStarted, "targetPercent": r.TargetPercent, "dryRun": r.DryRun})
 		return
 	}
-	r.seen = o.State
-	e := eviction(o)
-	text := "eviction of " + e.Pod
-	switch {
-	case o.State == evict.Released && o.MeasuredKnown:
-		text = fmt.Sprintf("%s is gone: %.1f MiB came back, %.1f MiB were expected", e.Pod, float64(o.Measured)/(1<<20), float64(o.Victim.Release)/(1<<20))
-	case o.State == evict.Released:
-		text = e.Pod + " is gone; nobody saw how much came back"
-	case o.State == evict.InFlight:
-		text = fmt.Sprintf("%s is on its way out, grace period %s", e.Pod, o.Victim.Pod.Grace)
-	case o.State == evict.Overdue:
-		text = e.Pod + " is still here past its deadline"
-	case e.Why != "":
-		text = e.Pod + ": " + e.Why
-	}
-	switch o.State {
-	case evict.Released:
-		r.settled = now.Add(onceSettles)
-	case evict.Refused, evict.Vanished, evict.NotHappened:
-		if v := o.Answer.Verb; v != policy.Backoff && v != policy.Unauthorized { // those are about no pod
-			r.refused[e.UID] = "refused in this run: " + e.Why
-		}
-	}
-	r.say(now, string(o.State), o.Victim.DecisionID+string(o.State), text, e)
-}
-
-// eviction is what a line says of an outcome.
-func eviction(o *evict.Outcome) *status.OnceEviction {
-	e := &status.OnceEviction{Pod: o.Victim.Pod.Key(), UID: o.Victim.Pod.UID, DecisionID: o.Victim.DecisionID, State: string(o.State), ExpectedBytes: o.Victim.Release}
-	if o.MeasuredKnown {
-		measured := o.Measured
-		e.MeasuredBytes = &measured
-	}
-	switch o.State {
-	case evict.Refused, evict.Vanished, evict.NotHappened:
-		e.Why = fmt.Sprintf("%s (%d): %s", o.Answer.Verb, o.Answer.Code, o.Answer.Message)
-	}
-	return e
-}
-
-// wait says what takes its time and is no hindrance.
-func (r *onceRun) wait(now time.Time, key, why string) bool {
-	r.held = time.Time{}
-	r.say(now, status.OnceWaiting, key, why, nil)
-	return false
-}
-
-// hold says what forbids every eviction now, whatever it is in turn; for too long it is the end.
-func (r *onceRun) hold(now time.Time, key, why string) bool {
-	if r.held.IsZero() {
-		r.held = now
-	}
-	if now.Sub(r.held) > onceHeldMost {
-		return r.end(now, status.OnceTooLong, fmt.Sprintf("held for %s; now: %s", onceHeldMost, why))
-	}
-	r.say(now, status.OnceHeld, key, why, nil)
-	return false
-}
-
-// say hands a line over, when it is a new one or the last is a while ago. It never waits for the reader: the last place is
-// for the end.
-func (r *onceRun) say(now time.Time, state, key, text string, e *status.OnceEviction) {
-	r.tally.Take(e)
-	if key = state + " " + key; e == nil && key == r.said && now.Sub(r.saidAt) < onceRepeats {
-		return
-	}
-	r.said, r.saidAt, r.doing = key, now, state+", "+text
-	if len(r.events) >= cap(r.events)-1 {
-		r.dropped++
-		return
-	}
-	r.events <- status.OnceEvent{At: now, State: state, Text: text, UsedPercent: r.used, TargetPercent: r.req.TargetUsagePercent, MissingBytes: r.missing, Eviction: e}
-}
-
-// end says the last line; the second end of a run is none. It returns true.
-func (r *onceRun) end(now time.Time, reason, why string) bool {
-	if r.summary != nil {
-		return true
-	}
-	r.summary, r.why = r.tally.Summary(reason, r.dry), why
-	if r.dropped > 0 {
-		why += fmt.Sprintf("; %d lines were not read in time and are left out", r.dropped)
-	}
-	r.events <- status.OnceEvent{At: now, State: status.OnceEnded, Text: why, UsedPercent: r.used, TargetPercent: r.req.TargetUsagePercent, MissingBytes: r.missing, Summary: r.summary}
-	close(r.events)
-	return true
+	l.a.log.Info("maintenance run ends", "reason", s.Reason, "why", r.Why, "target_percent", r.TargetPercent, "dry_run", r.DryRun, "used_percent", l.verdict.UsedPercent,
+		"evictions", s.Accepted, "expected_bytes", s.ExpectedBytes, "measured_bytes", s.MeasuredBytes, "seconds", o.now.Sub(r.Begun).Seconds(), "lines_dropped", r.Dropped)
+	l.recordEvent(o.now, "once", map[string]any{"state": status.OnceEnded, "reason": s.Reason, "why": r.Why, "evictions": s.Accepted, "expectedBytes": s.ExpectedBytes, "measuredBytes": s.MeasuredBytes})
 }

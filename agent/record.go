@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"spillway/agent/evict"
+	"spillway/agent/judge"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/publish"
 	"spillway/agent/status"
 )
 
@@ -114,18 +116,8 @@ func podText(d *status.Decision, uid string) string {
 }
 
 // record makes the record of one look at the pods.
-func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
-	v := &l.verdict
-	d := &status.Decision{
-		At: now, Level: v.Now.String(), Signal: string(v.Nearest.Signal), MarginBytes: int64(v.Nearest.Margin), ETASeconds: etaSeconds(v.ETA),
-		SlopeBytes: v.EvictSlope, LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause), Why: v.Reason,
-		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != Enforce,
-		KubeletChoice: made.Without.Text(),
-	}
-	for i := range made.Pods {
-		d.Ranking = append(d.Ranking, podStatus(&made.Pods[i], nil))
-	}
-	return d
+func (l *loop) record(now time.Time, v *pressure.Verdict, made *policy.Decision) *status.Decision {
+	return publish.Decision(now, v, made, l.a.cfg.Mode != Enforce)
 }
 
 // keep stores and reports a decision. One that repeats the last (same key) is counted there instead; an empty key is
@@ -151,7 +143,7 @@ func (l *loop) keep(now time.Time, d *status.Decision, key string) {
 		"signal", d.Signal, "margin_bytes", d.MarginBytes, "eta_seconds", optional(d.ETASeconds), "slope_bytes_per_second", d.SlopeBytes,
 		"lead_seconds", d.LeadSeconds, "cause", d.Cause, "why", d.Why, "without_spillway", d.KubeletChoice, "score", optional(d.Score), "dry_run", d.DryRun)
 	switch d.State {
-	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, stateNearMiss:
+	case policy.StateVictim, policy.StateNoNeed, policy.StateRound, policy.CacheReclaim, judge.StateNearMiss:
 		// something is done, or nothing has to be
 	default:
 		if key == stateHeld+"brake" {
@@ -171,12 +163,4 @@ func optional[T any](v *T) any {
 		return nil
 	}
 	return *v
-}
-
-func etaSeconds(d time.Duration) *float64 {
-	if d == pressure.Forever {
-		return nil
-	}
-	s := d.Seconds()
-	return &s
 }

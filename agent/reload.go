@@ -164,7 +164,7 @@ func (l *loop) configure(now time.Time, next Config) {
 
 // reconfigured returns the change that another agent is to be made for, nil while there is none or something is under way.
 func (l *loop) reconfigured() error {
-	if l.pending == nil || l.verdict.Level > pressure.Calm || l.once != nil || l.a.evicts != nil && l.a.evicts.InFlight() > 0 {
+	if l.pending == nil || l.verdict.Level > pressure.Calm || l.a.onces.Going() || l.a.evicts != nil && l.a.evicts.InFlight() > 0 {
 		return nil
 	}
 	return l.pending

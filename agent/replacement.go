@@ -7,11 +7,9 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
+	"spillway/agent/publish"
 	"spillway/agent/status"
 )
-
-// keepReplacements is how many that have ended are shown.
-const keepReplacements = 32
 
 // followReplacements moves on what comes in the place of evicted pods, and reports what changed.
 func (l *loop) followReplacements(now time.Time) {
@@ -31,7 +29,7 @@ func (l *loop) followReplacements(now time.Time) {
 
 // replaced reports news of one replacement.
 func (l *loop) replaced(now time.Time, f *evict.Followed) {
-	r := replacementOf(f)
+	r := publish.Replacement(f)
 	state, message := string(cmp.Or(f.State, policy.ReplacementUnknown)), "replacement not running"
 	switch {
 	case f.State == policy.ReplacementRunning:
@@ -64,29 +62,7 @@ func seconds(now time.Time, f *evict.Followed) float64 {
 	return now.Sub(f.At).Seconds()
 }
 
-func replacementOf(f *evict.Followed) status.Replacement {
-	r := status.Replacement{
-		DecisionID: f.DecisionID, Namespace: f.Namespace, Pod: f.Name, UID: f.UID, EvictedAt: f.At, State: string(f.State), Waits: f.Waits, Late: f.Late,
-		Replacement: f.Pod, Node: f.Node, SameNode: f.Here, Message: f.Message, SeenAt: moment(f.SeenAt),
-	}
-	if f.State == policy.ReplacementRunning {
-		took := f.Took.Seconds()
-		r.AfterSeconds = &took
-	}
-	return r
-}
-
 // replacementStatus lists those that are waited for, and the newest of the others.
 func (l *loop) replacementStatus(now time.Time) []status.Replacement {
-	var out []status.Replacement
-	ended := 0
-	for _, f := range l.a.evicts.Replacements(now) {
-		if !f.Waits {
-			if ended++; ended > keepReplacements {
-				continue
-			}
-		}
-		out = append(out, replacementOf(&f))
-	}
-	return out
+	return publish.Replacements(l.a.evicts.Replacements(now))
 }

@@ -68,7 +68,7 @@ func TestReplacementsShown(t *testing.T) {
 	}
 	l := followLoop(t, `{"version":1,"history":[`+strings.Join(past, ",")+`]}`, nowhere, &bytes.Buffer{})
 	got := l.replacementStatus(now)
-	if len(got) != keepReplacements+3 || got[0].Pod != "old-59" || !got[len(got)-1].Waits || got[len(got)-1].Pod != "old-0" {
+	if len(got) != 32+3 || got[0].Pod != "old-59" || !got[len(got)-1].Waits || got[len(got)-1].Pod != "old-0" {
 		t.Fatalf("%d shown, first %+v", len(got), got[0])
 	}
 	if w := got[0].Words(); w != "shop/new-59 Running on node-b after 4 s" {

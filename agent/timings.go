@@ -7,8 +7,10 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/ledger"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/publish"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 	"spillway/agent/timing"
@@ -54,10 +56,7 @@ func (a *Agent) openTimings() {
 
 // timingStatus is what evictions are taken to last, for people.
 func (a *Agent) timingStatus() *status.Timing {
-	t, n := a.timing()
-	f := t.Filled()
-	return &status.Timing{CallSeconds: f.Call.Seconds(), Calls: n.Calls, CallMeasured: t.Call > 0, CutSeconds: f.Cut.Seconds(), Cuts: n.Cuts, CutMeasured: t.Cut > 0,
-		RuntimeStops: t.Stops, BackBytes: f.Back, Releases: n.Backs, BackMeasured: t.Back > 0}
+	return publish.Timing(a.timing())
 }
 
 // mayStop reports whether the container runtime may be asked to stop the containers of a cut.
@@ -171,7 +170,7 @@ func (l *loop) followRelease(now time.Time, p *policy.Pod, m *podmap.Pod, empty,
 func heldPoints(samples []sampler.GroupSample) []timing.Point {
 	out := make([]timing.Point, 0, len(samples))
 	for i := range samples {
-		if v := minus(samples[i].WorkingSet, samples[i].ActiveFile); v.Known() {
+		if v := observe.Less(samples[i].WorkingSet, samples[i].ActiveFile); v.Known() {
 			out = append(out, timing.Point{At: samples[i].At, Held: uint64(min(max(v, 0), math.MaxInt64))})
 		}
 	}

@@ -1,6 +1,6 @@
 // Package reclaim carries out what package policy plans for page cache: one write at a time on a goroutine of its own, at
 // most one per pod and second, what came back at once and what of it was still there 10 s later, and which pods are not
-// worth another try. It knows nothing of how the write is made.
+// worth another try. How the kernel is asked is in Cgroups.
 package reclaim
 
 import (
@@ -78,6 +78,21 @@ type Attempt struct {
 
 // GaveBack reports whether it ended with enough that another one may give more.
 func (a *Attempt) GaveBack() bool { return max(a.Answer.Back, a.Answer.Freed) >= leastBack }
+
+// State is what came of it, in one word or two.
+func (a *Attempt) State() string {
+	switch {
+	case a.EndedAt.IsZero():
+		return "reclaiming"
+	case a.DryRun:
+		return "would-reclaim"
+	case a.Answer.Refused != "":
+		return "refused"
+	case a.Answer.Err != nil:
+		return "failed"
+	}
+	return "reclaimed"
+}
 
 // Result is the end of one call; it means something only to Take.
 type Result struct {

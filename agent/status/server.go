@@ -341,6 +341,9 @@ func (r *refusal) Error() string { return r.text }
 // ErrNoPod says that a pod is not one of this node.
 var ErrNoPod = errors.New("not a pod of this node")
 
+// ErrBusy says that too many ask at once.
+var ErrBusy = errors.New("the agent is busy: ask again")
+
 // NoPod reports whether an agent answered that the pod in question is not on its node.
 func NoPod(err error) bool {
 	r := new(refusal)

@@ -1,8 +1,11 @@
-package agent
+package sampler
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"spillway/cgroup"
 )
 
 // TestWakeFilterBoundsItsCost: a pod that stalls at its own limit wakes ten times a second for an hour.
@@ -19,8 +22,8 @@ func TestWakeFilterBoundsItsCost(t *testing.T) {
 	if share := float64(allowed) / float64(all); share > 0.06 || share == 0 {
 		t.Errorf("%.1f %% of the wake-ups were let through, want some, and at most 6 %%", 100*share)
 	}
-	if int(f.Passed) != all-allowed {
-		t.Errorf("%d counted as passed over, want %d", f.Passed, all-allowed)
+	if int(f.passed) != all-allowed {
+		t.Errorf("%d counted as passed over, want %d", f.passed, all-allowed)
 	}
 }
 
@@ -68,5 +71,27 @@ func TestWakeFilterLetsThrough(t *testing.T) {
 				t.Errorf("let through %v at %s, want %v: %+v", got, now, tc.want, f)
 			}
 		})
+	}
+}
+
+// TestWakeState: a source that is missing is named with its reason, and is a fault only where no other is there.
+func TestWakeState(t *testing.T) {
+	none := errors.New("no PSI")
+	node := cgroup.WakeSource{Kind: cgroup.WakeNodePressure, Trigger: cgroup.Trigger{Stall: 70 * time.Millisecond, Window: time.Second}, Active: true}
+	events := cgroup.WakeSource{Kind: cgroup.WakeEvents, Active: true}
+	missing := cgroup.WakeSource{Kind: cgroup.WakeNodePressure, Why: none}
+	for _, tc := range []struct {
+		name    string
+		sources []cgroup.WakeSource
+		ok      bool
+		detail  string
+	}{
+		{"all", []cgroup.WakeSource{node, events}, true, "node pressure (some 70000 1000000), events"},
+		{"a kernel without PSI", []cgroup.WakeSource{missing, events}, true, "events; without node pressure: no PSI"},
+		{"no source", []cgroup.WakeSource{missing}, false, "sampling follows the headroom alone; node pressure: no PSI"},
+	} {
+		if ok, detail := wakeState(tc.sources); ok != tc.ok || detail != tc.detail {
+			t.Errorf("%s: %v, %q; want %v, %q", tc.name, ok, detail, tc.ok, tc.detail)
+		}
 	}
 }
