@@ -22,7 +22,7 @@
 // the margin is on its way out; triggers of the kernel ([cgroup.Waker]) wake it in between.
 //
 // OOM kills have a goroutine of their own (killWatch), which joins the tracer's events with the rungs below it: the kernel's log
-// and the counters of cgroups; agent/oom is the pure part of it. It never waits for the loop, nor the loop for it. A
+// and the counters of cgroups; agent/oom/domain is the pure part of it. It never waits for the loop, nor the loop for it. A
 // goroutine beside it (climb) tries each minute what of the ladder is missing.
 //
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
@@ -52,8 +52,8 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict brake reclaim ledger metrics recording oom
-//	judge incident                           (pure)
+//	sampler podmap kube evict brake reclaim ledger metrics recording
+//	judge incident oom/domain                (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
 //

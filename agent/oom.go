@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"spillway/agent/oom"
+	"spillway/agent/oom/domain"
 	"spillway/agent/podmap"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -51,7 +51,7 @@ type victim struct {
 	kill   status.OOMKill
 	mark   time.Duration // since boot; 0: not known
 	named  bool
-	levels []oom.Level
+	levels []domain.Level
 }
 
 // fromEvent attributes what the tracer saw.
@@ -117,8 +117,8 @@ func (w *killWatch) fromLine(ctx context.Context, line *kmsg.Kill) victim {
 		w.place(ctx, &v, 0, at)
 	}
 	w.judge(&v, w.a.samples.Now(), "", line.PID)
-	if line.Global && v.kill.Domain == string(oom.Unknown) {
-		setDomain(&v.kill, oom.Domain{Kind: oom.Node, How: oom.ByLog, Limit: cgroup.Absent})
+	if line.Global && v.kill.Domain == string(domain.Unknown) {
+		setDomain(&v.kill, domain.Domain{Kind: domain.Node, How: domain.ByLog, Limit: cgroup.Absent})
 	}
 	return v
 }
@@ -197,7 +197,7 @@ func (w *killWatch) owner(ctx context.Context, id *uint64, at *string) (podmap.O
 			return o, ok
 		}
 	}
-	if m.Kubepods != "" && !oom.Under(*at, m.Kubepods) {
+	if m.Kubepods != "" && !domain.Under(*at, m.Kubepods) {
 		return podmap.Owner{}, false
 	}
 	o, ok := m.Under(*at)
@@ -218,11 +218,11 @@ func (w *killWatch) pathOf(id uint64) string {
 
 // levels reads the cgroups from a victim's own upwards. The root has no limit and is left out, and so is what has no memory
 // controller.
-func (w *killWatch) levels(at string, id uint64) []oom.Level {
+func (w *killWatch) levels(at string, id uint64) []domain.Level {
 	kubepods := w.a.mapper.Map().Kubepods
-	var out []oom.Level
+	var out []domain.Level
 	for p := at; p != "/" && p != "." && p != ""; p = path.Dir(p) {
-		l := oom.Level{Path: p, Kind: kindOf(p, kubepods)}
+		l := domain.Level{Path: p, Kind: kindOf(p, kubepods)}
 		err := w.a.tree.OOMCounts(p, &l.Counts)
 		var unsupported *cgroup.UnsupportedError
 		if errors.As(err, &unsupported) {
@@ -238,41 +238,41 @@ func (w *killWatch) levels(at string, id uint64) []oom.Level {
 }
 
 // kindOf tells by the names of the directories what a cgroup is.
-func kindOf(p, kubepods string) oom.Kind {
-	if kubepods == "" || !oom.Under(p, kubepods) {
-		return oom.Cgroup
+func kindOf(p, kubepods string) domain.Kind {
+	if kubepods == "" || !domain.Under(p, kubepods) {
+		return domain.Cgroup
 	}
 	dir, name := path.Split(p)
 	if _, ok := cgroup.ParsePodUID(name); ok {
-		return oom.Pod
+		return domain.Pod
 	}
 	_, inPod := cgroup.ParsePodUID(path.Base(dir))
 	if _, ok := cgroup.ParseContainerID(name); ok && inPod {
-		return oom.Container
+		return domain.Container
 	}
 	if p == kubepods || path.Clean(dir) == kubepods && !inPod {
-		return oom.Kubepods
+		return domain.Kubepods
 	}
-	return oom.Cgroup
+	return domain.Cgroup
 }
 
 // nearestLimit is the nearest memory limit above the victim; of what is gone, what the map knew.
-func nearestLimit(levels []oom.Level, o podmap.Owner) (*uint64, string) {
+func nearestLimit(levels []domain.Level, o podmap.Owner) (*uint64, string) {
 	known := len(levels) == 0
 	for i := range levels {
 		l := &levels[i]
 		limit := l.Counts.Limit
 		if !l.Read {
 			switch l.Kind {
-			case oom.Container:
+			case domain.Container:
 				limit = o.ContainerLimit
-			case oom.Pod:
+			case domain.Pod:
 				limit = o.PodLimit
 			default:
 				limit = cgroup.Absent
 			}
 		}
-		if l.Kind == oom.Kubepods || l.Kind == oom.Cgroup && i > 0 && o.Path != "" && !oom.Under(l.Path, o.Path) {
+		if l.Kind == domain.Kubepods || l.Kind == domain.Cgroup && i > 0 && o.Path != "" && !domain.Under(l.Path, o.Path) {
 			break
 		}
 		known = known || l.Read || limit != cgroup.Absent
@@ -293,18 +293,18 @@ func nearestLimit(levels []oom.Level, o podmap.Owner) (*uint64, string) {
 func (w *killWatch) judge(v *victim, at time.Duration, trigger string, pids ...uint32) {
 	w.takeLines()
 	w.takeWords()
-	var d oom.Domain
+	var d domain.Domain
 	switch {
 	case v.kill.Cgroup == "":
-		d = oom.Domain{Kind: oom.Unknown, Why: "the victim's cgroup is not known", Limit: cgroup.Absent}
+		d = domain.Domain{Kind: domain.Unknown, Why: "the victim's cgroup is not known", Limit: cgroup.Absent}
 	case at < w.primed:
-		d = oom.Domain{Kind: oom.Unknown, Why: "before the counters were first read", Limit: cgroup.Absent}
+		d = domain.Domain{Kind: domain.Unknown, Why: "before the counters were first read", Limit: cgroup.Absent}
 	default:
 		d = w.table.Judge(at, w.a.samples.Now(), v.levels, trigger)
 	}
 	for _, pid := range pids {
 		if c := w.causes[pid]; c != nil {
-			d = oom.Constraint(c.Constraint, c.OOMCgroup, v.levels)
+			d = domain.Constraint(c.Constraint, c.OOMCgroup, v.levels)
 			break
 		}
 	}
@@ -312,8 +312,8 @@ func (w *killWatch) judge(v *victim, at time.Duration, trigger string, pids ...u
 }
 
 // owned names the limit that the pod's owner has set, where the pod has no other container that counts towards its limit.
-func (w *killWatch) owned(d oom.Domain, levels []oom.Level) oom.Domain {
-	of := oom.Owned(d, levels)
+func (w *killWatch) owned(d domain.Domain, levels []domain.Level) domain.Domain {
+	of := domain.Owned(d, levels)
 	if of == d {
 		return d
 	}
@@ -322,7 +322,7 @@ func (w *killWatch) owned(d oom.Domain, levels []oom.Level) oom.Domain {
 			continue
 		}
 		for _, c := range p.Containers {
-			if c.Name != "" && c.Name != podmap.Sandbox && !slices.ContainsFunc(levels, func(l oom.Level) bool { return l.Path == c.Path }) {
+			if c.Name != "" && c.Name != podmap.Sandbox && !slices.ContainsFunc(levels, func(l domain.Level) bool { return l.Path == c.Path }) {
 				return d // they share a limit that is the pod's own
 			}
 		}
@@ -330,7 +330,7 @@ func (w *killWatch) owned(d oom.Domain, levels []oom.Level) oom.Domain {
 	return of
 }
 
-func setDomain(k *status.OOMKill, d oom.Domain) {
+func setDomain(k *status.OOMKill, d domain.Domain) {
 	k.Domain, k.DomainCgroup, k.DomainKnownBy, k.DomainWhy, k.DomainLimitBytes = string(d.Kind), d.Path, string(d.How), d.Why, number(d.Limit)
 }
 
@@ -355,7 +355,7 @@ func join(victims []victim) victim {
 	k.Victims = len(victims)
 	for i := range victims[1:] {
 		o := &victims[1+i].kill
-		if o.DomainKnownBy == string(oom.ByLog) && k.DomainKnownBy != string(oom.ByLog) {
+		if o.DomainKnownBy == string(domain.ByLog) && k.DomainKnownBy != string(domain.ByLog) {
 			k.Domain, k.DomainCgroup, k.DomainKnownBy, k.DomainWhy, k.DomainLimitBytes = o.Domain, o.DomainCgroup, o.DomainKnownBy, o.DomainWhy, o.DomainLimitBytes
 		}
 		if len(k.Others) < maxOthers {
@@ -397,9 +397,9 @@ func (w *killWatch) finish(ctx context.Context, v victim) {
 }
 
 // missed reports kills that nobody told of but a counter.
-func (w *killWatch) missed(n uint64, pod *podmap.Pod, c *podmap.Container, source string, levels []oom.Level) {
+func (w *killWatch) missed(n uint64, pod *podmap.Pod, c *podmap.Container, source string, levels []domain.Level) {
 	k := status.OOMKill{At: time.Now(), Source: source, Victims: int(min(n, 1<<31)), LimitOf: "unknown"}
-	d := oom.Domain{Kind: oom.Unknown, Why: fmt.Sprintf("%s counts kills and no more", source), Limit: cgroup.Absent}
+	d := domain.Domain{Kind: domain.Unknown, Why: fmt.Sprintf("%s counts kills and no more", source), Limit: cgroup.Absent}
 	if pod != nil {
 		k.Namespace, k.Pod, k.PodUID, k.Cgroup, k.CgroupID = pod.Namespace, pod.Name, pod.UID, pod.Path, pod.CgroupID
 		if pod.API != nil {

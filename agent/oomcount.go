@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"spillway/agent/oom"
+	"spillway/agent/oom/domain"
 	"spillway/agent/podmap"
 	"spillway/cgroup"
 )
@@ -176,7 +176,7 @@ func (w *killWatch) gone() (again uint64) {
 			continue
 		}
 		_, groups := w.table.Missing(c.Path, &counts)
-		w.table.Again([]oom.Level{{Path: c.Path, ID: counts.ID}}, groups)
+		w.table.Again([]domain.Level{{Path: c.Path, ID: counts.ID}}, groups)
 		again += groups
 	}
 	return again

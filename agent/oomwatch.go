@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"spillway/agent/oom"
+	"spillway/agent/oom/domain"
 	"spillway/agent/podmap"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -54,10 +54,10 @@ type killWatch struct {
 	since                             time.Duration // when the tracer that the climber opened took over
 	logSince                          time.Duration // when the log that it opened did; 0: it was there
 
-	table  *oom.Table
+	table  *domain.Table
 	primed time.Duration // when the table was
-	audit  oom.Audit
-	groups oom.Groups[victim]
+	audit  domain.Audit
+	groups domain.Groups[victim]
 
 	marked   map[process]time.Duration
 	causes   map[uint32]*kmsg.Cause // by thread id
@@ -98,7 +98,7 @@ type process struct {
 type lined struct {
 	comm   string
 	at     time.Duration
-	levels []oom.Level
+	levels []domain.Level
 }
 
 // groupLine is a line of the log that names a cgroup whose processes are killed together: those of the lines that follow it
@@ -121,7 +121,7 @@ func (a *Agent) openKillWatch() {
 	w := &killWatch{
 		a: a, traced: a.tracer.Load() != nil, noTracer: a.noTracer, retry: retryEvery, tellLoss: lossTold,
 		marks: make(chan *oomkill.Event, 16), lines: make(chan struct{}, 1), words: make(chan cgroup.WakeGroup, 1024), ended: make(chan error, 1),
-		muted: make(chan error, 1), found: make(chan rungs), lined: map[uint32]lined{}, together: map[uint32]string{}, table: oom.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
+		muted: make(chan error, 1), found: make(chan rungs), lined: map[uint32]lined{}, together: map[uint32]string{}, table: domain.NewTable(), marked: map[process]time.Duration{}, causes: map[uint32]*kmsg.Cause{}, told: map[uint32]time.Duration{},
 		dirty: map[string]unread{}, unnamed: make(chan struct{}, maxUnnamed),
 	}
 	a.killWatch = w
@@ -247,7 +247,7 @@ func (w *killWatch) take(ctx context.Context, v victim, trigger uint32) {
 	w.seen.Add(1)
 	w.table.Reported(v.levels, 1)
 	if top := w.groupOf(&v); top != "" {
-		if len(w.groups.Victims(oom.Key{Cgroup: top, Trigger: trigger})) == 0 {
+		if len(w.groups.Victims(domain.Key{Cgroup: top, Trigger: trigger})) == 0 {
 			w.table.Again(v.levels, 1)
 		}
 		if w.traced { // the log has a line for each count
@@ -265,7 +265,7 @@ func (w *killWatch) book(ctx context.Context, v victim, trigger uint32) {
 		w.finish(ctx, v)
 		return
 	}
-	key := oom.Key{Cgroup: v.kill.Group, Trigger: trigger}
+	key := domain.Key{Cgroup: v.kill.Group, Trigger: trigger}
 	// A line of the log may come long after the process that it names, and all others, are gone.
 	if g := w.groups.Add(w.a.samples.Now(), key, v, w.traced && w.whole(key, v.kill.PID)); g != nil {
 		w.finish(ctx, join(g))
@@ -273,7 +273,7 @@ func (w *killWatch) book(ctx context.Context, v victim, trigger uint32) {
 }
 
 // whole says that a cgroup has no process that was not marked. Without the node's pid namespace they can only be counted.
-func (w *killWatch) whole(key oom.Key, pid uint32) bool {
+func (w *killWatch) whole(key domain.Key, pid uint32) bool {
 	pids, err := w.a.tree.PIDs(key.Cgroup)
 	if err != nil {
 		return true // it is gone, and all that was in it
@@ -344,7 +344,7 @@ func (w *killWatch) reportLines(ctx context.Context) {
 		pid := uint32(w.a.tree.ProcessOf(int(line.PID)))
 		if was, again := w.lined[pid]; again && (was.comm == line.Comm || w.together[line.PID] != "") {
 			// The kernel met a process of a group again: that is one more in its counters, and no kill. A first victim is met
-			// so always, and its second count is known; see oom.Table.
+			// so always, and its second count is known; see domain.Table.
 			w.audit.Seen(now)
 			w.table.Twice(was.levels, 1)
 			continue
