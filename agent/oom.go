@@ -168,7 +168,7 @@ func (w *killWatch) exhume(v *victim, id uint64, name, parent string) {
 	if container != "" && o.Path != "" {
 		o.Path = path.Join(o.Path, name)
 	}
-	w.a.mapper.Bury(id, o)
+	w.a.mapper.RememberRemoved(id, o)
 	k := &v.kill
 	v.named = false
 	k.PodUID, k.ContainerID, k.CgroupID, k.Cgroup, k.Namespace, k.Pod = o.PodUID, container, id, o.Path, o.Namespace, o.Pod
