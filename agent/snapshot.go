@@ -30,7 +30,7 @@ func (l *loop) publish(now time.Time) {
 			MapWalks: walks.Walks, MapWalkSeconds: walks.WalkTime.Seconds(),
 		},
 		Ledger: a.ledgerStatus(), Undelivered: a.undelivered(),
-		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
+		OOMKills: slices.Clone(l.kills), OOMWatch: a.oom.Status(),
 	}
 	slices.Reverse(s.OOMKills)
 	if a.incidents != nil {
@@ -87,7 +87,7 @@ func (a *Agent) observeSources() {
 	a.observeRecorder()
 	a.observeBrakes()
 	a.observeLedger()
-	a.killWatch.observe()
+	a.oom.ReportState()
 }
 
 func (l *loop) pressureStatus() status.Pressure {
