@@ -16,6 +16,7 @@ import (
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/once"
+	"spillway/agent/oom"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/reclaim"
@@ -24,7 +25,6 @@ import (
 	"spillway/agent/status"
 	"spillway/cgroup"
 	"spillway/cri"
-	"spillway/ebpf/oomkill"
 )
 
 // livenessAge is how old the loop's last pass may be before the liveness probe fails.
@@ -56,6 +56,8 @@ type Options struct {
 	BTF           string           // external BTF file for the tracer; empty: the kernel's own
 	Version       string
 	Logger        *slog.Logger // default: discard
+
+	kubepods string // of tests: path of the cgroup of all pods; empty: wherever it is found
 }
 
 // Agent is one running agent. New makes it, Run runs it once.
@@ -74,15 +76,13 @@ type Agent struct {
 	habits   *habits        // nil without a cluster
 	timings  *timings       // likewise
 	mapper   *podmap.Mapper
-	podCPU   *podCPU                        // nil: standalone
-	runtime  *cri.Client                    // nil: none here
-	cluster  *cluster                       // nil: standalone
-	evicts   *evict.Manager                 // nil: standalone
-	reclaims *reclaim.Manager               // nil: standalone
-	brakes   *brake.Manager                 // nil: standalone
-	exits    *exits                         // nil: standalone
-	tracer   atomic.Pointer[oomkill.Tracer] // nil: none is attached
-	noTracer error                          // why New attached none
+	podCPU   *podCPU          // nil: standalone
+	runtime  *cri.Client      // nil: none here
+	cluster  *cluster         // nil: standalone
+	evicts   *evict.Manager   // nil: standalone
+	reclaims *reclaim.Manager // nil: standalone
+	brakes   *brake.Manager   // nil: standalone
+	exits    *exits           // nil: standalone
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
 	ledger   *ledger.Ledger    // nil: standalone
@@ -94,16 +94,15 @@ type Agent struct {
 	checks      atomic.Pointer[[]status.Check] // of the newest preflight
 	checking    sync.Mutex                     // one preflight at a time: each reads much
 	current     atomic.Pointer[Config]         // what cfg is, for other goroutines than the loop's
-	killWatch   *killWatch
+	oom         *oom.Watch
 	kills       chan status.OOMKill
 	questions   chan question
 	onces       *once.Runs
 	configs     chan Config   // that the file has now
 	modes       chan Mode     // capacity 1: that the loop changed to
 	lookEvery   time.Duration // at the file
-	killsLost   atomic.Uint64
-	keptKills   *ledger.Log // nil: standalone
-	incidents   *incidents  // nil: standalone
+	keptKills   *ledger.Log   // nil: standalone
+	incidents   *incidents    // nil: standalone
 	sources     sources
 
 	loop loop
@@ -161,8 +160,18 @@ func New(opts Options) (*Agent, error) {
 	a.holdMemory()
 	a.openWaker()
 	a.openRecorder()
-	a.openTracer()
-	a.openKillWatch()
+	if a.mapper, err = podmap.New(podmap.Options{
+		Tree: a.tree, Clock: a.samples.Now, Logger: a.log,
+		Containers: func() []cri.Container { return a.runtimeView.Load().Containers },
+		Pods:       a.pods,
+		OnChange:   a.track,
+		Kubepods:   opts.kubepods,
+	}); err != nil {
+		return nil, err
+	}
+	if err := a.openOOM(); err != nil {
+		return nil, err
+	}
 	a.openRuntime()
 	if err := a.openLedger(); err != nil {
 		return nil, err
@@ -173,14 +182,6 @@ func New(opts Options) (*Agent, error) {
 	if err := a.openCluster(); err != nil {
 		return nil, err
 	}
-	if a.mapper, err = podmap.New(podmap.Options{
-		Tree: a.tree, Clock: a.samples.Now, Logger: a.log,
-		Containers: func() []cri.Container { return a.runtimeView.Load().Containers },
-		Pods:       a.pods,
-		OnChange:   a.track,
-	}); err != nil {
-		return nil, err
-	}
 	if !a.standalone {
 		a.podCPU = newPodCPU(a.tree, a.mapper)
 	}
@@ -188,16 +189,6 @@ func New(opts Options) (*Agent, error) {
 	a.loop.init(a)
 	ok = true
 	return a, nil
-}
-
-// openTracer loads the OOM tracer. A kernel that refuses it is no reason to stop.
-func (a *Agent) openTracer() {
-	tracer, err := oomkill.Open(oomkill.Options{BTF: a.opts.BTF, Logger: a.log})
-	if err != nil {
-		a.noTracer = err
-		return
-	}
-	a.tracer.Store(tracer)
 }
 
 func (a *Agent) openRuntime() {
@@ -326,7 +317,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	start("podmap", a.mapper.Run)
 	start("status socket", a.server.Run)
-	start("oom kills", a.killWatch.run)
+	start("oom kills", a.oom.Run)
 	if a.runtime != nil {
 		start("cri", a.followRuntime)
 	}
@@ -471,11 +462,8 @@ func (a *Agent) close() {
 	if a.waker != nil {
 		a.waker.Close()
 	}
-	if a.killWatch != nil {
-		a.killWatch.close()
-	}
-	if tracer := a.tracer.Load(); tracer != nil {
-		tracer.Close()
+	if a.oom != nil {
+		a.oom.Close()
 	}
 	if a.runtime != nil {
 		a.runtime.Close()

@@ -9,24 +9,25 @@ import (
 
 	"spillway/agent/podmap"
 	"spillway/agent/status"
+	"spillway/test/oomnode"
 )
 
 // TestKernelThrottling: a container at its CPU limit is seen to be stopped by it, and what its pod was stopped in all stays
 // when it begins anew.
 func TestKernelThrottling(t *testing.T) {
-	n := newOOMNode(t)
-	pod, container, uid, id := n.pod(1)
-	limit := n.cpuLimit(container)
+	n := oomnode.New(t)
+	pod, container, uid, id := n.Pod(1)
+	limit := cpuLimit(n, container)
 	m := &podmap.Map{Pods: []podmap.Pod{{UID: uid, Path: pod, Containers: []podmap.Container{{ID: id, Path: container}}}}}
-	c := newPodCPU(n.tree, nil)
+	c := newPodCPU(n.Tree, nil)
 	c.look(m)
 	first := (*c.view.Load())[uid]
 	if first == nil || first.CPUThrottledPeriods != 0 {
 		t.Fatalf("at rest: %+v", first)
 	}
-	child := n.start(container, "spin")
+	child := n.Start(container, "spin")
 	limit(child.Process.Pid)
-	child.loose(t)
+	child.Release(t)
 	spun := func(least uint64) *status.Waits {
 		t.Helper()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -48,19 +49,19 @@ func TestKernelThrottling(t *testing.T) {
 	if first.CPUThrottledPeriods != 0 {
 		t.Error("what was published has changed")
 	}
-	if n.v2() && (len(w.Pressure) != 3 || w.Pressure[1].Resource != "cpu" || w.Pressure[1].SomeSeconds <= 0) {
+	if n.V2() && (len(w.Pressure) != 3 || w.Pressure[1].Resource != "cpu" || w.Pressure[1].SomeSeconds <= 0) {
 		t.Errorf("pressure %+v, want that the pod waited for the CPU", w.Pressure)
 	}
 	// The container is made anew, and its counters begin at 0.
 	again := container + "1"
-	n.mkdir(again)
+	n.Mkdir(again)
 	m.Pods[0].Containers[0] = podmap.Container{ID: id + "1", Path: again}
 	c.look(m)
 	if now := (*c.view.Load())[uid]; now.CPUThrottledPeriods < w.CPUThrottledPeriods {
 		t.Errorf("%d throttled periods after a restart, %d before", now.CPUThrottledPeriods, w.CPUThrottledPeriods)
 	}
 	// An agent that comes later counts from 0.
-	later := newPodCPU(n.tree, nil)
+	later := newPodCPU(n.Tree, nil)
 	m.Pods[0].Containers[0] = podmap.Container{ID: id, Path: container}
 	later.look(&podmap.Map{}) // before anything is mapped
 	later.look(m)
@@ -74,56 +75,56 @@ func TestKernelThrottling(t *testing.T) {
 }
 
 // cpuLimit gives a cgroup a hundredth of a CPU and returns what puts a process under it: on v1 that is another hierarchy.
-func (n *oomNode) cpuLimit(path string) func(pid int) {
-	n.t.Helper()
-	if n.v2() {
-		for _, at := range []string{"/", filepath.Dir(n.top), n.top, filepath.Dir(path)} {
-			n.write(at, "cgroup.subtree_control", "+cpu")
+func cpuLimit(n *oomnode.Node, path string) func(pid int) {
+	n.T.Helper()
+	if n.V2() {
+		for _, at := range []string{"/", filepath.Dir(n.Top), n.Top, filepath.Dir(path)} {
+			n.Write(at, "cgroup.subtree_control", "+cpu")
 		}
-		n.write(path, "cpu.max", "1000 100000")
+		n.Write(path, "cpu.max", "1000 100000")
 		return func(int) {}
 	}
 	root := "/sys/fs/cgroup/cpu"
 	if _, err := os.Stat(filepath.Join(root, "cpu.shares")); err != nil {
-		n.t.Skipf("no cpu hierarchy: %v", err)
+		n.T.Skipf("no cpu hierarchy: %v", err)
 	}
-	dirs := []string{filepath.Dir(n.top), n.top, filepath.Dir(path), path}
+	dirs := []string{filepath.Dir(n.Top), n.Top, filepath.Dir(path), path}
 	for _, d := range dirs {
 		if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
-			n.t.Fatal(err)
+			n.T.Fatal(err)
 		}
-		n.t.Cleanup(func() {
+		n.T.Cleanup(func() {
 			for end := time.Now().Add(10 * time.Second); os.Remove(filepath.Join(root, d)) != nil && time.Now().Before(end); {
 				time.Sleep(time.Millisecond) // its process is on its way out
 			}
 		})
 	}
 	set := func(file, value string) {
-		n.t.Helper()
+		n.T.Helper()
 		if err := os.WriteFile(filepath.Join(root, path, file), []byte(value), 0); err != nil {
-			n.t.Fatal(err)
+			n.T.Fatal(err)
 		}
 	}
 	set("cpu.cfs_quota_us", "1000")
-	return func(pid int) { n.t.Helper(); set("cgroup.procs", strconv.Itoa(pid)) }
+	return func(pid int) { n.T.Helper(); set("cgroup.procs", strconv.Itoa(pid)) }
 }
 
 // BenchmarkPodCPU is one look at the 330 containers of 110 pods.
 func BenchmarkPodCPU(b *testing.B) {
-	n := newOOMNode(b)
+	n := oomnode.New(b)
 	m := new(podmap.Map)
 	for i := range 110 {
 		uid := "pod" + strconv.Itoa(i)
-		p := podmap.Pod{UID: uid, Path: n.top + "/" + uid}
-		n.mkdir(p.Path)
+		p := podmap.Pod{UID: uid, Path: n.Top + "/" + uid}
+		n.Mkdir(p.Path)
 		for j := range 3 {
 			id := uid + "-" + strconv.Itoa(j)
-			n.mkdir(p.Path + "/" + id)
+			n.Mkdir(p.Path + "/" + id)
 			p.Containers = append(p.Containers, podmap.Container{ID: id, Path: p.Path + "/" + id})
 		}
 		m.Pods = append(m.Pods, p)
 	}
-	c := newPodCPU(n.tree, nil)
+	c := newPodCPU(n.Tree, nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		c.look(m)

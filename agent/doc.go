@@ -21,9 +21,9 @@
 // The pace of sampling goes the other way: after each pass the loop tells the sampler how much is left, and hurries it when
 // the margin is on its way out; triggers of the kernel ([sampler.Waker]) wake it in between.
 //
-// OOM kills have a goroutine of their own (killWatch), which joins the tracer's events with the rungs below it: the kernel's log
-// and the counters of cgroups; agent/oom is the pure part of it. It never waits for the loop, nor the loop for it. A
-// goroutine beside it (climb) tries each minute what of the ladder is missing.
+// OOM kills have a goroutine of their own (agent/oom), which joins the tracer's events with the rungs below it: the kernel's log
+// and the counters of cgroups; agent/oom/domain is the pure part of it. It never waits for the loop, nor the loop for it. A
+// goroutine beside it tries each minute what of the ladder is missing.
 //
 // What stands in brackets is a goroutine; all are started and awaited by Run. The loop has one order: observe, assess,
 // decide, act. It waits for nothing: calls to the API server are made by the sender of agent/evict, by the follower beside
@@ -52,9 +52,9 @@
 //
 //	cmd
 //	agent
-//	observe once publish                     (stations)
-//	sampler podmap kube evict brake reclaim ledger metrics recording oom
-//	judge incident                           (pure)
+//	observe once publish oom                 (stations)
+//	sampler podmap kube evict brake reclaim ledger metrics recording
+//	judge incident oom/domain                (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)
 //

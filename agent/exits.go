@@ -11,7 +11,7 @@ import (
 
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
-	"spillway/agent/oom"
+	"spillway/agent/oom/domain"
 	"spillway/agent/status"
 	"spillway/agent/triage"
 	"spillway/cri"
@@ -275,7 +275,7 @@ func killsIn(s *status.Status, w *waitingExit) []triage.Kill {
 	for _, k := range slices.Backward(s.OOMKills) {
 		if w.ID != "" && k.ContainerID == w.ID || k.ContainerID == "" && k.PodUID == w.UID && k.Container == w.Container && k.PodUID != "" && k.Container != "" {
 			whose, limit := k.LimitOf, k.LimitBytes // the nearest one
-			if k.Domain != "" && k.Domain != string(oom.Unknown) {
+			if k.Domain != "" && k.Domain != string(domain.Unknown) {
 				whose, limit = k.Domain, k.DomainLimitBytes // the one that was reached
 			}
 			out = append(out, triage.Kill{At: k.At, PID: k.PID, Process: k.Process, LimitOf: whose, Limit: limit})

@@ -47,7 +47,7 @@ func (a *Agent) observeJournal() {
 
 // undelivered counts what the agent could not say.
 func (a *Agent) undelivered() *status.Undelivered {
-	u := &status.Undelivered{KernelLogRecords: a.killWatch.linesLost()}
+	u := &status.Undelivered{KernelLogRecords: a.oom.LogLinesLost()}
 	if h := a.opts.Journal; h != nil {
 		u.JournalRecords = h.Dropped()
 	}

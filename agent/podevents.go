@@ -7,7 +7,7 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/kube"
-	"spillway/agent/oom"
+	"spillway/agent/oom/domain"
 	"spillway/agent/status"
 	"spillway/agent/triage"
 )
@@ -91,8 +91,8 @@ func usedBefore(p *status.Pod) []string {
 
 // killAdvice is what an owner can do after a kill. margin is how much the node had left, nil when that is not known.
 func killAdvice(k *status.OOMKill, margin *int64) string {
-	switch whose := oom.Kind(k.Domain); {
-	case whose == oom.Container, whose == oom.Pod && alone(k):
+	switch whose := domain.Kind(k.Domain); {
+	case whose == domain.Container, whose == domain.Pod && alone(k):
 		advice := "raise the container's memory limit, or find what grew in it"
 		if n := k.DomainLimitBytes; n != nil && margin != nil && *margin > 0 && uint64(*margin) >= *n {
 			advice = fmt.Sprintf("raise the container's memory limit, the node has %s left (in place: kubectl patch pod --subresource resize), or find what grew in it", status.Size(float64(*margin)))
@@ -101,13 +101,13 @@ func killAdvice(k *status.OOMKill, margin *int64) string {
 			advice += "; where the application survives the loss of one process, set singleProcessOOMKill: true in the kubelet's configuration"
 		}
 		return advice
-	case whose == oom.Pod:
+	case whose == domain.Pod:
 		return "add up what the containers of the pod use: they reached its limit together, and the killed process need not be the one that grew"
-	case whose == oom.Node, whose == oom.Kubepods:
+	case whose == domain.Node, whose == domain.Kubepods:
 		return "find what filled the node (spillway events): the pod was not at a limit of its own, so the killed process need not be the one that grew"
-	case whose == oom.Cgroup:
+	case whose == domain.Cgroup:
 		return "see which limit cgroup " + cmp.Or(k.DomainCgroup, "of the process") + " has, and who set it"
-	case whose == oom.Unknown, whose == "":
+	case whose == domain.Unknown, whose == "":
 		return "find out whose limit was reached (dmesg on the node): the container's, the pod's, or the node's memory as a whole"
 	}
 	return "see to which NUMA nodes the process is bound: their memory ran out, not the node's"
@@ -115,7 +115,7 @@ func killAdvice(k *status.OOMKill, margin *int64) string {
 
 // alone reports whether the limit of the pod is that of the container: it has no other one.
 func alone(k *status.OOMKill) bool {
-	return k.LimitOf == string(oom.Container) && k.LimitBytes != nil && k.DomainLimitBytes != nil && *k.LimitBytes == *k.DomainLimitBytes
+	return k.LimitOf == string(domain.Container) && k.LimitBytes != nil && k.DomainLimitBytes != nil && *k.LimitBytes == *k.DomainLimitBytes
 }
 
 // exitEvent tells why a container was ended by SIGKILL, unless another Event does: the kernel's kill has its own, and so

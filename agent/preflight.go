@@ -16,6 +16,7 @@ import (
 
 	"spillway/agent/journal"
 	"spillway/agent/kube"
+	"spillway/agent/oom"
 	"spillway/agent/pressure"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -162,7 +163,7 @@ func (p *inspection) wakes() {
 
 func (p *inspection) tracer() {
 	if p.own != nil { // its own says more than a second one would, which is not cheap to load
-		p.ladder(p.own.killWatch.status())
+		p.ladder(p.own.oom.Status())
 		return
 	}
 	tracer, err := oomkill.Open(oomkill.Options{BTF: p.a.opts.BTF})
@@ -190,8 +191,8 @@ func (p *inspection) tracer() {
 
 // ladder tells how the agent sees OOM kills now.
 func (p *inspection) ladder(w status.OOMWatch) {
-	active := activeRung(w.Rungs)
-	if active == rungBPF {
+	active := oom.Active(w.Rungs)
+	if active == oom.RungBPF {
 		p.ok("oom-tracer", "BPF, %s", w.Rungs[0].Detail)
 		return
 	}

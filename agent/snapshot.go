@@ -22,7 +22,7 @@ func (l *loop) publish(now time.Time) {
 		Sources:  a.sources.list(),
 		Loop:     publish.Loop(a.samples.Health(), a.mapper.Stats()),
 		Ledger:   a.ledgerStatus(), Undelivered: a.undelivered(),
-		OOMKills: slices.Clone(l.kills), OOMWatch: a.killWatch.status(),
+		OOMKills: slices.Clone(l.kills), OOMWatch: a.oom.Status(),
 	}
 	slices.Reverse(s.OOMKills)
 	s.Loop.LastPass, s.Loop.Passes = now, l.passes
@@ -82,7 +82,7 @@ func (a *Agent) observeSources() {
 	a.observeRecorder()
 	a.observeBrakes()
 	a.observeLedger()
-	a.killWatch.observe()
+	a.oom.ReportState()
 }
 
 func (l *loop) pressureStatus() status.Pressure {

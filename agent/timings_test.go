@@ -22,6 +22,7 @@ import (
 	"spillway/cgroup"
 	"spillway/cri"
 	"spillway/cri/critest"
+	"spillway/test/oomnode"
 )
 
 // What evictions took is there after a restart, and it goes into decisions.
@@ -162,7 +163,7 @@ func TestHeldPoints(t *testing.T) {
 func (n *latencyNode) endLarge(p *latencyPod) {
 	n.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=hold:%d", oomChildEnv, 450<<20))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=hold:%d", oomnode.ChildEnv, 450<<20))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()

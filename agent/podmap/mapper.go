@@ -49,8 +49,8 @@ type Mapper struct {
 	newest atomic.Pointer[Map]
 	hints  chan chan struct{}
 
-	buryMu sync.Mutex // guards graves
-	graves map[uint64]Owner
+	removedMu sync.Mutex // guards removed
+	removed   map[uint64]Owner
 
 	err      atomic.Pointer[string]
 	watching atomic.Pointer[string] // why changes are not told, "" when they are; nil before the first try
@@ -288,30 +288,30 @@ func (m *Mapper) unwatched(why string) {
 	}
 }
 
-// Bury tells of a cgroup that was gone before any walk met it: pod UID, container id and path are known by its name. The names of
+// RememberRemoved notes a cgroup that was gone before any walk met it: pod UID, container id and path are known by its name. The names of
 // both are found out like those of others that have gone; see Named.
-func (m *Mapper) Bury(id uint64, o Owner) {
-	m.buryMu.Lock()
-	defer m.buryMu.Unlock()
-	if m.graves == nil {
-		m.graves = map[uint64]Owner{}
+func (m *Mapper) RememberRemoved(id uint64, o Owner) {
+	m.removedMu.Lock()
+	defer m.removedMu.Unlock()
+	if m.removed == nil {
+		m.removed = map[uint64]Owner{}
 	}
-	if len(m.graves) < maxTombstones {
+	if len(m.removed) < maxTombstones {
 		o.Gone = true
-		m.graves[id] = o
+		m.removed[id] = o
 	}
 }
 
-// dig gives the joiner what Bury was told.
-func (m *Mapper) dig(now time.Duration) {
-	m.buryMu.Lock()
-	defer m.buryMu.Unlock()
-	for id, o := range m.graves {
+// takeRemoved gives the joiner what RememberRemoved noted.
+func (m *Mapper) takeRemoved(now time.Duration) {
+	m.removedMu.Lock()
+	defer m.removedMu.Unlock()
+	for id, o := range m.removed {
 		if _, known := m.join.last[id]; !known && len(m.join.dead) < maxTombstones {
 			m.join.dead[id] = tombstone{o, now}
 		}
 	}
-	m.graves = nil
+	m.removed = nil
 }
 
 // walk reads the tree once and publishes the join. When the walk fails the last map stays, and ages. So it does while it has
@@ -345,7 +345,7 @@ func (m *Mapper) walk(now time.Duration) {
 		return
 	}
 	m.emptied = 0
-	m.dig(now)
+	m.takeRemoved(now)
 	joined := m.join.join(now, m.kubepods, groups, m.opts.Containers(), m.opts.Pods())
 	m.newest.Store(joined)
 	m.opts.OnChange(joined)

@@ -338,7 +338,7 @@ func TestMapperBuries(t *testing.T) {
 		t.Fatal(err)
 	}
 	runMapper(t, m)
-	m.Bury(77, Owner{PodUID: uidA, ContainerID: "abcd", Path: "/kubepods/pod" + uidA + "/abcd"})
+	m.RememberRemoved(77, Owner{PodUID: uidA, ContainerID: "abcd", Path: "/kubepods/pod" + uidA + "/abcd"})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if o, ok := m.Resolve(ctx, 77); !ok || !o.Gone || o.IsNamed() || o.PodUID != uidA {

@@ -24,11 +24,11 @@ var layers = []line{
 		reason: "cmd holds flags and subcommands only; nothing builds on a command"},
 	{name: "agent", rooms: []string{"agent"},
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
-	{name: "stations", rooms: []string{"agent/observe", "agent/once", "agent/publish"},
-		reason: "each station owns one stage of the loop or one goroutine; agent hands one's results to the next"},
-	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake", "agent/oom"},
+	{name: "stations", rooms: []string{"agent/observe", "agent/once", "agent/publish", "agent/oom"},
+		reason: "a station owns one stage of the loop or one goroutine and is tested through its constructor; agent hands one's results to the next"},
+	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},
-	{name: "judge", rooms: []string{"agent/judge", "agent/incident", "agent/habit", "agent/timing", "agent/score"},
+	{name: "judge", rooms: []string{"agent/judge", "agent/incident", "agent/habit", "agent/timing", "agent/score", "agent/oom/domain"},
 		reason: "the judge puts the pure core together and is as pure: agent and replay get the same answers from it; an incident is told from its record alone"},
 	{name: "core", rooms: core, leaf: true,
 		reason: "the core has no edges: it works on values, so that explain, replay and tables give the same answer anywhere"},
@@ -60,7 +60,7 @@ var owners = []owner{
 }
 
 // pure are the packages that are functions of their arguments.
-var pure = []string{"agent/pressure", "agent/policy", "agent/judge", "agent/triage", "agent/incident", "agent/habit", "agent/timing", "agent/score"}
+var pure = []string{"agent/pressure", "agent/policy", "agent/judge", "agent/triage", "agent/incident", "agent/habit", "agent/timing", "agent/score", "agent/oom/domain"}
 
 const pureReason = "pressure, policy, judge, triage and incident are pure: same input, same output, no clock and no I/O; explain, replay and the stories of incidents depend on it"
 

@@ -16,6 +16,9 @@ func TestLayersBite(t *testing.T) {
 	}{
 		{"cmd wires the agent", Package{ImportPath: "m/cmd/m", Imports: []string{"m/agent", "m/agent/status", "os"}}, ""},
 		{"agent imports every line below", Package{ImportPath: "m/agent", Imports: []string{"m/agent/kube", "m/agent/policy", "m/cgroup", "m/ebpf/oomkill"}}, ""},
+		{"a station imports parts, the core and edges", Package{ImportPath: "m/agent/oom", Imports: []string{"m/agent/podmap", "m/agent/oom/domain", "m/agent/status", "m/cgroup"}}, ""},
+		{"a station imports the wiring", Package{ImportPath: "m/agent/oom", Imports: []string{"m/agent"}}, "cannot be tested or replaced alone"},
+		{"a part imports a station", Package{ImportPath: "m/agent/podmap", Imports: []string{"m/agent/oom"}}, "tested through its constructor"},
 		{"a part imports core and edges", Package{ImportPath: "m/agent/sampler", Imports: []string{"m/agent/ring", "m/cgroup"}}, ""},
 		{"a room imports its own sub-folder", Package{ImportPath: "m/cri", XTestImports: []string{"m/cri/critest", "m/cri"}}, ""},
 		{"a part imports the wiring", Package{ImportPath: "m/agent/evict", Imports: []string{"m/agent"}}, "cannot be tested or replaced alone"},

@@ -50,18 +50,18 @@ var cells = []cell{
 	{"ebpf/oomkill", CgroupV1, []string{"needs clang", "memory.oom.group is of cgroup v2"},
 		[]string{"TestSingleKill", "TestHooks", "TestThreads", "TestChildIsKilled", "TestExternalBTF", "TestBurst"}, "", true},
 	{"ebpf/oomkill/kmsg", CgroupV2, nil, []string{"TestKernelLogOfAnOOMKill"}, "", true},
-	{"agent", CgroupV2, []string{"needs v1"},
+	{"agent/oom", CgroupV2, []string{"needs v1"},
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMGroupKill", "TestKernelOOMGroupKillsCountedTwice", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
-	{"agent", CgroupV1, []string{"memory.oom.group is of cgroup v2"},
+	{"agent/oom", CgroupV1, []string{"memory.oom.group is of cgroup v2"},
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
-	{"agent", CgroupV2, []string{"needs v1"},
-		[]string{"TestKernelBadInput", "TestKernelBadLedger", "TestKernelBadClock", "TestKernelBadLockdown", "TestKernelThrottling"}, badInput, false},
+	{"agent/oom", CgroupV2, []string{"needs v1"}, []string{"TestKernelBadInput", "TestKernelBadLockdown"}, badInput, false},
+	{"agent", CgroupV2, []string{"needs v1"}, []string{"TestKernelBadLedger", "TestKernelBadClock", "TestKernelThrottling", "TestKernelOOMKillReported"}, badInput, false},
 }
 
-// badInput selects the tests that take from the node what the agent needs, for good, and one that needs nothing special.
-const badInput = "TestKernelBad|TestKernelThrottling"
+// badInput selects the tests that take from the node what the agent needs, for good, and two that need nothing special.
+const badInput = "TestKernelBad|TestKernelThrottling|TestKernelOOMKillReported"
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
 func TestKernels(t *testing.T) {
@@ -93,7 +93,7 @@ func TestKernels(t *testing.T) {
 					Kernel: k, Cgroup: c.cgroup, Binary: binaries[c.pkg], Args: []string{"-test.v", "-test.timeout=8m"},
 					MemoryMiB: 1536, DiskMiB: 600, SwapMiB: 256, Timeout: 10 * time.Minute, Progress: t.Output(),
 				}
-				if c.pkg == "agent" {
+				if c.pkg == "agent" || c.pkg == "agent/oom" {
 					s.Env = []string{"SPILLWAY_MACHINE_IS_A_TEST=1"}
 				}
 				if c.run != "" {

@@ -1,4 +1,4 @@
-package oom
+package domain
 
 import (
 	"slices"
@@ -42,7 +42,7 @@ func (a *Audit) Again(at time.Duration) {
 // Tick takes the kernel's count, read just after at, and returns how many kills are missed for good: an event has a whole tick's
 // time to arrive, and one that was counted before the reading and marked after it is looked for in the next window. A process
 // that is marked without a kill, as one that was exiting by itself, counts as reported in its own window only. Without a count
-// the audit starts anew.
+// the audit starts again.
 func (a *Audit) Tick(at time.Duration, kills cgroup.Amount) (missed uint64) {
 	n, ok := kills.Bytes()
 	if !ok {

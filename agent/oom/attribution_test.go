@@ -1,30 +1,45 @@
-package agent
+package oom
 
 import (
 	"testing"
 	"time"
 
 	"spillway/agent/podmap"
+	"spillway/agent/status"
 	"spillway/cgroup"
 )
 
-// TestLimitOfAnOOMKill: the limit that counts is the present one, not what the map saw when the cgroup was new.
-func TestLimitOfAnOOMKill(t *testing.T) {
-	tree, err := cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true})
+const fixture = "../../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup"
+
+// onFixture opens a Watch on a copy of a node's files.
+func onFixture(t *testing.T) *Watch {
+	t.Helper()
+	tree, err := cgroup.Open(cgroup.Options{Root: fixture, AnyFilesystem: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tree.Close()
+	t.Cleanup(func() { tree.Close() })
+	clock := func() time.Duration { return 0 }
+	mapper, err := podmap.New(podmap.Options{Tree: tree, Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := Open(Options{Tree: tree, Mapper: mapper, Clock: clock, Report: func(status.OOMKill) {}, BTF: "none", Kmsg: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+// TestLimitOfAnOOMKill: the limit that counts is the present one, not what the map saw when the cgroup was new.
+func TestLimitOfAnOOMKill(t *testing.T) {
 	const (
 		pod  = "/kubepods/burstable/pod0b3c0c5e-8c4e-4a25-9f0e-1f2d3c4b5a69"
 		gone = "2222222222222222222222222222222222222222222222222222222222222222"
 		id   = "1111111111111111111111111111111111111111111111111111111111111111"
 	)
-	w := killWatch{a: &Agent{tree: tree}}
-	w.a.mapper, err = podmap.New(podmap.Options{Tree: tree, Clock: func() time.Duration { return 0 }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := onFixture(t)
 	for name, tc := range map[string]struct {
 		owner podmap.Owner
 		bytes uint64
