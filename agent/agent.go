@@ -79,7 +79,7 @@ type Agent struct {
 	evicts   *evict.Manager                 // nil: standalone
 	reclaims *reclaim.Manager               // nil: standalone
 	brakes   *brake.Manager                 // nil: standalone
-	exits    *exits                         // nil: standalone
+	exits    endings                        // nil: standalone
 	tracer   atomic.Pointer[oomkill.Tracer] // nil: none is attached
 	noTracer error                          // why New attached none
 	metrics  *metrics.Metrics
@@ -183,7 +183,9 @@ func New(opts Options) (*Agent, error) {
 	if !a.standalone {
 		a.podCPU = newPodCPU(a.tree, a.mapper)
 	}
-	a.openExits()
+	if err := a.openExits(); err != nil {
+		return nil, err
+	}
 	a.loop.init(a)
 	ok = true
 	return a, nil
@@ -350,7 +352,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("replacements", a.evicts.RunLooks)
 	}
 	if a.exits != nil {
-		start("exits", a.exits.run)
+		start("exits", a.exits.Run)
 	}
 	if a.reclaims != nil {
 		start("reclaim", a.reclaims.Run)
@@ -441,7 +443,7 @@ func (a *Agent) followRuntime(ctx context.Context) error {
 	return a.runtime.Watch(ctx, func(v cri.View) {
 		old := a.runtimeView.Swap(&v)
 		if a.exits != nil {
-			a.exits.follow(old, &v)
+			a.exits.Follow(old, &v)
 		}
 		switch {
 		case v.Err != "":

@@ -54,7 +54,7 @@ func (l *loop) publish(now time.Time) {
 		s.Runtime = &status.Runtime{LatencySeconds: v.Latency.Seconds(), Hung: v.Hung, Hangs: v.Hangs, LastContact: v.LastContact, Containers: len(v.Containers)}
 	}
 	if a.exits != nil {
-		s.Exits, s.ExitsLost = a.exits.list(), a.exits.dropped()
+		s.Exits, s.ExitsLost = a.exits.List(), a.exits.Dropped()
 	}
 	if a.standalone {
 		s.Groups = l.groupsStatus()
