@@ -34,6 +34,7 @@ type node struct {
 	measured int      // how often volumes were
 	asked    []string // of the runtime
 	told     []status.Exit
+	kills    []int // in the containers of told
 }
 
 func (n *node) Exits() <-chan kube.Exit                        { return n.ends }
@@ -55,7 +56,7 @@ func (n *node) watcher(t *testing.T) *Watcher {
 	n.ends = make(chan kube.Exit)
 	w, err := New(Options{
 		Cluster: n, Node: func() (kube.Node, bool) { return kube.Node{}, !n.unknown }, Status: func() *status.Status { return n.status },
-		Report: func(x *status.Exit, _ int) { n.told = append(n.told, *x) }, Begin: time.Now().Add(-time.Minute), Kills: n.most,
+		Report: func(x *status.Exit, kills int) { n.told, n.kills = append(n.told, *x), append(n.kills, kills) }, Begin: time.Now().Add(-time.Minute), Kills: n.most,
 		Runtime: func(_ context.Context, id string) (cri.Exit, bool, error) {
 			n.asked = append(n.asked, id)
 			return n.runtime(id)
@@ -361,6 +362,10 @@ func TestExitCase(t *testing.T) {
 	if !c.Pod.Known || c.Pod.Grace != time.Second || c.Liveness == nil || c.Liveness.Failures != 3 || c.Startup != nil {
 		t.Errorf("pod %+v, liveness %+v, startup %+v", c.Pod, c.Liveness, c.Startup)
 	}
+	v, _ := triage.Judge(&c)
+	if e.report(&w, &c, &v); !slices.Equal(n.kills, []int{2}) {
+		t.Errorf("reported with %v kills, want 2", n.kills)
+	}
 	s.Sources[0] = status.Source{Name: "oom-tracer", State: status.Degraded, Detail: "no BTF"}
 	if c = e.caseOf(&w); !strings.Contains(c.Blind, "no BTF") {
 		t.Errorf("blind %q, want why kills are not seen", c.Blind)
@@ -373,8 +378,7 @@ func TestExitCase(t *testing.T) {
 	if c = e.caseOf(&w); !strings.Contains(c.Blind, "more OOM kills") {
 		t.Errorf("blind %q, want that kills may have been pushed out", c.Blind)
 	}
-	v, _ := triage.Judge(&c)
-	e.report(&w, &c, &v)
+	v, _ = triage.Judge(&c)
 	for range 2 * keepExits {
 		e.report(&w, &c, &v)
 	}
