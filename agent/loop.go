@@ -15,6 +15,7 @@ import (
 	"spillway/agent/pressure"
 	"spillway/agent/reclaim"
 	"spillway/agent/sampler"
+	"spillway/agent/self"
 	"spillway/agent/status"
 )
 
@@ -67,7 +68,7 @@ type loop struct {
 	once         *onceRun             // nil: no maintenance run goes on
 	flight       flight
 	scores       scores
-	dog          watchdog
+	dog          *self.Watchdog
 	pending      *ConfigChanged // nil: none waits
 }
 
@@ -77,6 +78,7 @@ func (l *loop) init(a *Agent) {
 		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
+		dog: self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: maxLate}),
 	}
 	if a.habits != nil && a.habits.before != nil {
 		l.judge.Recall(*a.habits.before)

@@ -17,6 +17,7 @@ import (
 	"spillway/agent/journal"
 	"spillway/agent/kube"
 	"spillway/agent/pressure"
+	"spillway/agent/self"
 	"spillway/agent/status"
 	"spillway/cgroup"
 	"spillway/cri"
@@ -207,7 +208,7 @@ func (p *inspection) ladder(w status.OOMWatch) {
 }
 
 func (p *inspection) memory() {
-	if err := mayLock(); err != nil {
+	if err := self.MayLock(); err != nil {
 		p.add("own-memory", status.Degraded, err.Error(), "when memory is short, the agent waits for its own pages", "add the capability IPC_LOCK, or raise RLIMIT_MEMLOCK to unlimited")
 	} else {
 		p.ok("own-memory", "may be locked")

@@ -17,7 +17,8 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	a := l.a
 	a.observeSources()
-	l.observeWatchdog(now)
+	state, detail := l.dog.State(now)
+	a.sources.set("loop", state, detail)
 	h, walks := a.samples.Health(), a.mapper.Stats()
 	s := &status.Status{
 		Version: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), StartedAt: a.begin, At: now, CgroupV: a.tree.Mode().String(),
