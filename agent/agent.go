@@ -17,6 +17,7 @@ import (
 	"spillway/agent/metrics"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/preflight"
 	"spillway/agent/reclaim"
 	"spillway/agent/recording"
 	"spillway/agent/sampler"
@@ -89,10 +90,9 @@ type Agent struct {
 
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
-	lastPass    atomic.Int64                   // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
-	checks      atomic.Pointer[[]status.Check] // of the newest preflight
-	checking    sync.Mutex                     // one preflight at a time: each reads much
-	current     atomic.Pointer[Config]         // what cfg is, for other goroutines than the loop's
+	lastPass    atomic.Int64 // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
+	checks      *preflight.Checker
+	current     atomic.Pointer[Config] // what cfg is, for other goroutines than the loop's
 	killWatch   *killWatch
 	kills       chan status.OOMKill
 	questions   chan question
@@ -146,7 +146,10 @@ func New(opts Options) (*Agent, error) {
 	} else {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot(), a.tree.ProcessSource()))
 	}
-	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.preflight}
+	if err := a.openPreflight(); err != nil {
+		return nil, err
+	}
+	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.checks.Check}
 	if !a.standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.once
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
@@ -339,10 +342,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	start("preflight", func(ctx context.Context) error {
-		a.preflight(ctx)
-		return nil
-	})
+	start("preflight", a.checks.Run)
 	if a.cluster != nil {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)

@@ -52,7 +52,7 @@
 //
 //	cmd
 //	agent
-//	exits self                               (stations: one stage or one goroutine each)
+//	exits preflight self                     (stations: one stage or one goroutine each)
 //	sampler podmap kube evict brake reclaim ledger metrics recording oom
 //	judge incident                           (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)

@@ -47,9 +47,7 @@ func (l *loop) publish(now time.Time) {
 		s.Brakes = l.brakeStatus()
 		s.Observe = l.observeStatus()
 	}
-	if checks := a.checks.Load(); checks != nil {
-		s.Preflight = *checks
-	}
+	s.Preflight = a.checks.Newest()
 	if a.runtime != nil {
 		v := a.runtimeView.Load()
 		s.Runtime = &status.Runtime{LatencySeconds: v.Latency.Seconds(), Hung: v.Hung, Hangs: v.Hangs, LastContact: v.LastContact, Containers: len(v.Containers)}
