@@ -19,6 +19,7 @@ import (
 	"spillway/agent/oom"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
+	"spillway/agent/preflight"
 	"spillway/agent/reclaim"
 	"spillway/agent/recording"
 	"spillway/agent/sampler"
@@ -82,7 +83,7 @@ type Agent struct {
 	evicts   *evict.Manager   // nil: standalone
 	reclaims *reclaim.Manager // nil: standalone
 	brakes   *brake.Manager   // nil: standalone
-	exits    *exits           // nil: standalone
+	exits    endings          // nil: standalone
 	metrics  *metrics.Metrics
 	recorder *recording.Writer // nil: nothing is recorded
 	ledger   *ledger.Ledger    // nil: standalone
@@ -90,10 +91,9 @@ type Agent struct {
 
 	runtimeView atomic.Pointer[cri.View]
 	snapshot    atomic.Pointer[status.Status]
-	lastPass    atomic.Int64                   // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
-	checks      atomic.Pointer[[]status.Check] // of the newest preflight
-	checking    sync.Mutex                     // one preflight at a time: each reads much
-	current     atomic.Pointer[Config]         // what cfg is, for other goroutines than the loop's
+	lastPass    atomic.Int64 // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
+	checks      *preflight.Checker
+	current     atomic.Pointer[Config] // what cfg is, for other goroutines than the loop's
 	oom         *oom.Watch
 	kills       chan status.OOMKill
 	questions   chan question
@@ -146,7 +146,10 @@ func New(opts Options) (*Agent, error) {
 	} else {
 		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot(), a.tree.ProcessSource()))
 	}
-	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.preflight}
+	if err := a.openPreflight(); err != nil {
+		return nil, err
+	}
+	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.checks.Check}
 	if !a.standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.onces.Ask
 		views.Events = &status.EventViews{List: a.events, Get: a.event}
@@ -185,7 +188,9 @@ func New(opts Options) (*Agent, error) {
 	if !a.standalone {
 		a.podCPU = newPodCPU(a.tree, a.mapper)
 	}
-	a.openExits()
+	if err := a.openExits(); err != nil {
+		return nil, err
+	}
 	a.loop.init(a)
 	ok = true
 	return a, nil
@@ -331,10 +336,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	start("preflight", func(ctx context.Context) error {
-		a.preflight(ctx)
-		return nil
-	})
+	start("preflight", a.checks.Run)
 	if a.cluster != nil {
 		start("kube", a.cluster.client.Run)
 		start("cluster", a.cluster.run)
@@ -344,7 +346,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("replacements", a.evicts.RunLooks)
 	}
 	if a.exits != nil {
-		start("exits", a.exits.run)
+		start("exits", a.exits.Run)
 	}
 	if a.reclaims != nil {
 		start("reclaim", a.reclaims.Run)
@@ -435,7 +437,7 @@ func (a *Agent) followRuntime(ctx context.Context) error {
 	return a.runtime.Watch(ctx, func(v cri.View) {
 		old := a.runtimeView.Swap(&v)
 		if a.exits != nil {
-			a.exits.follow(old, &v)
+			a.exits.Follow(old, &v)
 		}
 		switch {
 		case v.Err != "":

@@ -37,7 +37,7 @@
 // they come back from) is learned by agent/habit, and what an eviction takes on this node besides (the call, a cut, the return of memory) by agent/timing.
 // Both are pure; their documents are written by a goroutine beside the loop.
 //
-// Why a container ended is said by a goroutine beside the loop: it joins what pod status and the runtime tell with the OOM
+// Why a container ended is said by a goroutine beside the loop, agent/exits: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,
 // which is pure. Nothing of it holds the loop up. Another one reads each 15 s what pods wait for besides memory (podCPU), for
 // metrics alone.
@@ -52,7 +52,7 @@
 //
 //	cmd
 //	agent
-//	observe once publish oom                 (stations)
+//	observe once publish oom exits preflight self   (stations)
 //	sampler podmap kube evict brake reclaim ledger metrics recording
 //	judge incident oom/domain                (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)

@@ -184,7 +184,7 @@ func (l *loop) part(now time.Time, c *incident.Case) *incident.Incident {
 	i.Decisions = i.Decisions[max(0, len(i.Decisions)-mostDecisions):]
 	i.Actions = l.actions(from)
 	if l.a.exits != nil {
-		ended, n := l.a.exits.since(from.Truncate(time.Second)) // pod status has whole seconds
+		ended, n := l.a.exits.Since(from.Truncate(time.Second)) // pod status has whole seconds
 		i.Exits = incident.Endings(ended, c.Began, c.About)
 		i.MoreExits = n - len(i.Exits)
 	}
@@ -333,9 +333,9 @@ func (l *loop) endIncidents(now time.Time) {
 	close(l.a.incidents.jobs)
 }
 
-// busy reports whether an eviction of one of the incident's pods goes on, or nobody has said yet why a container of one ended.
+// busy reports whether an eviction of one of the incident's pods goes on, or an ended container of one still waits for its cause.
 func (l *loop) busy(c *incident.Case) bool {
-	if l.a.exits != nil && l.a.exits.judging(c.About) {
+	if l.a.exits != nil && l.a.exits.Pending(c.About) {
 		return true
 	}
 	if l.a.evicts == nil {

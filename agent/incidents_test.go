@@ -21,7 +21,6 @@ import (
 
 	"spillway/agent/incident"
 	"spillway/agent/judge"
-	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/observe"
@@ -30,7 +29,6 @@ import (
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
-	"spillway/agent/triage"
 	"spillway/cgroup"
 	"spillway/cri"
 )
@@ -220,20 +218,49 @@ func TestIncidentOfANode(t *testing.T) {
 	}
 }
 
-// What ended in the time of an incident is in its story, and what ended before is not; it goes on until somebody has said why a
-// container of its pod ended.
+// ends are ended containers, of which the newest are kept.
+type ends struct {
+	endings
+	done    []status.Exit
+	pending map[string]bool // by pod UID
+}
+
+const (
+	keptEnds = 32
+	burst    = keptEnds + 8
+)
+
+func (e *ends) Since(from time.Time) (out []status.Exit, n int) {
+	for i, x := range e.done {
+		if x.At.Before(from) {
+			continue
+		}
+		if n++; i >= len(e.done)-keptEnds {
+			out = append(out, x)
+		}
+	}
+	return out, n
+}
+
+func (e *ends) Pending(about func(uid string) bool) bool {
+	for uid := range e.pending {
+		if about(uid) {
+			return true
+		}
+	}
+	return false
+}
+
+// What ended in the time of an incident is in its story, and what ended before is not; it stays open until the cause is known of
+// each container of its pod that ended.
 func TestIncidentHasTheExits(t *testing.T) {
 	dir := t.TempDir()
 	l, end := recordedLife(t, dir, io.Discard)
 	now := time.Now()
-	e := testExits(nil, now.Add(-time.Hour))
-	e.kube = offlineClient(t)
+	e := &ends{pending: map[string]bool{}}
 	l.a.exits = e
 	ended := func(uid string, at time.Time) {
-		w := waitingExit{Exit: kube.Exit{Namespace: "shop", Pod: strings.TrimPrefix(uid, "uid-"), UID: uid, Container: "c", ID: uid + at.String(), Code: 137, Reason: "Error", Finished: at}}
-		c := triage.Case{Container: "c", Code: 137, Finished: at}
-		v, _ := triage.Judge(&c)
-		e.report(&w, &c, &v)
+		e.done = append(e.done, status.Exit{Namespace: "shop", Pod: strings.TrimPrefix(uid, "uid-"), PodUID: uid, Container: "c", ContainerID: uid + at.String(), Code: 137, Reason: "Error", At: at})
 	}
 	ended("uid-old", now.Add(-incident.Before-5*time.Second))
 	ended("uid-early", now.Add(-incident.Before+5*time.Second))
@@ -243,25 +270,24 @@ func TestIncidentHasTheExits(t *testing.T) {
 		t.Errorf("when it begins: %+v and %d more", i.Exits, i.MoreExits)
 	}
 	ended("uid-leak", now.Truncate(time.Second))
-	for n := range keepExits + 8 {
+	for n := range burst {
 		ended(fmt.Sprint("uid-", n), now.Add(time.Duration(n)*time.Second/4))
 	}
 	ended("uid-leak", now.Add(20*time.Second))
 	ended("uid-nobody-knows-when", time.Time{})
-	e.wait(waitingExit{Exit: kube.Exit{UID: "uid-leak", ID: "x"}})
-	e.wait(waitingExit{Exit: kube.Exit{UID: "uid-other", ID: "y"}})
+	e.pending["uid-leak"], e.pending["uid-other"] = true, true
 	l.followIncidents(now.Add(40 * time.Second))
 	if _, i := told(t, l.a, "inc-1"); i.State != incident.Open {
-		t.Errorf("it is over while nobody has said why a container of its pod ended: %+v", i)
+		t.Errorf("it is over while an end of its pod waits for its cause: %+v", i)
 	}
-	e.over("uid-leak")
+	delete(e.pending, "uid-leak")
 	l.followIncidents(now.Add(41 * time.Second))
 	end()
 	l, end = recordedLife(t, dir, io.Discard)
 	defer end()
 	d, i := told(t, l.a, "inc-1")
-	// All are counted, also those that the burst pushed out of what the agent keeps.
-	if n := len(i.Exits) + i.MoreExits; i.State != incident.Complete || n != 1+1+keepExits+8+1 || len(i.Exits) != 8 {
+	// All are counted, also those that the burst pushed out of what is kept.
+	if n := len(i.Exits) + i.MoreExits; i.State != incident.Complete || n != 1+1+burst+1 || len(i.Exits) != 8 {
 		t.Errorf("%d exits and %d more", len(i.Exits), i.MoreExits)
 	}
 	own := 0

@@ -16,6 +16,7 @@ import (
 	"spillway/agent/pressure"
 	"spillway/agent/reclaim"
 	"spillway/agent/sampler"
+	"spillway/agent/self"
 	"spillway/agent/status"
 )
 
@@ -66,7 +67,7 @@ type loop struct {
 	said         map[string]time.Time // when a repeating state was last logged
 	flight       flight
 	scores       scores
-	dog          watchdog
+	dog          *self.Watchdog
 	pending      *ConfigChanged // nil: none waits
 }
 
@@ -77,6 +78,7 @@ func (l *loop) init(a *Agent) {
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
 		history: observe.NewHistories(a.samples),
+		dog: self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: maxLate}),
 	}
 	l.limits = observe.NewLimits(observe.LimitsOptions{Tree: a.tree, Samples: a.samples, Map: a.mapper.Map, Braked: l.braked})
 	if a.habits != nil && a.habits.before != nil {

@@ -119,18 +119,18 @@ func alone(k *status.OOMKill) bool {
 }
 
 // exitEvent tells why a container was ended by SIGKILL, unless another Event does: the kernel's kill has its own, and so
-// has an eviction.
-func (e *exits) exitEvent(x *status.Exit, c *triage.Case) {
+// has an eviction. Of other ends the kubelet's own Events and the container's log tell enough.
+func (a *Agent) exitEvent(x *status.Exit, kills int) {
 	cause := triage.Cause(x.Cause)
 	if x.Code != codeKilled || x.Pod == "" || x.PodUID == "" || cause == triage.Terminated || cause == triage.Eviction {
 		return
 	}
-	if (cause == triage.OOM || cause == triage.OOMChild) && len(c.Kills) > 0 {
+	if (cause == triage.OOM || cause == triage.OOMChild) && kills > 0 {
 		return
 	}
 	text := fmt.Sprintf("Container %s ended with exit code %d (SIGKILL): %s", x.Container, x.Code, x.Words())
 	if x.How != "" {
 		text += ": " + strings.TrimRight(x.How, ".")
 	}
-	e.kube.Record(kube.PodRef(x.Namespace, x.Pod, x.PodUID), kube.Event{Warning: true, Reason: "SpillwayExit137", Action: "Observing", Message: text + ". To do: " + x.Next, At: x.At})
+	a.cluster.client.Record(kube.PodRef(x.Namespace, x.Pod, x.PodUID), kube.Event{Warning: true, Reason: "SpillwayExit137", Action: "Observing", Message: text + ". To do: " + x.Next, At: x.At})
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"spillway/agent/evict"
-	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/status"
 	"spillway/agent/triage"
@@ -204,20 +203,17 @@ func TestKillText(t *testing.T) {
 // A container that SIGKILL ended has its cause on the pod, once: not where the kernel's kill or an eviction is told already.
 func TestExit137IsTold(t *testing.T) {
 	l, events := eventLoop(t)
-	e := testExits(nil, time.Now())
-	e.kube = l.a.cluster.client
 	n := 0
-	tell := func(code int32, cause triage.Cause, kills ...triage.Kill) {
+	tell := func(code int32, cause triage.Cause, kills int) {
 		n++
-		w := waitingExit{Exit: kube.Exit{Namespace: "shop", Pod: "cart-0", UID: fmt.Sprint("uid-", n), Container: "main", Code: code, Finished: time.Now()}, source: "pod status"}
-		e.report(&w, &triage.Case{Kills: kills}, &triage.Verdict{Cause: cause, Certainty: triage.Likely, How: "the probe failed 3 times.", Next: "See why it hangs."})
+		l.a.tellExit(&status.Exit{Namespace: "shop", Pod: "cart-0", PodUID: fmt.Sprint("uid-", n), Container: "main", Code: code, At: time.Now(), Cause: string(cause), Certainty: string(triage.Likely), How: "the probe failed 3 times.", Next: "See why it hangs."}, kills)
 	}
-	tell(1, triage.Application)
-	tell(137, triage.Terminated)
-	tell(137, triage.Eviction)
-	tell(137, triage.OOM, triage.Kill{})
-	tell(137, triage.OOM)
-	tell(137, triage.Liveness)
+	tell(1, triage.Application, 0)
+	tell(137, triage.Terminated, 0)
+	tell(137, triage.Eviction, 0)
+	tell(137, triage.OOM, 1)
+	tell(137, triage.OOM, 0)
+	tell(137, triage.Liveness, 0)
 	got := events.want(t, 2)
 	if !strings.Contains(got[0], "uid-5") || !strings.Contains(got[0], "(SIGKILL): "+string(triage.OOM)) {
 		t.Errorf("a kill that no tracer saw: %q", got[0])

@@ -1,387 +1,45 @@
 package agent
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"os"
-	"path"
-	"path/filepath"
-	"slices"
-	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
-
-	"spillway/agent/journal"
 	"spillway/agent/kube"
-	"spillway/agent/oom"
+	"spillway/agent/preflight"
 	"spillway/agent/pressure"
+	"spillway/agent/self"
 	"spillway/agent/status"
-	"spillway/cgroup"
-	"spillway/cri"
-	"spillway/ebpf/oomkill"
-	"spillway/ebpf/oomkill/kmsg"
 )
 
-const (
-	preflightTimeout = 30 * time.Second
-	ledgerRoom       = 64 << 20 // what the ledger and a recording of the default size may come to, and some
-)
-
-// preflight checks what this agent needs, logs what is missing, and keeps the result for status and metrics.
-func (a *Agent) preflight(ctx context.Context) []status.Check {
-	a.checking.Lock()
-	defer a.checking.Unlock()
-	opts := a.opts
-	opts.Config = *a.current.Load()
-	checks := inspect(ctx, opts, a)
-	if ctx.Err() != nil {
-		return checks // the end of the agent, or of who asked, is no finding
-	}
-	a.checks.Store(&checks)
-	for _, c := range checks {
-		if c.State != status.OK {
-			a.log.Warn("preflight: "+c.Name+" is "+c.State, "detail", c.Detail, "means", c.Means, "fix", c.Fix)
-		}
-	}
-	return checks
-}
-
-// inspection looks at everything that the agent needs, without taking any of it.
-type inspection struct {
-	a      *Agent // with what was opened so far
-	own    *Agent // the one that asks for itself; nil: none
-	ctx    context.Context
-	checks []status.Check
-}
-
-// Preflight checks every prerequisite for real: it opens, asks and reads what an agent with these options would, and gives all
-// of it back. An agent may run meanwhile.
-func Preflight(ctx context.Context, opts Options) []status.Check { return inspect(ctx, opts, nil) }
-
-func inspect(ctx context.Context, opts Options, own *Agent) []status.Check {
-	ctx, cancel := context.WithTimeout(ctx, preflightTimeout)
-	defer cancel()
-	if opts.StateDir == "" {
-		opts.StateDir = DefaultStateDir
-	}
-	p := &inspection{ctx: ctx, own: own, a: &Agent{opts: opts, cfg: opts.Config, standalone: opts.Config.Mode == Standalone, log: slog.New(slog.DiscardHandler)}}
-	p.a.sources.init(p.a.log)
-	p.cgroups()
-	if p.a.tree != nil {
-		defer p.a.tree.Close()
-		p.readings()
-		p.wakes()
-	}
-	p.tracer()
-	p.memory()
-	p.state()
-	p.journald(opts.JournalSocket)
-	if !p.a.standalone {
-		p.runtime()
-		p.cluster()
-	}
-	return p.checks
-}
-
-func (p *inspection) add(name, state, detail, means, fix string) {
-	p.checks = append(p.checks, status.Check{Name: name, State: state, Detail: oneLine(detail), Means: means, Fix: fix})
-}
-
-func (p *inspection) ok(name, format string, args ...any) {
-	p.add(name, status.OK, fmt.Sprintf(format, args...), "", "")
-}
-
-func (p *inspection) cgroups() {
-	const name, fix = "cgroup", "mount the host's /sys/fs/cgroup into the container, and name it with --cgroup-root"
-	tree, err := cgroup.Open(cgroup.Options{Root: p.a.opts.CgroupRoot, Proc: p.a.opts.ProcRoot})
+// Preflight checks every prerequisite of an agent with these options. An agent may run at the same time.
+func Preflight(ctx context.Context, opts Options) ([]status.Check, error) {
+	c, err := preflight.New(preflightOptions(opts, func() *Config { return &opts.Config }))
 	if err != nil {
-		p.add(name, status.Failed, err.Error(), "nothing can be measured: the agent does not start", fix)
-		return
+		return nil, err
 	}
-	p.a.tree = tree
-	if tree.Namespaced() {
-		p.add(name, status.Failed, "this is the cgroup namespace of a container, not the node's tree", "the readings would be those of one container: nobody is evicted", fix)
-		return
-	}
-	detail := fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", tree.Mode(), tree.MemoryVersion(), tree.MemoryRoot(), tree.ProcessSource())
-	if p.a.standalone {
-		p.ok(name, "%s", detail)
-		return
-	}
-	kubepods, err := tree.Kubepods()
-	switch {
-	case err != nil || kubepods == "":
-		p.add(name, status.Failed, fmt.Sprintf("%s, no kubepods cgroup: %v", detail, err), "no pod can be measured: nobody is evicted", "is this a node, and does its kubelet run? If its cgroupRoot is not /, mount that tree")
-	default:
-		driver := "cgroupfs"
-		if strings.HasSuffix(path.Base(kubepods), ".slice") {
-			driver = "systemd"
-		}
-		p.ok(name, "%s, pods at %s, driver %s", detail, kubepods, driver)
-	}
+	return c.Check(ctx), nil
 }
 
-// readings are the kernel's files that decisions rest on.
-func (p *inspection) readings() {
-	root, err := p.a.tree.Group("/")
-	var m cgroup.Memory
-	if err == nil {
-		defer root.Close()
-		err = root.Memory(&m)
-	}
-	if _, known := m.WorkingSet.Bytes(); err != nil || !known {
-		p.add("memory", status.Failed, fmt.Sprintf("working set of the root cgroup: %v", err), "the kubelet's figure cannot be told: nobody is evicted", "give read access to the memory controller's files")
-	} else {
-		p.ok("memory", "working set of the node %s", status.Size(float64(uint64(m.WorkingSet))))
-	}
-	var psi cgroup.Pressure
-	if err := p.a.tree.NodePressure(&psi); err != nil {
-		p.add("psi", status.Degraded, err.Error(), "stalls are not seen; decisions rest on the slope alone, as they mostly do", "boot the kernel with psi=1 (CONFIG_PSI)")
-	} else {
-		p.ok("psi", "/proc/pressure/memory")
-	}
+func (a *Agent) openPreflight() (err error) {
+	o := preflightOptions(a.opts, a.current.Load)
+	o.OOM, o.Logger = func() status.OOMWatch { return a.oom.Status() }, a.log
+	a.checks, err = preflight.New(o)
+	return err
 }
 
-func (p *inspection) wakes() {
-	w, err := p.a.tree.NewWaker(cgroup.WakerOptions{})
-	if err != nil {
-		p.add("wake-up", status.Degraded, err.Error(), "sampling follows the headroom alone: a fast leak is seen up to a second later", "PSI triggers need kernel 5.2 with psi=1; windows under 2 s, which are not a multiple of that, need CAP_SYS_RESOURCE")
-		return
+func preflightOptions(o Options, current func() *Config) preflight.Options {
+	return preflight.Options{
+		CgroupRoot: o.CgroupRoot, ProcRoot: o.ProcRoot, BTF: o.BTF, Kmsg: o.Kmsg, StateDir: cmp.Or(o.StateDir, DefaultStateDir), JournalSocket: o.JournalSocket,
+		NodeName: o.NodeName, Kubeconfig: o.Kubeconfig, EvictAs: o.EvictAs, PauseSwitch: o.PauseSwitch, Version: o.Version, MayLock: self.MayLock,
+		Settings: func() preflight.Settings {
+			cfg := current()
+			return preflight.Settings{
+				Standalone: cfg.Mode == Standalone, Endpoint: cfg.CRI.Endpoint, EvictPercent: cfg.Thresholds.EvictPercent,
+				Thresholds: func(ctx context.Context, client *kube.Client, node kube.Node, v2 bool) ([]pressure.Threshold, string, error) {
+					c := newCluster(client, clusterSettings{kubelet: cfg.Kubelet}, v2, nil, nil)
+					return c.kubelet(ctx, nodeView{node: node, known: true})
+				},
+			}
+		},
 	}
-	defer w.Close()
-	var active []string
-	for _, s := range w.Sources() {
-		if s.Active {
-			active = append(active, string(s.Kind))
-		}
-	}
-	p.ok("wake-up", "%s", strings.Join(active, ", "))
-}
-
-func (p *inspection) tracer() {
-	if p.own != nil { // its own says more than a second one would, which is not cheap to load
-		p.ladder(p.own.oom.Status())
-		return
-	}
-	tracer, err := oomkill.Open(oomkill.Options{BTF: p.a.opts.BTF})
-	if err == nil {
-		defer tracer.Close()
-		p.ok("oom-tracer", "BPF, %s", tracer.Hook())
-		return
-	}
-	lower := "memory.events or oom_control, and vmstat"
-	if log, lerr := kmsg.Open(p.a.opts.Kmsg); lerr == nil {
-		log.Close()
-		lower = "the kernel's log, and counters"
-	}
-	fix := "see \"OOM kills\" in the README"
-	var unsupported *oomkill.UnsupportedError
-	var refused *oomkill.PermissionError
-	switch {
-	case errors.As(err, &unsupported) && unsupported.Remedy != "":
-		fix = unsupported.Remedy
-	case errors.As(err, &refused) && refused.Remedy != "":
-		fix = refused.Remedy
-	}
-	p.add("oom-tracer", status.Degraded, err.Error(), "OOM kills are seen by "+lower+": later, and with less known of each", fix)
-}
-
-// ladder tells how the agent sees OOM kills now.
-func (p *inspection) ladder(w status.OOMWatch) {
-	active := oom.Active(w.Rungs)
-	if active == oom.RungBPF {
-		p.ok("oom-tracer", "BPF, %s", w.Rungs[0].Detail)
-		return
-	}
-	detail, fix := "active: "+active, ""
-	for _, r := range w.Rungs {
-		if r.Name == active {
-			break
-		}
-		detail += fmt.Sprintf("; no %s: %s", r.Name, r.Detail)
-		fix = strings.TrimPrefix(fix+"; "+r.Remedy, "; ")
-	}
-	p.add("oom-tracer", status.Degraded, detail, "OOM kills are seen by "+active+": later, and with less known of each", fix)
-}
-
-func (p *inspection) memory() {
-	if err := mayLock(); err != nil {
-		p.add("own-memory", status.Degraded, err.Error(), "when memory is short, the agent waits for its own pages", "add the capability IPC_LOCK, or raise RLIMIT_MEMLOCK to unlimited")
-	} else {
-		p.ok("own-memory", "may be locked")
-	}
-}
-
-// state is the folder of the ledger and of the recording.
-func (p *inspection) state() {
-	const name = "state"
-	dir := p.a.opts.StateDir
-	if p.a.standalone {
-		return
-	}
-	fix := "mount a folder of the node's disk at " + dir + ", or name another one with --state-dir"
-	f, err := os.CreateTemp(dir, ".preflight-")
-	for errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != dir { // the agent would make it
-		dir = filepath.Dir(dir)
-		f, err = os.CreateTemp(dir, ".preflight-")
-	}
-	if err == nil {
-		_, err = f.Write(make([]byte, 4096))
-		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
-	}
-	var fs unix.Statfs_t
-	if err == nil {
-		err = unix.Statfs(dir, &fs)
-	}
-	free := uint64(fs.Bavail) * uint64(fs.Bsize)
-	switch {
-	case err != nil:
-		p.add(name, status.Failed, err.Error(), "what must survive a restart cannot be written: nobody is evicted", fix)
-	case free < ledgerRoom:
-		p.add(name, status.Degraded, fmt.Sprintf("%s free in %s", status.Size(float64(free)), dir), "the ledger or the recording may not be written: nobody is evicted then", "free at least "+status.Size(ledgerRoom)+" there")
-	default:
-		p.ok(name, "%s free in %s", status.Size(float64(free)), dir)
-	}
-}
-
-func (p *inspection) journald(socket string) {
-	h, err := journal.Open(socket)
-	if err != nil {
-		p.add("journald", status.Degraded, err.Error(), "the log goes to stderr only", "mount /run/systemd/journal where the node has journald")
-		return
-	}
-	h.Close()
-	p.ok("journald", "native socket")
-}
-
-func (p *inspection) runtime() {
-	const name = "cri"
-	if p.a.cfg.CRI.Endpoint == "none" {
-		p.add(name, status.Degraded, "not used: cri.endpoint is none", "containers have no names of their own, and a hang of the runtime is not seen", "")
-		return
-	}
-	client, err := cri.Dial(cri.Options{Endpoint: p.a.cfg.CRI.Endpoint, PollOnly: true})
-	var v cri.Version
-	var containers []cri.Container
-	began := time.Now()
-	if err == nil {
-		defer client.Close()
-		if v, err = client.Version(p.ctx); err == nil {
-			containers, err = client.List(p.ctx)
-		}
-	}
-	if err != nil {
-		p.add(name, status.Degraded, err.Error(), "pods are mapped by cgroup names and pod status; why a container ended is known less surely", "mount the runtime's folder, and name its socket in cri.endpoint")
-		return
-	}
-	p.ok(name, "%s %s, %d containers in %s", v.Runtime, v.Version, len(containers), time.Since(began).Round(time.Millisecond))
-}
-
-func (p *inspection) cluster() {
-	a := p.a
-	if a.opts.NodeName == "" {
-		p.add("api-server", status.Failed, "no node name", "the agent does not start", "set NODE_NAME or --node-name to the name of this node's Node object")
-		return
-	}
-	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway-preflight/" + a.opts.Version,
-		PauseConfigMap: a.opts.PauseSwitch, EvictKubeconfig: a.opts.EvictAs})
-	if err != nil {
-		p.add("api-server", status.Failed, err.Error(), "nobody is evicted", "run it in a pod with a service account, or name a kubeconfig with --kubeconfig")
-		return
-	}
-	defer client.Close()
-	node, err := client.Node(p.ctx)
-	if err != nil {
-		p.add("api-server", status.Failed, err.Error(), "nobody is evicted", "check network, credentials and the node's name")
-		return
-	}
-	p.ok("api-server", "node %s, kubelet %s, allocatable %s", a.opts.NodeName, node.KubeletVersion, status.Size(float64(node.Allocatable)))
-	p.rights(client)
-	if scope, err := client.OwnNodeScope(p.ctx); err != nil {
-		p.add("own-node-scope", status.Degraded, err.Error(), "the agent keeps to its own node, but the API server does not hold it to that", "apply deploy/base again (Kubernetes 1.30 or newer), or use the overlay node-identity")
-	} else {
-		p.ok("own-node-scope", "%s", scope)
-	}
-	p.kubelet(client, node)
-	for _, api := range []struct{ name, group, means, fix string }{
-		{"api-budgets", "policy/v1", "evictions cannot be asked for: the Eviction API is of this group", "Kubernetes 1.22 or newer is needed"},
-		{"api-metrics", "metrics.k8s.io/v1beta1", "whether there is room elsewhere is told by requests alone", "install metrics-server"},
-	} {
-		served, err := client.Serves(p.ctx, api.group)
-		switch {
-		case err != nil:
-			p.add(api.name, status.Degraded, err.Error(), api.means, api.fix)
-		case !served:
-			p.add(api.name, status.Degraded, api.group+" is not served", api.means, api.fix)
-		default:
-			p.ok(api.name, "%s", api.group)
-		}
-	}
-}
-
-// rights asks for each; those that are missing are named together, by what they stop.
-func (p *inspection) rights(client *kube.Client) {
-	var needed, useful []string
-	all := client.Rights()
-	for _, r := range all {
-		yes, why, err := client.Allowed(p.ctx, r)
-		if err != nil {
-			p.add("permissions", status.Degraded, err.Error(), "what the agent may do is not known", "SelfSubjectAccessReviews are open to every user by default: check the network")
-			return
-		}
-		if yes {
-			continue
-		}
-		text := fmt.Sprintf("%s (%s)", r, r.For)
-		if why != "" {
-			text += ": " + why
-		}
-		if r.Needed {
-			needed = append(needed, text)
-		} else {
-			useful = append(useful, text)
-		}
-	}
-	const fix = "apply deploy/base/rbac.yaml"
-	missing := strings.Join(slices.Concat(needed, useful), "; ")
-	switch {
-	case len(needed) > 0:
-		p.add("permissions", status.Failed, "missing: "+missing, "nobody is evicted", fix)
-	case len(useful) > 0:
-		p.add("permissions", status.Degraded, "missing: "+missing, "less is known of candidates", fix)
-	default:
-		p.ok("permissions", "all %d", len(all))
-	}
-}
-
-// kubelet holds the thresholds of the kubelet against ours: an agent that acts later than the kubelet is of no use.
-func (p *inspection) kubelet(client *kube.Client, node kube.Node) {
-	const name = "kubelet-thresholds"
-	a := p.a
-	c := newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet}, a.tree != nil && a.tree.MemoryVersion() == 2, &a.sources, a.log)
-	thresholds, source, err := c.kubelet(p.ctx, nodeView{node: node, known: true})
-	if err != nil {
-		p.add(name, status.Degraded, err.Error(), "only an OOM kill of the node is guarded against", "give the right nodes/configz, mount the kubelet's config file, or set kubelet.memoryAvailable")
-		return
-	}
-	i := slices.IndexFunc(thresholds, func(t pressure.Threshold) bool { return t.Hard && t.Signal == pressure.MemoryAvailable })
-	if i < 0 {
-		p.add(name, status.Degraded, "the kubelet has no hard threshold for memory.available ("+source+")", "only an OOM kill of the node is guarded against", "set evictionHard in the kubelet's configuration")
-		return
-	}
-	limit := float64(thresholds[i].Bytes)
-	if limit == 0 {
-		limit = thresholds[i].Percent / 100 * float64(node.Allocatable)
-	}
-	evict := a.cfg.Thresholds.EvictPercent
-	room := (1 - evict/100) * float64(node.Allocatable)
-	if room < 64<<20 {
-		p.add(name, status.Degraded, fmt.Sprintf("hard threshold %s (%s); thresholds.evictPercent %v leaves %s above it", status.Size(limit), source, evict, status.Size(room)),
-			"a slow leak is the kubelet's to end; a fast one is still answered by its time to the threshold", "lower thresholds.evictPercent")
-		return
-	}
-	p.ok(name, "hard threshold %s (%s); ours is %s before it, earlier for what grows fast", status.Size(limit), source, status.Size(room))
 }

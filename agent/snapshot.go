@@ -15,7 +15,8 @@ func (l *loop) publish(now time.Time) {
 	l.published = now
 	a := l.a
 	a.observeSources()
-	l.observeWatchdog(now)
+	state, detail := l.dog.State(now)
+	a.sources.set("loop", state, detail)
 	s := &status.Status{
 		Version: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), StartedAt: a.begin, At: now, CgroupV: a.tree.Mode().String(),
 		Pressure: l.pressureStatus(),
@@ -42,14 +43,12 @@ func (l *loop) publish(now time.Time) {
 		s.Brakes = l.brakeStatus()
 		s.Observe = l.observeStatus()
 	}
-	if checks := a.checks.Load(); checks != nil {
-		s.Preflight = *checks
-	}
+	s.Preflight = a.checks.Newest()
 	if a.runtime != nil {
 		s.Runtime = publish.Runtime(a.runtimeView.Load())
 	}
 	if a.exits != nil {
-		s.Exits, s.ExitsLost = a.exits.list(), a.exits.dropped()
+		s.Exits, s.ExitsLost = a.exits.List(), a.exits.Dropped()
 	}
 	if a.standalone {
 		s.Groups = l.groupsStatus()

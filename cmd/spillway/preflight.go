@@ -52,7 +52,9 @@ Exit codes: 0 nothing failed, 1 something did, or with --strict is degraded, 2 w
 					return err
 				}
 				opts.Version = version
-				checks = agent.Preflight(cmd.Context(), opts)
+				if checks, err = agent.Preflight(cmd.Context(), opts); err != nil {
+					return err
+				}
 			}
 			if output != "table" {
 				err = output.write(stdout, checks)

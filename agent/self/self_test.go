@@ -1,12 +1,9 @@
-package agent
+package self
 
 import (
-	"bytes"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -17,7 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/sampler"
 	"spillway/agent/status"
+	"spillway/cgroup"
 )
 
 const holdEnv = "SPILLWAY_TEST_HOLD_MEMORY"
@@ -52,7 +51,7 @@ func TestHoldMemory(t *testing.T) {
 	}
 }
 
-// holdMemoryIn opens an agent in this process, which is for that alone.
+// holdMemoryIn holds the memory of this process, which is for that alone.
 func holdMemoryIn(t *testing.T, how string) {
 	if how == "forbidden" {
 		runtime.LockOSThread() // the capabilities are the thread's, and this goroutine's alone from here on
@@ -65,16 +64,13 @@ func holdMemoryIn(t *testing.T, how string) {
 		}
 	}
 	before := debug.SetMemoryLimit(-1)
-	config := DefaultConfig()
-	config.Mode = Standalone
-	dir := t.TempDir()
-	a, err := New(Options{Config: config, Socket: filepath.Join(dir, "s"), StateDir: dir, Kmsg: filepath.Join(dir, "none"), LockMemory: how != "not asked for", Logger: slog.New(slog.DiscardHandler)})
+	tree, err := cgroup.Open(cgroup.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.close()
-	src := a.source("own-memory")
-	fmt.Printf("%s: %s\n", src.State, src.Detail)
+	defer tree.Close()
+	state, detail := Hold(how != "not asked for", tree.OwnLimit)
+	fmt.Printf("%s: %s\n", state, detail)
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +86,7 @@ func holdMemoryIn(t *testing.T, how string) {
 	if kib["VmRSS"] > 256<<10 || kib["VmRSS"] > kib["VmSize"]/2 {
 		t.Errorf("%d KiB of %d are in memory: the lock has read in what was never touched", kib["VmRSS"], kib["VmSize"])
 	}
-	limit, err := a.tree.OwnLimit()
+	limit, err := tree.OwnLimit()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +99,8 @@ func holdMemoryIn(t *testing.T, how string) {
 	}
 }
 
-// TestWatchdog: what the agent waited for is told while it is of use.
-func TestWatchdog(t *testing.T) {
+// TestUntil: what the agent waited for is told as far as it is known.
+func TestUntil(t *testing.T) {
 	from := ownMark{at: 10 * time.Second, faults: 3, cpu: 1e6, memory: 2e6}
 	to := ownMark{at: 14 * time.Second, faults: 40, cpu: 1.5e6, memory: 5e6}
 	if got, want := from.until(&to), "in 4.0 s the node stalled for memory as a whole for 3.0 s, had tasks waiting for a processor for 0.5 s, and the agent read 37 of its pages from disk"; got != want {
@@ -114,23 +110,46 @@ func TestWatchdog(t *testing.T) {
 	if got := from.until(&to); strings.Contains(got, "stalled") || strings.Contains(got, "waiting") {
 		t.Errorf("%s: what is not known is told", got)
 	}
+}
 
-	var log lockedBuffer
-	l := followLoop(t, `{"version":1}`, "http://127.0.0.1:1", &bytes.Buffer{})
-	l.a.log = slog.New(slog.NewJSONHandler(&log, nil))
-	l.a.sources.init(l.a.log)
+// TestWatchdog: a late pass is told with what the agent waited for, in the log once a minute, and in the state for a minute.
+func TestWatchdog(t *testing.T) {
+	stalled := 2 * time.Second
+	d := New(Options{Stalls: func(r cgroup.Resource, p *cgroup.Pressure) error {
+		if r == cgroup.MemoryPressure {
+			p.Full.Total = uint64(stalled.Microseconds())
+		}
+		return nil
+	}})
 	now := time.Now()
-	l.observeWatchdog(now)
-	if src := l.a.source("loop"); src.State != status.OK {
-		t.Errorf("source %+v before the first late moment", src)
+	at := func(boot, planned time.Duration) (Look, bool) {
+		h := sampler.Health{LastSample: planned + 100*time.Millisecond, LastLate: 100 * time.Millisecond}
+		return d.Look(now.Add(boot), boot, h)
 	}
-	l.dog = watchdog{lateAt: now, late: 2300 * time.Millisecond, why: "in 4.0 s the node was starved"}
-	l.observeWatchdog(now.Add(30 * time.Second))
-	if src := l.a.source("loop"); src.State != status.Degraded || !strings.Contains(src.Detail, "2.3 s late 30 s ago: in 4.0 s the node was starved") {
-		t.Errorf("source %+v", src)
+	if state, _ := d.State(now); state != status.OK {
+		t.Errorf("state %s before the first late moment", state)
 	}
-	l.observeWatchdog(now.Add(61 * time.Second))
-	if src := l.a.source("loop"); src.State != status.OK {
-		t.Errorf("source %+v a minute after", src)
+	if l, ok := at(10*time.Second, 9*time.Second); !ok || l.TooLate || l.Late != time.Second {
+		t.Errorf("%+v, %v at the limit", l, ok)
+	}
+	if l, ok := at(12*time.Second, 9*time.Second); ok {
+		t.Errorf("%+v of a sample that was looked at", l)
+	}
+	stalled += 3 * time.Second
+	l, ok := at(14*time.Second, 11700*time.Millisecond)
+	if !ok || !l.TooLate || l.Late != 2300*time.Millisecond || !l.Say || l.Times != 1 || !strings.HasPrefix(l.Why, "in 4.0 s the node stalled for memory as a whole for 3.0 s, and the agent read ") {
+		t.Errorf("%+v", l)
+	}
+	if state, detail := d.State(now.Add(44 * time.Second)); state != status.Degraded || !strings.HasPrefix(detail, "2.3 s late 30 s ago: in 4.0 s the node stalled") {
+		t.Errorf("%s: %s", state, detail)
+	}
+	if state, detail := d.State(now.Add(75 * time.Second)); state != status.OK {
+		t.Errorf("%s: %s a minute after", state, detail)
+	}
+	if l, _ := at(73*time.Second, 71*time.Second); !l.TooLate || l.Say || l.Times != 2 {
+		t.Errorf("%+v within a minute", l)
+	}
+	if l, _ := at(74*time.Second, 72*time.Second); !l.Say || l.Times != 3 {
+		t.Errorf("%+v after a minute", l)
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package exits
 
 import (
 	"context"
@@ -30,7 +30,7 @@ type measured struct {
 	volumes []kube.VolumeUse
 }
 
-func (e *exits) miss(uid string) {
+func (e *Watcher) miss(uid string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.missed) >= missedMax {
@@ -39,21 +39,21 @@ func (e *exits) miss(uid string) {
 	e.missed[uid] = true
 }
 
-func (e *exits) isMissed(uid string) bool {
+func (e *Watcher) isMissed(uid string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.missed[uid]
 }
 
 // plan sees to it that a missed pod is looked at.
-func (e *exits) plan(now time.Time, uid string) {
+func (e *Watcher) plan(now time.Time, uid string) {
 	if len(e.looks) < missedMax && !slices.ContainsFunc(e.looks, func(l look) bool { return l.uid == uid }) {
 		e.looks = append(e.looks, look{uid, now.Add(lookAfter)})
 	}
 }
 
 // look measures the volumes of the pods that are due, by one question for all.
-func (e *exits) look(ctx context.Context) {
+func (e *Watcher) look(ctx context.Context) {
 	now := time.Now()
 	if len(e.looks) == 0 || now.Before(e.looks[0].due) || now.Sub(e.volumes.at) < lookEvery {
 		return
@@ -70,7 +70,7 @@ func (e *exits) look(ctx context.Context) {
 }
 
 // due is when there is something to do next, zero: nothing waits.
-func (e *exits) due() time.Time {
+func (e *Watcher) due() time.Time {
 	var out time.Time
 	if len(e.waiting) > 0 {
 		out = e.waiting[0].due

@@ -1,4 +1,4 @@
-package agent
+package exits
 
 import (
 	"context"
@@ -57,14 +57,14 @@ type volumes struct {
 }
 
 // ask adds the pod's Events and the use of its volumes to a case, as far as the budget allows and they are answered.
-func (e *exits) ask(ctx context.Context, w *waitingExit, c *triage.Case) {
+func (e *Watcher) ask(ctx context.Context, w *waitingExit, c *triage.Case) {
 	if w.Namespace == "" || w.UID == "" {
 		c.NoEvents, c.NoVolume = "the pod is not known", "the pod is not known"
 		return
 	}
 	if why := e.budget.allow(time.Now(), w.UID); why != "" {
 		c.NoEvents = "not asked for, " + why
-	} else if events, more, err := e.kube.PodEvents(ctx, w.Namespace, w.UID); err != nil {
+	} else if events, more, err := e.opts.Cluster.PodEvents(ctx, w.Namespace, w.UID); err != nil {
 		c.NoEvents = err.Error()
 		if !kube.IsForbidden(err) {
 			e.budget.silent = time.Now().Add(askAfterFail)
@@ -82,7 +82,7 @@ func (e *exits) ask(ctx context.Context, w *waitingExit, c *triage.Case) {
 }
 
 // askVolumes asks the kubelet, or takes its last answer: that has the volumes of all pods.
-func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) {
+func (e *Watcher) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) {
 	if e.volumes.at.IsZero() || time.Since(e.volumes.at) >= volumesFresh {
 		e.measure(ctx)
 	}
@@ -105,13 +105,13 @@ func (e *exits) askVolumes(ctx context.Context, w *waitingExit, c *triage.Case) 
 	}
 }
 
-// measure gets the kubelet's figures anew.
-func (e *exits) measure(ctx context.Context) {
+// measure gets the kubelet's figures.
+func (e *Watcher) measure(ctx context.Context) {
 	e.volumes.at = time.Now()
-	node, ok := e.node()
+	node, ok := e.opts.Node()
 	if !ok {
 		e.volumes.err = errors.New("this node's address is not known")
 		return
 	}
-	e.volumes.got, e.volumes.err = e.kube.KubeletVolumes(ctx, node)
+	e.volumes.got, e.volumes.err = e.opts.Cluster.KubeletVolumes(ctx, node)
 }
