@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/config"
 	"spillway/agent/ledger"
 	"spillway/agent/status"
 )
@@ -425,8 +426,8 @@ func TestKernelBadLedger(t *testing.T) {
 			nt := *n
 			nt.t = t
 			f(t, &nt, nt.startAgent(func(o *Options) {
-				o.Config, o.NodeName, o.Kubeconfig, o.StateDir = DefaultConfig(), "n", kubeconfig, dir
-				o.Config.Mode, o.Config.CRI.Endpoint = Observe, "none"
+				o.Config, o.NodeName, o.Kubeconfig, o.StateDir = config.Default(), "n", kubeconfig, dir
+				o.Config.Mode, o.Config.CRI.Endpoint = config.Observe, "none"
 			}, nil))
 		})
 	}

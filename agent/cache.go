@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
@@ -21,7 +22,7 @@ import (
 
 // openReclaim makes the rung that gives page cache back.
 func (a *Agent) openReclaim() (err error) {
-	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != Enforce})
+	a.reclaims, err = reclaim.New(reclaim.Options{Call: a.callReclaim, DryRun: a.cfg.Mode != config.Enforce})
 	a.nameReclaim()
 	return err
 }

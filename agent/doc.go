@@ -52,7 +52,7 @@
 //
 //	cmd
 //	agent
-//	sampler podmap kube evict brake reclaim ledger metrics recording oom
+//	sampler podmap kube evict brake reclaim ledger metrics recording oom config
 //	judge incident                           (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/status"
@@ -94,7 +95,7 @@ func (l *loop) answer(now time.Time, q question) {
 		out.Why = "every eviction is held back: " + why
 	default:
 		out.Evict, out.Why = true, e.Why
-		if l.a.cfg.Mode != Enforce {
+		if l.a.cfg.Mode != config.Enforce {
 			out.Why += " (in observe mode as a dry run)"
 		}
 	}

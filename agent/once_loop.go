@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/policy"
@@ -48,7 +49,7 @@ func (l *loop) startOnce(now time.Time, s onceStart) {
 		s.accepted <- fmt.Errorf("towards %g %% since %s: %w", r.req.TargetUsagePercent, r.begun.Format(time.TimeOnly), status.ErrOnceBusy)
 		return
 	}
-	l.once = newOnceRun(s.ctx, now, s.req, l.a.cfg.Mode != Enforce, s.events)
+	l.once = newOnceRun(s.ctx, now, s.req, l.a.cfg.Mode != config.Enforce, s.events)
 	s.accepted <- nil
 	l.a.log.Info("maintenance run starts", "target_percent", s.req.TargetUsagePercent, "dry_run", l.once.dry, "used_percent", l.verdict.UsedPercent)
 	l.recordEvent(now, "once", map[string]any{"state": status.OnceStarted, "targetPercent": s.req.TargetUsagePercent, "dryRun": l.once.dry})

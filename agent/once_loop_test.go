@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/policy"
 	"spillway/agent/status"
 )
 
 // One run at a time; one that was left by whoever asked is in nobody's way; an agent that stops says so.
 func TestOneRunAtATime(t *testing.T) {
-	a := &Agent{log: slog.New(slog.DiscardHandler), cfg: Config{Mode: Enforce}, onces: make(chan onceStart, 1)}
+	a := &Agent{log: slog.New(slog.DiscardHandler), cfg: config.Config{Mode: config.Enforce}, onces: make(chan onceStart, 1)}
 	l := &loop{a: a}
 	ask := func(ctx context.Context, target float64) (<-chan status.OnceEvent, error) {
 		t.Helper()

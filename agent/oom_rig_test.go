@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/config"
 	"spillway/agent/podmap"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -336,7 +337,7 @@ func (n *oomNode) startAgent(change func(*Options), before func(*Agent)) *oomAge
 	t.Cleanup(func() { goleak.VerifyNone(t, known) })
 	dir := t.TempDir()
 	l := &logs{kills: make(chan record, 4096)}
-	opts := Options{Config: Config{Mode: Standalone}, Socket: filepath.Join(dir, "s"), StateDir: dir, Logger: slog.New(l)}
+	opts := Options{Config: config.Config{Mode: config.Standalone}, Socket: filepath.Join(dir, "s"), StateDir: dir, Logger: slog.New(l)}
 	if change != nil {
 		change(&opts)
 	}

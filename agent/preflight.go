@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/config"
 	"spillway/agent/journal"
 	"spillway/agent/kube"
 	"spillway/agent/pressure"
@@ -66,7 +67,7 @@ func inspect(ctx context.Context, opts Options, own *Agent) []status.Check {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	p := &inspection{ctx: ctx, own: own, a: &Agent{opts: opts, cfg: opts.Config, standalone: opts.Config.Mode == Standalone, log: slog.New(slog.DiscardHandler)}}
+	p := &inspection{ctx: ctx, own: own, a: &Agent{opts: opts, cfg: opts.Config, standalone: opts.Config.Mode == config.Standalone, log: slog.New(slog.DiscardHandler)}}
 	p.a.sources.init(p.a.log)
 	p.cgroups()
 	if p.a.tree != nil {

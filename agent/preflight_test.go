@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"spillway/agent/config"
 	"spillway/agent/status"
 )
 
@@ -26,9 +27,9 @@ func TestPreflight(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, []byte("{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	config := DefaultConfig()
-	config.CRI.Endpoint = "unix://" + filepath.Join(dir, "none.sock")
-	opts := Options{Config: config, NodeName: "node-a", Kubeconfig: kubeconfig, StateDir: dir, Kmsg: filepath.Join(dir, "none"), JournalSocket: filepath.Join(dir, "none")}
+	cfg := config.Default()
+	cfg.CRI.Endpoint = "unix://" + filepath.Join(dir, "none.sock")
+	opts := Options{Config: cfg, NodeName: "node-a", Kubeconfig: kubeconfig, StateDir: dir, Kmsg: filepath.Join(dir, "none"), JournalSocket: filepath.Join(dir, "none")}
 	for _, tc := range []struct {
 		name         string
 		change       func(*Options)
@@ -78,7 +79,7 @@ func TestPreflight(t *testing.T) {
 	})
 	t.Run("standalone needs no cluster", func(t *testing.T) {
 		o := opts
-		o.Config.Mode = Standalone
+		o.Config.Mode = config.Standalone
 		for _, c := range Preflight(t.Context(), o) {
 			if slices.Contains([]string{"api-server", "cri", "state", "permissions"}, c.Name) {
 				t.Errorf("%+v", c)

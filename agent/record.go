@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
@@ -119,7 +120,7 @@ func (l *loop) record(now time.Time, made *policy.Decision) *status.Decision {
 	d := &status.Decision{
 		At: now, Level: v.Now.String(), Signal: string(v.Nearest.Signal), MarginBytes: int64(v.Nearest.Margin), ETASeconds: etaSeconds(v.ETA),
 		SlopeBytes: v.EvictSlope, LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause), Why: v.Reason,
-		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != Enforce,
+		State: made.State, Reason: made.Reason, DryRun: l.a.cfg.Mode != config.Enforce,
 		KubeletChoice: made.Without.Text(),
 	}
 	for i := range made.Pods {

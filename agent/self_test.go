@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/config"
 	"spillway/agent/status"
 )
 
@@ -65,10 +66,10 @@ func holdMemoryIn(t *testing.T, how string) {
 		}
 	}
 	before := debug.SetMemoryLimit(-1)
-	config := DefaultConfig()
-	config.Mode = Standalone
+	cfg := config.Default()
+	cfg.Mode = config.Standalone
 	dir := t.TempDir()
-	a, err := New(Options{Config: config, Socket: filepath.Join(dir, "s"), StateDir: dir, Kmsg: filepath.Join(dir, "none"), LockMemory: how != "not asked for", Logger: slog.New(slog.DiscardHandler)})
+	a, err := New(Options{Config: cfg, Socket: filepath.Join(dir, "s"), StateDir: dir, Kmsg: filepath.Join(dir, "none"), LockMemory: how != "not asked for", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ var layers = []line{
 		reason: "cmd holds flags and subcommands only; nothing builds on a command"},
 	{name: "agent", rooms: []string{"agent"},
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
-	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake", "agent/oom"},
+	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake", "agent/oom", "agent/config"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},
 	{name: "judge", rooms: []string{"agent/judge", "agent/incident", "agent/habit", "agent/timing", "agent/score"},
 		reason: "the judge puts the pure core together and is as pure: agent and replay get the same answers from it; an incident is told from its record alone"},
