@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spillway/agent/brake"
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/journal"
 	"spillway/agent/kube"
@@ -36,7 +37,7 @@ const DefaultStateDir = "/var/lib/spillway"
 
 // Options are what the command line and the environment say; Config is what the file says.
 type Options struct {
-	Config        Config
+	Config        config.Config
 	ConfigFile    string           // where Config was read from, to follow its changes; empty: it does not change
 	Level         *slog.LevelVar   // of Logger, set when Config changes; nil: it stays
 	NodeName      string           // name of the Node object; required unless Config.Mode is Standalone
@@ -64,7 +65,7 @@ type Options struct {
 // Agent is one running agent. New makes it, Run runs it once.
 type Agent struct {
 	opts  Options
-	cfg   Config        // the loop's, once that runs
+	cfg   config.Config // the loop's, once that runs
 	rules policy.Config // of cfg
 	log   *slog.Logger
 	begin time.Time
@@ -93,16 +94,16 @@ type Agent struct {
 	snapshot    atomic.Pointer[status.Status]
 	lastPass    atomic.Int64 // nanoseconds since boot: a step of the clock neither hides a loop that hangs nor makes one
 	checks      *preflight.Checker
-	current     atomic.Pointer[Config] // what cfg is, for other goroutines than the loop's
+	current     atomic.Pointer[config.Config] // what cfg is, for other goroutines than the loop's
 	oom         *oom.Watch
 	kills       chan status.OOMKill
 	questions   chan question
 	onces       *once.Runs
-	configs     chan Config   // that the file has now
-	modes       chan Mode     // capacity 1: that the loop changed to
-	lookEvery   time.Duration // at the file
-	keptKills   *ledger.Log   // nil: standalone
-	incidents   *incidents    // nil: standalone
+	configs     chan config.Config // that the file has now
+	modes       chan config.Mode   // capacity 1: that the loop changed to
+	lookEvery   time.Duration      // at the file
+	keptKills   *ledger.Log        // nil: standalone
+	incidents   *incidents         // nil: standalone
 	sources     sources
 
 	loop loop
@@ -117,18 +118,19 @@ func New(opts Options) (*Agent, error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
-	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: once.New(), configs: make(chan Config), modes: make(chan Mode, 1), lookEvery: configEvery}
-	a.standalone = a.cfg.Mode == Standalone
+	a := &Agent{opts: opts, cfg: opts.Config, log: opts.Logger, begin: time.Now(), kills: make(chan status.OOMKill, 256), questions: make(chan question, 4), onces: once.New(), configs: make(chan config.Config), modes: make(chan config.Mode, 1)}
+	a.standalone = a.cfg.Mode == config.Standalone
 	a.current.Store(&opts.Config)
+	var err error
+	a.rules, err = a.cfg.Policy(kube.ParseSelector)
 	if !a.standalone {
-		for _, f := range a.cfg.check() {
-			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
+		if err != nil {
+			return nil, fmt.Errorf("config: %w", err)
 		}
 		if opts.NodeName == "" {
 			return nil, errors.New("no node name: set NODE_NAME or --node-name to the name of this node's Node object, or use --standalone")
 		}
 	}
-	a.rules, _ = a.cfg.policy()
 	a.sources.init(a.log)
 	a.metrics = metrics.New(opts.Version, opts.Config.Metrics.PodSeries, a.snapshot.Load)
 	ok := false
@@ -137,7 +139,6 @@ func New(opts Options) (*Agent, error) {
 			a.close()
 		}
 	}()
-	var err error
 	if a.tree, err = cgroup.Open(cgroup.Options{Root: opts.CgroupRoot, Proc: opts.ProcRoot}); err != nil {
 		return nil, fmt.Errorf("open cgroups: %w", err)
 	}
@@ -223,13 +224,13 @@ func (a *Agent) openCluster() error {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
 	a.cluster = newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet, excluded: a.cfg.ExcludedNodes}, a.tree.MemoryVersion() == 2, &a.sources, a.log)
-	client.PauseFor(pausedBeside(a.opts.ConfigFile)) // before the first look of watchConfig
+	client.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey)) // before the first look of watchConfig
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
 	a.openHabits()
 	a.openTimings()
 	a.evicts, err = evict.New(evict.Options{
-		Limits: a.cfg.limits(), Store: a.ledger.Document(evictionsDocument),
+		Limits: evictLimits(&a.cfg), Store: a.ledger.Document(evictionsDocument),
 		Look: client.Replacement, Node: a.opts.NodeName,
 		Call: func(ctx context.Context, r evict.Request) policy.Answer {
 			req := kube.EvictRequest{Namespace: r.Namespace, Name: r.Name, UID: r.UID, DryRun: r.DryRun}

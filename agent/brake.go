@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spillway/agent/brake"
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/pressure"
@@ -37,7 +38,7 @@ func (a *Agent) brakeOff() string {
 	switch {
 	case !a.cfg.Brake:
 		return "switched off: brake is false"
-	case a.cfg.Mode != Enforce:
+	case a.cfg.Mode != config.Enforce:
 		return "observe mode brakes nobody"
 	case a.tree.MemoryVersion() != 2:
 		return "needs cgroup v2: the memory controller of this node is v1"

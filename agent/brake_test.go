@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"spillway/agent/brake"
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
@@ -29,7 +30,7 @@ const brakedUID = "0b3c0c5e-8c4e-4a25-9f0e-1f2d3c4b5a69"
 const unbraked = "8589934592\n"
 
 // brakeLoop is a loop on a v2 tree of plain files with one pod that uses 1000 MiB.
-func brakeLoop(t *testing.T, change func(*Config), log *bytes.Buffer) (l *loop, folder string) {
+func brakeLoop(t *testing.T, change func(*config.Config), log *bytes.Buffer) (l *loop, folder string) {
 	t.Helper()
 	root := t.TempDir()
 	folder = filepath.Join(root, "kubepods/burstable/pod"+brakedUID)
@@ -47,8 +48,8 @@ func brakeLoop(t *testing.T, change func(*Config), log *bytes.Buffer) (l *loop, 
 	}
 	l = followLoop(t, `{"version":1}`, nowhere, log)
 	a := l.a
-	a.tree, a.cfg = tree, DefaultConfig()
-	a.cfg.Mode, a.cfg.Brake = Enforce, true
+	a.tree, a.cfg = tree, config.Default()
+	a.cfg.Mode, a.cfg.Brake = config.Enforce, true
 	change(&a.cfg)
 	l.readings, l.said = map[string]policy.Reading{brakedUID: {Fresh: true, Growth: 50 << 20}}, map[string]time.Time{}
 	l.verdict.Now = pressure.Evict
@@ -120,7 +121,7 @@ func (l *loop) next(t *testing.T) {
 // A victim from the answer of the API server until its cgroup is gone.
 func TestBrakeOfAVictim(t *testing.T) {
 	var log bytes.Buffer
-	l, folder := brakeLoop(t, func(*Config) {}, &log)
+	l, folder := brakeLoop(t, func(*config.Config) {}, &log)
 	evictBraked(t, l)
 	l.next(t)
 	if data, err := os.ReadFile(filepath.Join(folder, "memory.high")); err != nil || string(data) != "1101004800\n" { // 1050 MiB
@@ -183,7 +184,7 @@ func TestBrakeOfAVictim(t *testing.T) {
 
 // The node has recovered while the victim is still on its way out.
 func TestBrakeIsReleasedInCalm(t *testing.T) {
-	l, folder := brakeLoop(t, func(*Config) {}, &bytes.Buffer{})
+	l, folder := brakeLoop(t, func(*config.Config) {}, &bytes.Buffer{})
 	evictBraked(t, l)
 	l.next(t)
 	l.verdict.Now = pressure.Alert // which the brake itself brings about: no memory is back yet
@@ -215,16 +216,16 @@ func TestBrakeIsReleasedInCalm(t *testing.T) {
 func TestNoBrake(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		change func(*Config)
+		change func(*config.Config)
 		drive  func(l *loop)
 		source string
 	}{
-		{"switched off", func(c *Config) { c.Brake = false }, func(*loop) {}, "brake is false"},
-		{"observe mode", func(c *Config) { c.Mode = Observe }, func(*loop) {}, "observe mode"},
-		{"the victim does not grow", func(*Config) {}, func(l *loop) { l.readings[brakedUID] = policy.Reading{Fresh: true} }, ""},
-		{"the reading is old", func(*Config) {}, func(l *loop) { l.readings[brakedUID] = policy.Reading{Growth: 1} }, ""},
-		{"no reading", func(*Config) {}, func(l *loop) { clear(l.readings) }, ""},
-		{"a maintenance run", func(*Config) {}, func(l *loop) { l.verdict.Now = pressure.Alert }, ""},
+		{"switched off", func(c *config.Config) { c.Brake = false }, func(*loop) {}, "brake is false"},
+		{"observe mode", func(c *config.Config) { c.Mode = config.Observe }, func(*loop) {}, "observe mode"},
+		{"the victim does not grow", func(*config.Config) {}, func(l *loop) { l.readings[brakedUID] = policy.Reading{Fresh: true} }, ""},
+		{"the reading is old", func(*config.Config) {}, func(l *loop) { l.readings[brakedUID] = policy.Reading{Growth: 1} }, ""},
+		{"no reading", func(*config.Config) {}, func(l *loop) { clear(l.readings) }, ""},
+		{"a maintenance run", func(*config.Config) {}, func(l *loop) { l.verdict.Now = pressure.Alert }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l, folder := brakeLoop(t, tc.change, &bytes.Buffer{})
@@ -290,7 +291,7 @@ func TestBrakeFaults(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(state, earlierFiles[brakesDocument]), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			a := &Agent{tree: tree, cfg: DefaultConfig(), opts: Options{StateDir: state}, log: slog.New(slog.DiscardHandler)}
+			a := &Agent{tree: tree, cfg: config.Default(), opts: Options{StateDir: state}, log: slog.New(slog.DiscardHandler)}
 			a.sources.init(a.log)
 			keep(t, a)
 			if err := a.openBrake(); err != nil {

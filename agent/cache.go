@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
@@ -20,7 +21,7 @@ import (
 
 // openReclaim makes the rung that gives page cache back.
 func (a *Agent) openReclaim() (err error) {
-	a.reclaims, err = reclaim.New(reclaim.Options{Call: reclaim.Cgroups(a.tree), DryRun: a.cfg.Mode != Enforce})
+	a.reclaims, err = reclaim.New(reclaim.Options{Call: reclaim.Cgroups(a.tree), DryRun: a.cfg.Mode != config.Enforce})
 	a.nameReclaim()
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -91,7 +92,7 @@ type cluster struct {
 
 // clusterSettings are those that a change of the config file may replace.
 type clusterSettings struct {
-	kubelet  KubeletConfig
+	kubelet  config.Kubelet
 	excluded []string // nodes that do not count as room
 }
 

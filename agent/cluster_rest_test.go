@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/status"
 )
@@ -61,7 +62,7 @@ func TestRequestsAtRest(t *testing.T) {
 	var src sources
 	src.init(slog.New(slog.DiscardHandler))
 	// The thresholds are known without the kubelet.
-	c := newCluster(client, clusterSettings{kubelet: KubeletConfig{MemoryAvailable: "100Mi"}}, true, &src, slog.New(slog.DiscardHandler))
+	c := newCluster(client, clusterSettings{kubelet: config.Kubelet{MemoryAvailable: "100Mi"}}, true, &src, slog.New(slog.DiscardHandler))
 	c.every = cadence{state: calmCadence.state / scale * 20, retry: calmCadence.retry / scale, node: calmCadence.node / scale, rest: calmCadence.rest / scale}
 	stop := running(t, c.run)
 	time.Sleep(hours * time.Second)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -40,16 +41,16 @@ func TestKubeletThresholds(t *testing.T) {
 	broken := write("broken.yaml", head+"evictionHard: {memory.available: lots}\n")
 	for _, tc := range []struct {
 		name   string
-		cfg    KubeletConfig
+		cfg    config.Kubelet
 		source string // part of it
 		want   []string
 		err    string
 	}{
-		{"file before config", KubeletConfig{ConfigFile: file, MemoryAvailable: "1Gi"}, file, []string{"hard memory.available 209715200", "hard allocatableMemory.available 209715200", "soft memory.available 314572800 grace 1m0s"}, ""},
-		{"drop-in over file", KubeletConfig{ConfigFile: file, DropInDir: filepath.Join(dir, "conf.d")}, "1 drop-ins", []string{"hard memory.available 5 %"}, ""},
-		{"config when there is no file", KubeletConfig{ConfigFile: filepath.Join(dir, "none"), MemoryAvailable: "1Gi"}, "kubelet.memoryAvailable", []string{"hard memory.available 1073741824", "hard allocatableMemory.available 1073741824"}, ""},
-		{"nothing", KubeletConfig{ConfigFile: filepath.Join(dir, "none")}, "", nil, "only MemAvailable is guarded"},
-		{"broken file", KubeletConfig{ConfigFile: broken}, "", nil, "lots"},
+		{"file before config", config.Kubelet{ConfigFile: file, MemoryAvailable: "1Gi"}, file, []string{"hard memory.available 209715200", "hard allocatableMemory.available 209715200", "soft memory.available 314572800 grace 1m0s"}, ""},
+		{"drop-in over file", config.Kubelet{ConfigFile: file, DropInDir: filepath.Join(dir, "conf.d")}, "1 drop-ins", []string{"hard memory.available 5 %"}, ""},
+		{"config when there is no file", config.Kubelet{ConfigFile: filepath.Join(dir, "none"), MemoryAvailable: "1Gi"}, "kubelet.memoryAvailable", []string{"hard memory.available 1073741824", "hard allocatableMemory.available 1073741824"}, ""},
+		{"nothing", config.Kubelet{ConfigFile: filepath.Join(dir, "none")}, "", nil, "only MemAvailable is guarded"},
+		{"broken file", config.Kubelet{ConfigFile: broken}, "", nil, "lots"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newCluster(nil, clusterSettings{kubelet: tc.cfg}, false, new(sources), slog.New(slog.DiscardHandler))
@@ -90,7 +91,7 @@ func TestReplacedKubeletFile(t *testing.T) {
 	}
 	defer f.Close()
 	mount := fmt.Sprintf("/proc/self/fd/%d", f.Fd()) // like a mount it keeps the file that it was made of
-	c := newCluster(nil, clusterSettings{kubelet: KubeletConfig{ConfigFile: mount}}, false, new(sources), slog.New(slog.DiscardHandler))
+	c := newCluster(nil, clusterSettings{kubelet: config.Kubelet{ConfigFile: mount}}, false, new(sources), slog.New(slog.DiscardHandler))
 	var last os.FileInfo
 	c.fileChanged(&last)
 	if _, _, err := c.kubelet(t.Context(), nodeView{}); err != nil || c.fileChanged(&last) {

@@ -53,7 +53,7 @@
 //	cmd
 //	agent
 //	observe once publish oom exits preflight self   (stations)
-//	sampler podmap kube evict brake reclaim ledger metrics recording
+//	sampler podmap kube evict brake reclaim ledger metrics recording config
 //	judge incident oom/domain                (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)
 //	cgroup cri ebpf/oomkill                  (leaves: nothing of ours, no Kubernetes)

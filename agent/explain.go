@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/publish"
@@ -63,5 +64,5 @@ func (l *loop) answer(now time.Time, q question) {
 	if held == "" {
 		why = ""
 	}
-	q.answer <- publish.Explanation(publish.Answer{At: now, Verdict: &l.verdict, Explained: e, Cluster: cluster, Held: why, ForCache: pods.CacheOwner != "", DryRun: l.a.cfg.Mode != Enforce})
+	q.answer <- publish.Explanation(publish.Answer{At: now, Verdict: &l.verdict, Explained: e, Cluster: cluster, Held: why, ForCache: pods.CacheOwner != "", DryRun: l.a.cfg.Mode != config.Enforce})
 }

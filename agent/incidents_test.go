@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"spillway/agent/config"
 	"spillway/agent/incident"
 	"spillway/agent/judge"
 	"spillway/agent/ledger"
@@ -41,7 +42,7 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{cfg: DefaultConfig(), opts: Options{StateDir: dir, NodeName: "node-1"}, log: slog.New(slog.NewJSONHandler(out, nil)), tree: tree, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
+	a := &Agent{cfg: config.Default(), opts: Options{StateDir: dir, NodeName: "node-1"}, log: slog.New(slog.NewJSONHandler(out, nil)), tree: tree, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
 	a.sources.init(a.log)
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	if a.samples, err = sampler.New(sampler.Options{Tree: tree}); err != nil {

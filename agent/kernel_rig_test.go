@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"spillway/agent/config"
 	"spillway/agent/oom"
 	"spillway/agent/status"
 	"spillway/test/oomnode"
@@ -95,7 +96,7 @@ func startAgent(n *oomnode.Node, change func(*Options), before func(*Agent)) *no
 	t.Cleanup(func() { goleak.VerifyNone(t, known) })
 	dir := t.TempDir()
 	l := &logs{kills: make(chan record, 4096)}
-	opts := Options{Config: Config{Mode: Standalone}, Socket: filepath.Join(dir, "s"), StateDir: dir, Logger: slog.New(l), kubepods: n.Top}
+	opts := Options{Config: config.Config{Mode: config.Standalone}, Socket: filepath.Join(dir, "s"), StateDir: dir, Logger: slog.New(l), kubepods: n.Top}
 	if change != nil {
 		change(&opts)
 	}

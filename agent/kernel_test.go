@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
+	"spillway/agent/config"
 	"spillway/agent/ledger"
 	"spillway/agent/status"
 	"spillway/ebpf/oomkill"
@@ -71,8 +72,8 @@ func TestKernelBadLedger(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nt := n.In(t)
 			f(t, nt, startAgent(nt, func(o *Options) {
-				o.Config, o.NodeName, o.Kubeconfig, o.StateDir = DefaultConfig(), "n", kubeconfig, dir
-				o.Config.Mode, o.Config.CRI.Endpoint = Observe, "none"
+				o.Config, o.NodeName, o.Kubeconfig, o.StateDir = config.Default(), "n", kubeconfig, dir
+				o.Config.Mode, o.Config.CRI.Endpoint = config.Observe, "none"
 			}, nil))
 		})
 	}

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/judge"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -275,11 +276,11 @@ func latencyAgent(t *testing.T, n *latencyNode, dir string) *Agent {
 	if !ok {
 		t.Fatal("the machine's memory is not known")
 	}
-	config := DefaultConfig()
-	config.Mode, config.HourlyCap, config.Cooldown = Enforce, 100, Duration(10*time.Second)
-	config.CRI.Endpoint = "none"
-	config.Kubelet = KubeletConfig{MemoryAvailable: strconv.FormatUint(total-latencyRoom, 10)}
-	a, err := New(Options{Config: config, NodeName: latencyNodeName, Kubeconfig: kubeconfig, CgroupRoot: n.root, Socket: filepath.Join(dir, "socket"), StateDir: filepath.Join(dir, "state"), Version: "latency"})
+	cfg := config.Default()
+	cfg.Mode, cfg.HourlyCap, cfg.Cooldown = config.Enforce, 100, config.Duration(10*time.Second)
+	cfg.CRI.Endpoint = "none"
+	cfg.Kubelet = config.Kubelet{MemoryAvailable: strconv.FormatUint(total-latencyRoom, 10)}
+	a, err := New(Options{Config: cfg, NodeName: latencyNodeName, Kubeconfig: kubeconfig, CgroupRoot: n.root, Socket: filepath.Join(dir, "socket"), StateDir: filepath.Join(dir, "state"), Version: "latency"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spillway/agent/brake"
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
@@ -39,7 +40,7 @@ func keep(t *testing.T, a *Agent) {
 // keeper is an agent with as much as its ledger needs.
 func keeper(t *testing.T, dir string, log *bytes.Buffer) *Agent {
 	t.Helper()
-	a := &Agent{cfg: DefaultConfig(), opts: Options{StateDir: dir}, log: slog.New(slog.NewTextHandler(log, nil)), kills: make(chan status.OOMKill, 256)}
+	a := &Agent{cfg: config.Default(), opts: Options{StateDir: dir}, log: slog.New(slog.NewTextHandler(log, nil)), kills: make(chan status.OOMKill, 256)}
 	a.sources.init(a.log)
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	return a

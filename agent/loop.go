@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/agent/brake"
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/observe"
@@ -78,7 +79,7 @@ func (l *loop) init(a *Agent) {
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
 		history: observe.NewHistories(a.samples),
-		dog: self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: maxLate}),
+		dog:     self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: maxLate}),
 	}
 	l.limits = observe.NewLimits(observe.LimitsOptions{Tree: a.tree, Samples: a.samples, Map: a.mapper.Map, Braked: l.braked})
 	if a.habits != nil && a.habits.before != nil {
@@ -150,7 +151,7 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case q := <-l.a.onces.Asked():
 			now := time.Now()
-			l.a.onces.Begin(now, q, l.a.cfg.Mode != Enforce, &onceLoop{l, now})
+			l.a.onces.Begin(now, q, l.a.cfg.Mode != config.Enforce, &onceLoop{l, now})
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/status"
@@ -16,9 +17,9 @@ import (
 const modeDocument = "mode"
 
 type keptMode struct {
-	Mode   Mode      `json:"mode"`
-	Since  time.Time `json:"since"`
-	Before Mode      `json:"before,omitempty"`
+	Mode   config.Mode `json:"mode"`
+	Since  time.Time   `json:"since"`
+	Before config.Mode `json:"before,omitempty"`
 }
 
 func (k *keptMode) String() string {
@@ -56,7 +57,7 @@ func (a *Agent) keepMode(ctx context.Context) error {
 
 // tellMode saves a mode that is another one than before, and says so when evictions are off from now on.
 func (a *Agent) tellMode(doc *ledger.Document, kept *keptMode) {
-	if kept.Before == Enforce {
+	if kept.Before == config.Enforce {
 		const text = "Evictions are off on this node: the mode is observe, it was enforce. If that was not meant, apply the overlay enforce again, or set mode: enforce."
 		a.log.Warn(text, messageConfig)
 		a.nodeEvent(kube.Event{Warning: true, Reason: "SpillwayEvictionsOff", Action: "Configuring", Message: text, At: kept.Since})

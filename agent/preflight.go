@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 
+	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/preflight"
 	"spillway/agent/pressure"
@@ -13,7 +14,7 @@ import (
 
 // Preflight checks every prerequisite of an agent with these options. An agent may run at the same time.
 func Preflight(ctx context.Context, opts Options) ([]status.Check, error) {
-	c, err := preflight.New(preflightOptions(opts, func() *Config { return &opts.Config }))
+	c, err := preflight.New(preflightOptions(opts, func() *config.Config { return &opts.Config }))
 	if err != nil {
 		return nil, err
 	}
@@ -27,14 +28,14 @@ func (a *Agent) openPreflight() (err error) {
 	return err
 }
 
-func preflightOptions(o Options, current func() *Config) preflight.Options {
+func preflightOptions(o Options, current func() *config.Config) preflight.Options {
 	return preflight.Options{
 		CgroupRoot: o.CgroupRoot, ProcRoot: o.ProcRoot, BTF: o.BTF, Kmsg: o.Kmsg, StateDir: cmp.Or(o.StateDir, DefaultStateDir), JournalSocket: o.JournalSocket,
 		NodeName: o.NodeName, Kubeconfig: o.Kubeconfig, EvictAs: o.EvictAs, PauseSwitch: o.PauseSwitch, Version: o.Version, MayLock: self.MayLock,
 		Settings: func() preflight.Settings {
 			cfg := current()
 			return preflight.Settings{
-				Standalone: cfg.Mode == Standalone, Endpoint: cfg.CRI.Endpoint, EvictPercent: cfg.Thresholds.EvictPercent,
+				Standalone: cfg.Mode == config.Standalone, Endpoint: cfg.CRI.Endpoint, EvictPercent: cfg.Thresholds.EvictPercent,
 				Thresholds: func(ctx context.Context, client *kube.Client, node kube.Node, v2 bool) ([]pressure.Threshold, string, error) {
 					c := newCluster(client, clusterSettings{kubelet: cfg.Kubelet}, v2, nil, nil)
 					return c.kubelet(ctx, nodeView{node: node, known: true})

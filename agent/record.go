@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
@@ -117,7 +118,7 @@ func podText(d *status.Decision, uid string) string {
 
 // record makes the record of one look at the pods.
 func (l *loop) record(now time.Time, v *pressure.Verdict, made *policy.Decision) *status.Decision {
-	return publish.Decision(now, v, made, l.a.cfg.Mode != Enforce)
+	return publish.Decision(now, v, made, l.a.cfg.Mode != config.Enforce)
 }
 
 // keep stores and reports a decision. One that repeats the last (same key) is counted there instead; an empty key is

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
+	"spillway/agent/config"
 	"spillway/agent/judge"
+	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/recording"
@@ -22,19 +22,9 @@ const recordingFile = "recording.gz"
 
 // judgeConfig is what the pure core needs of the configuration.
 func (a *Agent) judgeConfig() judge.Config {
-	c := a.cfg.judge(a.rules)
+	c := a.cfg.Judge(a.rules)
 	c.SelfUID = a.opts.SelfUID
 	return c
-}
-
-func (c *Config) judge(rules policy.Config) judge.Config {
-	return judge.Config{
-		Pressure: pressure.Config{
-			AlertPercent: c.Thresholds.AlertPercent, EvictPercent: c.Thresholds.EvictPercent, TargetPercent: c.Thresholds.TargetPercent,
-			BaselinePercent: c.Thresholds.BaselinePercent, EvictWhenFlat: c.EvictWhenFlat,
-		},
-		Policy: rules, RoundLimit: c.RoundLimit,
-	}
 }
 
 // openRecorder makes the writer of what the core sees and says. An agent that cannot record still works.
@@ -55,8 +45,8 @@ func (a *Agent) openRecorder() {
 }
 
 func (a *Agent) recordingHeader() (recording.Header, error) {
-	text, err := yaml.Marshal(a.cfg)
-	return recording.Header{Agent: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), SelfUID: a.opts.SelfUID, Config: string(text)}, err
+	text, err := a.cfg.Text()
+	return recording.Header{Agent: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), SelfUID: a.opts.SelfUID, Config: text}, err
 }
 
 // renewRecording ends an episode that was recorded with other settings: the next look begins one that names those in force.
@@ -157,27 +147,25 @@ func (a *Agent) copyRecording(out io.Writer) error {
 
 // Replay plays a recording, with the configuration in it and, when other is not nil, with another one too. An error
 // comes with what could be read before it.
-func Replay(data []byte, other *Config) (*recording.Report, error) {
+func Replay(data []byte, other *config.Config) (*recording.Report, error) {
+	with := func(h recording.Header, c *config.Config) (judge.Config, error) {
+		rules, err := c.Policy(kube.ParseSelector)
+		if err != nil {
+			return judge.Config{}, fmt.Errorf("config: %w", err)
+		}
+		out := c.Judge(rules)
+		out.SelfUID = h.SelfUID
+		return out, nil
+	}
 	var second recording.Configure
 	if other != nil {
-		rules, wrong := other.policy()
-		for _, f := range wrong {
-			return nil, fmt.Errorf("config: %s: %s", f.key, f.problem)
-		}
-		second = func(h recording.Header) (judge.Config, error) {
-			c := other.judge(rules)
-			c.SelfUID = h.SelfUID
-			return c, nil
-		}
+		second = func(h recording.Header) (judge.Config, error) { return with(h, other) }
 	}
 	return recording.Replay(data, func(h recording.Header) (judge.Config, error) {
-		c, err := ParseConfig([]byte(h.Config))
+		c, err := config.Parse([]byte(h.Config), kube.ParseSelector)
 		if err != nil {
 			return judge.Config{}, err
 		}
-		rules, _ := c.policy() // ParseConfig has checked it
-		out := c.judge(rules)
-		out.SelfUID = h.SelfUID
-		return out, nil
+		return with(h, &c)
 	}, second)
 }

@@ -2,28 +2,23 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"reflect"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
+	"spillway/agent/config"
+	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
 	"spillway/agent/pressure"
 	"spillway/agent/status"
 )
 
-// configEvery is how often the config file is looked at. The kubelet renews a mounted ConfigMap about once a minute.
-const configEvery = 2 * time.Second
-
-// partKeys are the settings that whole parts of the agent are made with: see ConfigChanged.
-var partKeys = []string{"sampling", "recording", "cri", "metrics"}
-
 // ConfigChanged is the error of Run when the config file says something that parts of the agent have to be made anew for:
 // the caller makes another agent with this configuration. It comes when the node is calm and nothing is under way.
 type ConfigChanged struct {
-	Config Config
+	Config config.Config
 	Keys   []string
 }
 
@@ -31,67 +26,27 @@ func (e *ConfigChanged) Error() string {
 	return "the agent has to be made anew for changed settings: " + strings.Join(e.Keys, ", ")
 }
 
-// configKeys are the keys of the file whose values differ.
-func configKeys(a, b *Config) (out []string) {
-	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
-	for i := range x.NumField() {
-		if !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
-			out = append(out, x.Type().Field(i).Tag.Get("yaml"))
-		}
-	}
-	return out
-}
-
-// keepParts takes over from old what only a new agent can follow, and returns the keys in which that differed.
-func (c *Config) keepParts(old *Config) (keys []string) {
-	for _, key := range configKeys(old, c) {
-		if slices.Contains(partKeys, key) {
-			keys = append(keys, key)
-		}
-	}
-	c.Sampling, c.Recording, c.CRI, c.Metrics = old.Sampling, old.Recording, old.CRI, old.Metrics
-	return keys
-}
-
 // watchConfig looks at the config file until ctx ends. What it says goes to the loop; what is wrong in it is reported once,
 // and nothing of it is taken.
 func (a *Agent) watchConfig(ctx context.Context) error {
-	tick := time.NewTicker(a.lookEvery)
-	defer tick.Stop()
-	seen := ""  // the newest text; "" when it could not be read
-	unread := 0 // looks in a row that could not read it
-	for first := true; ; first = false {
-		if a.cluster != nil {
-			a.cluster.client.PauseFor(pausedBeside(a.opts.ConfigFile))
-		}
-		text, err := readConfigText(a.opts.ConfigFile)
-		switch {
-		case err != nil:
-			if unread++; unread == 2 { // it may just be replaced at the first
-				seen = ""
-				a.refuseConfig(err)
+	f, err := config.NewFollower(config.FollowOptions{
+		Path: a.opts.ConfigFile, Every: a.lookEvery, Selector: kube.ParseSelector, Changes: a.configs, Refuse: a.refuseConfig,
+		Look: func() {
+			if a.cluster != nil {
+				a.cluster.client.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey))
 			}
-		case string(text) != seen || unread >= 2 || first:
-			seen = string(text)
-			next, err := ParseConfig(text)
-			if err != nil {
-				a.refuseConfig(fmt.Errorf("config %s: %w", a.opts.ConfigFile, err))
-				break
-			}
-			select {
-			case a.configs <- next:
-			case <-ctx.Done():
-			}
-		}
-		if err == nil {
-			unread = 0
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+		},
+	})
+	if err != nil {
+		return err
 	}
+	return f.Run(ctx)
+}
+
+// evictLimits are what evictions need of the configuration.
+func evictLimits(c *config.Config) evict.Limits {
+	return evict.Limits{DryRun: c.Mode != config.Enforce, Cooldown: time.Duration(c.Cooldown), RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap,
+		Shares: evict.Shares{Hour: c.Budget.PercentPerHour, Day: c.Budget.PercentPerDay, ReliefHour: c.Budget.ReliefPercentPerHour, ReliefDay: c.Budget.ReliefPercentPerDay}}
 }
 
 // refuseConfig says that the file cannot be followed.
@@ -111,14 +66,14 @@ func (a *Agent) configEvent(warning bool, reason, message string) {
 }
 
 // configure applies what the file says now, but for what only a new agent can follow: that waits for a calm moment.
-func (l *loop) configure(now time.Time, next Config) {
+func (l *loop) configure(now time.Time, next config.Config) {
 	a := l.a
 	if a.standalone {
-		next.Mode = Standalone
+		next.Mode = config.Standalone
 	}
 	live := next
-	parts := live.keepParts(&a.cfg)
-	keys := configKeys(&a.cfg, &live)
+	parts := live.KeepParts(&a.cfg)
+	keys := config.Changed(&a.cfg, &live)
 	l.pending = nil
 	detail := a.opts.ConfigFile
 	if len(parts) > 0 {
@@ -140,21 +95,21 @@ func (l *loop) configure(now time.Time, next Config) {
 	}
 	a.cfg = live
 	a.current.Store(&live)
-	a.rules, _ = live.policy() // ParseConfig has checked it
+	a.rules, _ = live.Policy(kube.ParseSelector) // config.Parse has checked it
 	l.judge.Configure(a.judgeConfig())
 	l.rankedAt, l.decidedAt, l.published = time.Time{}, time.Time{}, time.Time{}
 	if a.evicts != nil {
-		if err := a.evicts.Configure(now, live.limits()); err != nil { // cannot happen: ParseConfig has checked it
+		if err := a.evicts.Configure(now, evictLimits(&live)); err != nil { // cannot happen: config.Parse has checked it
 			a.log.Error("limits of evictions stay", "error", err)
 		}
-		a.reclaims.SetDryRun(live.Mode != Enforce)
+		a.reclaims.SetDryRun(live.Mode != config.Enforce)
 		a.brakes.SetOff(a.brakeOff())
 		a.cluster.settings.Store(&clusterSettings{kubelet: live.Kubelet, excluded: live.ExcludedNodes})
 		a.renewRecording()
 		a.nameReclaim()
 	}
 	if a.opts.Level != nil {
-		a.opts.Level.Set(live.Log.Level.level())
+		a.opts.Level.Set(slog.Level(live.Log.Level))
 	}
 	a.metrics.Config(metrics.ConfigApplied)
 	changed := slices.Concat(keys, parts)

@@ -13,6 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
+	"spillway/agent/evict"
+	"spillway/agent/kube"
+	"spillway/agent/metrics"
+	"spillway/agent/policy"
 	"spillway/agent/status"
 )
 
@@ -52,7 +57,7 @@ func TestConfigReload(t *testing.T) {
 	const slowest = "sampling: {fastest: 200ms}\n" // that there may be
 	const first = "mode: observe\nhourlyCap: 7\ncri: {endpoint: none}\n" + slowest
 	put(file, first)
-	config, err := ReadConfig(file)
+	cfg, err := config.Load(file, kube.ParseSelector)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +66,7 @@ func TestConfigReload(t *testing.T) {
 	var log lockedBuffer
 	level := new(slog.LevelVar)
 	a, err := New(Options{
-		Config: config, ConfigFile: file, Level: level, NodeName: "node-a", Kubeconfig: kubeconfig, Socket: filepath.Join(dir, "s"), StateDir: dir,
+		Config: cfg, ConfigFile: file, Level: level, NodeName: "node-a", Kubeconfig: kubeconfig, Socket: filepath.Join(dir, "s"), StateDir: dir,
 		Kmsg: filepath.Join(dir, "none"), Logger: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
@@ -139,7 +144,9 @@ func TestConfigReload(t *testing.T) {
 	}
 
 	put(pause, "true")
-	wait("a pause beside the file", func(s *status.Status, _ func(string) status.Source) bool { return s.Evictions.Paused && strings.Contains(s.Evictions.Forbidden, pause) })
+	wait("a pause beside the file", func(s *status.Status, _ func(string) status.Source) bool {
+		return s.Evictions.Paused && strings.Contains(s.Evictions.Forbidden, pause)
+	})
 	put(pause, "")
 	wait("no pause any more", func(s *status.Status, _ func(string) status.Source) bool { return !s.Evictions.Paused })
 
@@ -178,23 +185,32 @@ func TestConfigReload(t *testing.T) {
 		t.Fatal("the agent goes on with the sampling of before")
 	}
 	var changed *ConfigChanged
-	if !errors.As(err, &changed) || !slices.Equal(changed.Keys, []string{"sampling"}) || changed.Config.Sampling.Fastest != Duration(100*time.Millisecond) || changed.Config.RoundLimit != 3 || changed.Config.Mode != Enforce {
+	if !errors.As(err, &changed) || !slices.Equal(changed.Keys, []string{"sampling"}) || changed.Config.Sampling.Fastest != config.Duration(100*time.Millisecond) || changed.Config.RoundLimit != 3 || changed.Config.Mode != config.Enforce {
 		t.Errorf("ended with %v (%+v)", err, changed)
 	}
 }
 
-// TestConfigKeys: every key of the file is either followed at once or named for a new agent.
-func TestConfigKeys(t *testing.T) {
-	a, b := DefaultConfig(), DefaultConfig()
-	if keys := configKeys(&a, &b); keys != nil {
-		t.Fatalf("two equal ones differ in %v", keys)
+// TestKeptGrace: what cuts no grace period may not wait for a cut either.
+func TestKeptGrace(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "shortenGrace: false\n": true} {
+		c, err := config.Parse([]byte(text), kube.ParseSelector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rules, err := c.Policy(kube.ParseSelector); err != nil || rules.KeepGrace != want || evictLimits(&c).KeepGrace != want {
+			t.Errorf("%q: policy %v, limits %v, %v; want %v", text, rules.KeepGrace, evictLimits(&c).KeepGrace, err, want)
+		}
 	}
-	b.Mode, b.Cooldown, b.Recording.MaxMiB, b.Sampling.Slowest, b.CRI.Endpoint, b.Metrics.Listen = Enforce, 1, 1, 1, "x", "y"
-	next := b
-	if keys := next.keepParts(&a); !slices.Equal(keys, []string{"sampling", "recording", "cri", "metrics"}) {
-		t.Errorf("parts %v", keys)
+}
+
+// TestDefaultsOfParts: an empty file says of the parts what they do by default.
+func TestDefaultsOfParts(t *testing.T) {
+	c := config.Default()
+	want := evict.Limits{DryRun: true, Cooldown: evict.DefaultCooldown, RoundLimit: policy.DefaultRoundLimit, HourlyCap: evict.DefaultHourlyCap, Shares: evict.DefaultShares}
+	if got := evictLimits(&c); got != want {
+		t.Errorf("limits %+v, want %+v", got, want)
 	}
-	if keys := configKeys(&a, &next); !slices.Equal(keys, []string{"mode", "cooldown"}) {
-		t.Errorf("at once %v", keys)
+	if c.Metrics.PodSeries != metrics.DefaultPods {
+		t.Errorf("%d pods have series of their own, want %d", c.Metrics.PodSeries, metrics.DefaultPods)
 	}
 }

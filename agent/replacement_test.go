@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/metrics"
@@ -28,21 +29,21 @@ const nowhere = "https://127.0.0.1:1"
 func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	t.Helper()
 	dir := t.TempDir()
-	config := filepath.Join(dir, "kubeconfig")
+	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := os.WriteFile(filepath.Join(dir, earlierFiles[evictionsDocument]), []byte(state), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: '" + server + "'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	client, err := kube.New(kube.Options{Kubeconfig: config, NodeName: "node-a"})
+	client, err := kube.New(kube.Options{Kubeconfig: kubeconfig, NodeName: "node-a"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
 	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), cluster: &cluster{client: client}}
-	a.opts.StateDir, a.cfg = dir, DefaultConfig()
+	a.opts.StateDir, a.cfg = dir, config.Default()
 	a.sources.init(a.log)
 	keep(t, a)
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)

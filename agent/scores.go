@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
 	"spillway/agent/ledger"
@@ -92,7 +93,7 @@ func (l *loop) followScores(now time.Time) {
 		return
 	}
 	switch {
-	case l.a.cfg.Mode == Enforce:
+	case l.a.cfg.Mode == config.Enforce:
 		l.judged(c.score.Void(now, "Spillway was set to enforce"))
 	case l.a.evicts.InFlight() > 0: // of before the mode was changed
 		l.judged(c.score.Void(now, "Spillway evicted a pod"))
@@ -196,7 +197,7 @@ func (l *loop) observeStatus() *status.Observe {
 		return nil
 	}
 	o := l.scores.score.Summary()
-	if l.a.cfg.Mode == Enforce && o.WouldEvict+o.Open == 0 && len(o.Newest) == 0 {
+	if l.a.cfg.Mode == config.Enforce && o.WouldEvict+o.Open == 0 && len(o.Newest) == 0 {
 		return nil
 	}
 	return o

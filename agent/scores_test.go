@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
@@ -286,7 +287,7 @@ func TestObserveScoreOfKillsAndEnforce(t *testing.T) {
 		}
 		n.pass(3 * time.Minute)
 		n.decide("leak", "evict")
-		n.l.a.cfg.Mode = Enforce
+		n.l.a.cfg.Mode = config.Enforce
 		n.pass(time.Second)
 		if o := n.l.observeStatus(); o.NotJudged != 1 || o.WouldEvict != 2 || o.Newest[0].Why != "Spillway was set to enforce" {
 			t.Errorf("%+v", o)

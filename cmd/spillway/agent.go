@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"spillway/agent"
+	"spillway/agent/config"
 	"spillway/agent/journal"
+	"spillway/agent/kube"
 	"spillway/agent/status"
 	"spillway/ebpf/oomkill/kmsg"
 )
@@ -97,14 +99,14 @@ func agentFlags(f *pflag.FlagSet, opts *agent.Options, standalone *bool) {
 
 // readConfig reads the config file that the flags name.
 func readConfig(opts *agent.Options, standalone bool) (err error) {
-	opts.Config = agent.DefaultConfig()
+	opts.Config = config.Default()
 	if opts.ConfigFile != "" {
-		if opts.Config, err = agent.ReadConfig(opts.ConfigFile); err != nil {
+		if opts.Config, err = config.Load(opts.ConfigFile, kube.ParseSelector); err != nil {
 			return err
 		}
 	}
 	if standalone {
-		opts.Config.Mode = agent.Standalone
+		opts.Config.Mode = config.Standalone
 	}
 	return nil
 }

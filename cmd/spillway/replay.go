@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"spillway/agent"
+	"spillway/agent/config"
+	"spillway/agent/kube"
 	"spillway/agent/recording"
 	"spillway/agent/status"
 )
@@ -41,7 +43,7 @@ var errDiffers = errors.New("the replay differs from the recording: was it made 
 
 func replayCommand(stdout io.Writer) *cobra.Command {
 	output := document("table")
-	var config string
+	var second string
 	c := &cobra.Command{
 		Use:   "replay FILE",
 		Short: "Play a recording again, also with another configuration",
@@ -60,9 +62,9 @@ func replayCommand(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("read recording: %w", err)
 			}
-			var other *agent.Config
-			if config != "" {
-				c, err := agent.ReadConfig(config)
+			var other *config.Config
+			if second != "" {
+				c, err := config.Load(second, kube.ParseSelector)
 				if err != nil {
 					return err
 				}
@@ -87,7 +89,7 @@ func replayCommand(stdout io.Writer) *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&config, "config", "", "a second configuration to compare with")
+	c.Flags().StringVar(&second, "config", "", "a second configuration to compare with")
 	c.Flags().VarP(&output, "output", "o", "table, json or yaml")
 	return c
 }

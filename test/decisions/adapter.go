@@ -18,7 +18,7 @@ import (
 // All calls of the population into the agent's core are in this file. It is the agent's loop over a world: observe, assess,
 // decide, act, as player has it for the table of single loads.
 
-// core is the configuration that is shipped, in the mode enforce: see agent.DefaultConfig.
+// core is the configuration that is shipped, in the mode enforce: see config.Default.
 func core() judge.Config {
 	return judge.Config{
 		Pressure: pressure.Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},

@@ -26,7 +26,7 @@ var layers = []line{
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
 	{name: "stations", rooms: []string{"agent/observe", "agent/once", "agent/publish", "agent/oom", "agent/exits", "agent/preflight", "agent/self"},
 		reason: "a station owns one stage of the loop or one goroutine and is tested through its constructor; agent hands one's results to the next"},
-	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake"},
+	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake", "agent/config"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},
 	{name: "judge", rooms: []string{"agent/judge", "agent/incident", "agent/habit", "agent/timing", "agent/score", "agent/oom/domain"},
 		reason: "the judge puts the pure core together and is as pure: agent and replay get the same answers from it; an incident is told from its record alone"},

@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"fmt"
@@ -19,7 +19,15 @@ import (
 	"spillway/agent/policy"
 )
 
-func TestParseConfig(t *testing.T) {
+// selector stands for the parser of label selectors, which refuses a text without an operator.
+func selector(text string) (policy.Selector, error) {
+	if !strings.ContainsAny(text, "=(") {
+		return policy.Selector{}, fmt.Errorf("label selector %q", text)
+	}
+	return policy.Selector{Text: text, Match: func(map[string]string) bool { return false }}, nil
+}
+
+func TestParse(t *testing.T) {
 	for _, tc := range []struct {
 		name, text string
 		want       []string // parts of the error; none: it must parse
@@ -63,7 +71,7 @@ func TestParseConfig(t *testing.T) {
 		{"a negative weight", "weights:\n  age: -1\n", []string{"line 2", "weights.age"}},
 		{"an unknown term", "weights:\n  size: 1\n", []string{"line 2", "weights.size"}},
 		{"a selector that does not parse", "protection:\n  labels: ['a in b']\n", []string{"line 2", "protection.labels", "a in b", "tier=database"}},
-		{"a selector of everything", "protection:\n  labels: ['']\n", []string{"line 2", "protection.labels", "every pod"}},
+		{"a selector of everything", "protection:\n  labels: ['']\n", []string{"line 2", "protection.labels", `""`}},
 		{"a prefix of everything", "protection:\n  namePrefixes: ['']\n", []string{"line 2", "protection.namePrefixes", "every pod"}},
 		{"a ceiling out of range", "protection:\n  priorityCeiling: 2000000000\n", []string{"line 2", "protection.priorityCeiling", "1000000000"}},
 		{"log level", "log:\n  level: loud\n", []string{"line 2", `"loud"`, "debug, info, warn, error"}},
@@ -74,7 +82,7 @@ func TestParseConfig(t *testing.T) {
 		{"a list", "- a\n", []string{"line 1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := ParseConfig([]byte(tc.text))
+			_, err := Parse([]byte(tc.text), selector)
 			if len(tc.want) == 0 {
 				if err != nil {
 					t.Fatalf("error %v, want none", err)
@@ -89,15 +97,15 @@ func TestParseConfig(t *testing.T) {
 					t.Errorf("error %q does not say %q", err, part)
 				}
 			}
-			if strings.Contains(err.Error(), "agent.") {
+			if strings.Contains(err.Error(), "config.") {
 				t.Errorf("error %q shows a Go type", err)
 			}
 		})
 	}
 }
 
-// TestReadConfigOfAnySize: what is too large is refused for that, before it is parsed; what would unfold into much too.
-func TestReadConfigOfAnySize(t *testing.T) {
+// TestLoadOfAnySize: what is too large is refused for that, before it is parsed; what would unfold into much too.
+func TestLoadOfAnySize(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
 	for i := range 9 {
@@ -113,7 +121,7 @@ func TestReadConfigOfAnySize(t *testing.T) {
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := ReadConfig(file)
+			_, err := Load(file, selector)
 			runtime.ReadMemStats(&after)
 			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), file) {
 				t.Errorf("%v, want %q", err, tc.want)
@@ -125,8 +133,8 @@ func TestReadConfigOfAnySize(t *testing.T) {
 	}
 }
 
-func TestParseConfigKeepsDefaults(t *testing.T) {
-	c, err := ParseConfig([]byte("thresholds:\n  alertPercent: 70\n"))
+func TestParseKeepsDefaults(t *testing.T) {
+	c, err := Parse([]byte("thresholds:\n  alertPercent: 70\n"), selector)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,23 +145,23 @@ func TestParseConfigKeepsDefaults(t *testing.T) {
 
 // The shipped file shows every key, and its value is the default.
 func TestShippedConfigIsTheDefault(t *testing.T) {
-	data, err := os.ReadFile("../deploy/base/config.yaml")
+	data, err := os.ReadFile("../../deploy/base/config.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := ParseConfig(data)
+	got, err := Parse(data, selector)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(DefaultConfig(), got, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(Default(), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("defaults (-) against the shipped file (+):\n%s", diff)
 	}
 	// What a preset or a variable sets is commented out, as a key that is given overrides it; the comment shows the default.
 	shown := regexp.MustCompile(`(?m)^( *)# (alertPercent|evictPercent|roundLimit|mode|endpoint): `).ReplaceAll(data, []byte("$1$2: "))
-	if got, err = ParseConfig(shown); err != nil {
+	if got, err = Parse(shown, selector); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(DefaultConfig(), got, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(Default(), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("defaults (-) against what the comments show (+):\n%s", diff)
 	}
 	var root yaml.Node
@@ -182,14 +190,17 @@ func keys(t reflect.Type, prefix string) []string {
 	return out
 }
 
-func FuzzParseConfig(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add([]byte("mode: enforce\n"))
 	f.Add([]byte("thresholds: {alertPercent: 1e400}\n"))
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := ParseConfig(data)
-		if err == nil && len(c.check()) != 0 {
-			t.Errorf("accepted %q with findings %v", data, c.check())
+		c, err := Parse(data, selector)
+		if err != nil {
+			return
+		}
+		if _, err := c.Policy(selector); err != nil {
+			t.Errorf("accepted %q: %v", data, err)
 		}
 	})
 }
@@ -207,15 +218,15 @@ func TestPresets(t *testing.T) {
 		{"preset: large\nroundLimit: 1\nthresholds: {evictPercent: 97}", 90, 97, 1},
 		{"roundLimit: 1\npreset: large", 90, 95, 1},
 	} {
-		c, err := ParseConfig([]byte(tc.text))
+		c, err := Parse([]byte(tc.text), selector)
 		if err != nil || c.Thresholds.AlertPercent != tc.alert || c.Thresholds.EvictPercent != tc.evict || c.RoundLimit != tc.round || c.Thresholds.TargetPercent != 80 {
 			t.Errorf("%q: %+v, round limit %d, %v", tc.text, c.Thresholds, c.RoundLimit, err)
 		}
 	}
 }
 
-// TestConfigIsWrittenAsItIsRead: a recording holds the configuration in force.
-func TestConfigIsWrittenAsItIsRead(t *testing.T) {
+// TestTextIsRead: a recording holds the configuration in force.
+func TestTextIsRead(t *testing.T) {
 	ceiling := int32(1000)
 	for _, change := range []func(*Config){
 		func(*Config) {},
@@ -226,13 +237,13 @@ func TestConfigIsWrittenAsItIsRead(t *testing.T) {
 			c.Thresholds.AlertPercent = 87.1
 		},
 	} {
-		want := DefaultConfig()
+		want := Default()
 		change(&want)
-		text, err := yaml.Marshal(want)
+		text, err := want.Text()
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := ParseConfig(text)
+		got, err := Parse([]byte(text), selector)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
@@ -242,15 +253,22 @@ func TestConfigIsWrittenAsItIsRead(t *testing.T) {
 	}
 }
 
-// TestKeptGrace: what cuts no grace period may not wait for a cut either.
-func TestKeptGrace(t *testing.T) {
-	for text, want := range map[string]bool{"": false, "shortenGrace: false\n": true} {
-		c, err := ParseConfig([]byte(text))
-		if err != nil {
-			t.Fatal(err)
+// TestVariables: they stand for keys that the file does not have, and a file that says observe is stronger.
+func TestVariables(t *testing.T) {
+	t.Setenv(modeVariable, "enforce")
+	t.Setenv(endpointVariable, "none")
+	for text, want := range map[string]Config{
+		"":                               {Mode: Enforce, CRI: CRI{Endpoint: "none"}},
+		"mode: observe\n":                {Mode: Observe, CRI: CRI{Endpoint: "none"}},
+		"cri: {endpoint: unix:///a.s}\n": {Mode: Enforce, CRI: CRI{Endpoint: "unix:///a.s"}},
+	} {
+		c, err := Parse([]byte(text), selector)
+		if err != nil || c.Mode != want.Mode || c.CRI.Endpoint != want.CRI.Endpoint {
+			t.Errorf("%q: mode %s, endpoint %q, %v; want %s, %q", text, c.Mode, c.CRI.Endpoint, err, want.Mode, want.CRI.Endpoint)
 		}
-		if rules, bad := c.policy(); len(bad) > 0 || rules.KeepGrace != want || c.limits().KeepGrace != want {
-			t.Errorf("%q: policy %v, limits %v, %v; want %v", text, rules.KeepGrace, c.limits().KeepGrace, bad, want)
-		}
+	}
+	t.Setenv(modeVariable, "yes")
+	if _, err := Parse(nil, selector); err == nil || !strings.Contains(err.Error(), modeVariable) {
+		t.Errorf("mode yes: %v, want an error that names %s", err, modeVariable)
 	}
 }
