@@ -1,7 +1,7 @@
 // Package golden runs the real binary on a node of plain files, with a fake API server and kubelet, through short stories, and
 // compares all that it shows with the files in testdata: status, metrics, log, explanations, events of its own and of
 // Kubernetes, and the Evictions that it asks for. Moments, figures and names of the run are masked; names, labels, states,
-// structure and reasons are not. go test ./test/golden -update writes the files anew, after two runs agree.
+// structure and reasons are not. go test ./test/golden -update rewrites the files, once two runs agree.
 package golden
 
 import (
@@ -24,7 +24,7 @@ import (
 	"spillway/agent/status"
 )
 
-var update = flag.Bool("update", false, "write the files in testdata anew")
+var update = flag.Bool("update", false, "rewrite the files in testdata")
 
 // tries is how often a story is told until it is as expected: a machine may stand still for a second in the middle of one, and
 // the agent then rightly says other things. A change of the agent fails all of them.
@@ -87,7 +87,7 @@ func TestGolden(t *testing.T) {
 				case err != nil:
 					failed = append(failed, err.Error())
 				case diff != "":
-					failed = append(failed, "differs from testdata (- testdata, + now; -update writes it anew):\n"+diff)
+					failed = append(failed, "differs from testdata (- testdata, + now; -update rewrites it):\n"+diff)
 				default:
 					for _, f := range failed {
 						t.Log(f) // the machine's doing
@@ -218,7 +218,7 @@ func evicted(r *run) error {
 		r.api.Put(leaving)
 		err = errors.Join(<-answered, r.await("told that the pod is terminating", func(s *status.Status) bool {
 			return slices.ContainsFunc(s.Pods, func(p status.Pod) bool { return p.Name == leaky.name && p.Protection == "terminating" })
-		}), r.print("explain-leaky.txt", "explain", "shop/leaky"))
+		}), r.explainLeak())
 	}
 	stop()
 	if err != nil {
@@ -265,7 +265,7 @@ func (r *run) leak(what string, ok func(*status.Status) bool, then <-chan error)
 		err = <-then
 	}
 	if err == nil {
-		err = errors.Join(r.print("explain-leaky.txt", "explain", "shop/leaky"), r.print("explain-leaky.json", "explain", "shop/leaky", "-o", "json"))
+		err = r.explainLeak()
 	}
 	stop()
 	r.node.shrink(&leaky)
