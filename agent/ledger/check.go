@@ -1,0 +1,71 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"go.etcd.io/bbolt"
+)
+
+// openingSuffix is that of the file beside the ledger that has a byte for each opening that did not end. bbolt maps the ledger
+// and its check follows what it finds there on a goroutine of its own, where a fault ends the process. After the second one the
+// ledger counts as damaged; the first may be an agent that was killed.
+const (
+	openingSuffix = ".opening"
+	maxDied       = 2
+)
+
+// errDamaged says that a file is not, or no longer, a ledger.
+var errDamaged = errors.New("damaged")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
+}
+
+// begins counts an opening, ends takes the count back. A disk that takes no file does not keep the ledger from being read.
+func (l *Ledger) begins() error {
+	died := int64(0)
+	if info, err := os.Stat(l.path + openingSuffix); err == nil {
+		died = info.Size()
+	}
+	if died >= maxDied {
+		return damaged("the agent ended %d times while it opened it", died)
+	}
+	os.WriteFile(l.path+openingSuffix, make([]byte, died+1), 0o600)
+	return nil
+}
+
+func (l *Ledger) ends() { os.Remove(l.path + openingSuffix) }
+
+// readable reads a file once: what is an error here is a fault in the mapping.
+func readable(f io.ReaderAt, size int64) error {
+	_, err := io.Copy(io.Discard, io.NewSectionReader(f, 0, size))
+	return err
+}
+
+// check looks at the pages of a file of that size and returns how many bytes of it are in use. It comes before any other walk:
+// in a circle of pages only Check ends.
+func check(tx *bbolt.Tx, size int64) (used int64, err error) {
+	if tx.Size() > size {
+		return 0, damaged("it ends after %d of %d bytes", size, tx.Size())
+	}
+	for err := range tx.Check() {
+		return 0, damaged("%v", err) // Check's goroutine stays blocked in its next send, which ends a circle
+	}
+	// Check does not see a free page that is listed twice or lies beyond the end.
+	pageSize := int64(tx.DB().Info().PageSize)
+	pages, free := int(tx.Size()/pageSize), 0
+	for id := 2; id < pages; id++ {
+		if p, err := tx.Page(id); err != nil {
+			return 0, err
+		} else if p.Type == "free" {
+			free++
+		}
+	}
+	if listed := tx.DB().Stats().FreePageN; listed != free {
+		return 0, damaged("%d free pages are listed, %d are there", listed, free)
+	}
+	return int64(pages-free) * pageSize, nil
+}
