@@ -27,15 +27,13 @@ func TestNothingIsAllocated(t *testing.T) {
 		"Usage":          func() error { return second(g.Usage()) },
 		"Usage of /":     func() error { return second(root.Usage()) },
 		"Events":         func() error { var e Events; return g.Events(&e) },
-		"EventsLocal":    func() error { var e Events; return g.EventsLocal(&e) },
 		"Pressure":       func() error { var p Pressure; return g.Pressure(&p) },
 		"PressureOf cpu": func() error { var p Pressure; return g.PressureOf(CPUPressure, &p) },
 		"CPU":            func() error { var c CPU; return g.CPU(&c) },
 		"Meminfo":        func() error { var m Meminfo; return node.Meminfo(&m) },
 		"Vmstat":         func() error { var v Vmstat; return node.Vmstat(&v) },
-		"Watermarks":     func() error { var w Watermarks; return node.Watermarks(&w) },
 		"Node.Pressure":  func() error { var p Pressure; return node.Pressure(&p) },
-		"shared Meminfo": func() error { var m Meminfo; return tree.Meminfo(&m) },
+		"shared Vmstat":  func() error { var v Vmstat; return tree.Vmstat(&v) },
 		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -177,11 +177,12 @@ func BenchmarkUsage(b *testing.B) {
 }
 
 func BenchmarkMeminfo(b *testing.B) {
-	tree := host(b)
+	node := host(b).Node()
+	defer node.Close()
 	var m Meminfo
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := tree.Meminfo(&m); err != nil {
+		if err := node.Meminfo(&m); err != nil {
 			b.Fatal(err)
 		}
 	}
