@@ -17,6 +17,8 @@ const (
 	maxDied       = 2
 )
 
+const maxFaults = 100 // that Check is heard out for
+
 // errDamaged says that a file is not, or no longer, a ledger.
 var errDamaged = errors.New("damaged")
 
@@ -46,13 +48,22 @@ func readable(f io.ReaderAt, size int64) error {
 }
 
 // check looks at the pages of a file of that size and returns how many bytes of it are in use. It comes before any other walk:
-// in a circle of pages only Check ends.
+// of those Check alone tells of a circle of pages.
 func check(tx *bbolt.Tx, size int64) (used int64, err error) {
 	if tx.Size() > size {
 		return 0, damaged("it ends after %d of %d bytes", size, tx.Size())
 	}
-	for err := range tx.Check() {
-		return 0, damaged("%v", err) // Check's goroutine stays blocked in its next send, which ends a circle
+	faults := 0
+	for fault := range tx.Check() {
+		if err == nil {
+			err = damaged("%v", fault)
+		}
+		if faults++; faults == maxFaults {
+			break // of a circle there is no end; Check's goroutine stays where it is
+		}
+	}
+	if err != nil {
+		return 0, err
 	}
 	// Check does not see a free page that is listed twice or lies beyond the end.
 	pageSize := int64(tx.DB().Info().PageSize)
