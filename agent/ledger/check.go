@@ -35,7 +35,7 @@ func (l *Ledger) begins() error {
 	if died >= maxDied {
 		return damaged("the agent ended %d times while it opened it", died)
 	}
-	os.WriteFile(l.path+openingSuffix, make([]byte, died+1), 0o600)
+	_ = os.WriteFile(l.path+openingSuffix, make([]byte, died+1), 0o600)
 	return nil
 }
 
