@@ -33,7 +33,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		"Meminfo":        func() error { var m Meminfo; return node.Meminfo(&m) },
 		"Vmstat":         func() error { var v Vmstat; return node.Vmstat(&v) },
 		"Node.Pressure":  func() error { var p Pressure; return node.Pressure(&p) },
-		"shared Vmstat":  func() error { var v Vmstat; return tree.Vmstat(&v) },
+		"shared Meminfo": func() error { var m Meminfo; return tree.Meminfo(&m) },
 		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
 	} {
 		t.Run(name, func(t *testing.T) {

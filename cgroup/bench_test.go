@@ -177,12 +177,11 @@ func BenchmarkUsage(b *testing.B) {
 }
 
 func BenchmarkMeminfo(b *testing.B) {
-	node := host(b).Node()
-	defer node.Close()
+	tree := host(b)
 	var m Meminfo
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := node.Meminfo(&m); err != nil {
+		if err := tree.Meminfo(&m); err != nil {
 			b.Fatal(err)
 		}
 	}

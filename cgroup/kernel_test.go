@@ -179,10 +179,8 @@ func TestKernelRootGroup(t *testing.T) {
 
 func meminfo(t *testing.T, tree *Tree) Meminfo {
 	t.Helper()
-	n := tree.Node()
-	defer n.Close()
 	var m Meminfo
-	if err := n.Meminfo(&m); err != nil {
+	if err := tree.Meminfo(&m); err != nil {
 		t.Fatal(err)
 	}
 	return m

@@ -193,6 +193,13 @@ type amountsFile struct {
 	own  []*Amount // what scan sets
 }
 
+// Meminfo is Node.Meminfo for callers that share the tree; they wait for each other.
+func (t *Tree) Meminfo(m *Meminfo) error {
+	t.nodeMu.Lock()
+	defer t.nodeMu.Unlock()
+	return t.node.Meminfo(m)
+}
+
 // Vmstat is Node.Vmstat for callers that share the tree; they wait for each other.
 func (t *Tree) Vmstat(v *Vmstat) error {
 	t.nodeMu.Lock()

@@ -52,19 +52,21 @@ func TestNodeReadsTheSameAsTree(t *testing.T) {
 	tree := openFixture(t, "v2-6.12-systemd")
 	n := tree.Node()
 	defer n.Close()
+	var m1, m2 Meminfo
 	var v1, v2 Vmstat
 	var p1, p2 Pressure
 	for _, err := range []error{
-		tree.Vmstat(&v1), n.Vmstat(&v2), tree.NodePressureOf(IOPressure, &p1), n.PressureOf(IOPressure, &p2),
+		tree.Meminfo(&m1), n.Meminfo(&m2), tree.Vmstat(&v1), n.Vmstat(&v2), tree.NodePressureOf(IOPressure, &p1), n.PressureOf(IOPressure, &p2),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	diff(t, "Meminfo", m1, m2)
 	diff(t, "Vmstat", v1, v2)
 	diff(t, "PressureOf", p1, p2)
-	if v2.MajorFaults == Absent || p2 == (Pressure{}) {
-		t.Errorf("nothing was read: %v, %+v", v2.MajorFaults, p2)
+	if m2.Total == Absent || v2.MajorFaults == Absent || p2 == (Pressure{}) {
+		t.Errorf("nothing was read: %v, %v, %+v", m2.Total, v2.MajorFaults, p2)
 	}
 }
 

@@ -53,6 +53,26 @@ func check(tx *bbolt.Tx, size int64) (used int64, err error) {
 	if tx.Size() > size {
 		return 0, damaged("it ends after %d of %d bytes", size, tx.Size())
 	}
+	// What Check does not see: a page that goes on beyond the end, which it follows for as long, and a free page that is listed
+	// twice, lies beyond the end, or is the rest of another one.
+	pageSize := int64(tx.DB().Info().PageSize)
+	pages, free := int(tx.Size()/pageSize), 0
+	for id := 2; id < pages; id++ {
+		p, err := tx.Page(id)
+		switch {
+		case err != nil:
+			return 0, err
+		case p.Type == "free":
+			free++
+		case p.OverflowCount >= pages-id:
+			return 0, damaged("page %d goes on for %d of %d pages", id, p.OverflowCount, pages)
+		default:
+			id += p.OverflowCount
+		}
+	}
+	if listed := tx.DB().Stats().FreePageN; listed != free {
+		return 0, damaged("%d free pages are listed, %d are there", listed, free)
+	}
 	faults := 0
 	for fault := range tx.Check() {
 		if err == nil {
@@ -62,21 +82,5 @@ func check(tx *bbolt.Tx, size int64) (used int64, err error) {
 			break // of a circle there is no end; Check's goroutine stays where it is
 		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	// Check does not see a free page that is listed twice or lies beyond the end.
-	pageSize := int64(tx.DB().Info().PageSize)
-	pages, free := int(tx.Size()/pageSize), 0
-	for id := 2; id < pages; id++ {
-		if p, err := tx.Page(id); err != nil {
-			return 0, err
-		} else if p.Type == "free" {
-			free++
-		}
-	}
-	if listed := tx.DB().Stats().FreePageN; listed != free {
-		return 0, damaged("%d free pages are listed, %d are there", listed, free)
-	}
-	return int64(pages-free) * pageSize, nil
+	return int64(pages-free) * pageSize, err
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -89,6 +90,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		"both meta pages": append(make([]byte, 8192), good[8192:]...),
 		"a document":      flip(bytes.Index(good, []byte("kept")), 1),
 		"a record":        flip(bytes.LastIndex(good, []byte("0299")), 1),
+		"a log's name":    flip(bytes.LastIndex(good, []byte("log:kills"))+5, 1),
 		"too large":       append(bytes.Clone(good), make([]byte, maxFile)...),
 		"another program's": foreign(t, func(*bbolt.Options) {}, func(tx *bbolt.Tx) error {
 			_, err := tx.CreateBucket([]byte("x"))
@@ -109,6 +111,11 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		data := bytes.Clone(good)
 		binary.NativeEndian.PutUint64(data[free+24:], id)
 		cases["a free page that is "+name] = data
+	}
+	for name, at := range map[string]int{"the list of free pages": free, "a branch": branch} { // which bbolt would follow for as long
+		data := bytes.Clone(good)
+		binary.NativeEndian.PutUint32(data[at+12:], 1<<30)
+		cases[name+" that goes on for 2^30 pages"] = data
 	}
 	const noList = "another program's, without a list of free pages" // into which bbolt writes one
 	cases[noList] = foreign(t, func(o *bbolt.Options) { o.NoFreelistSync = true }, func(*bbolt.Tx) error { return nil })
@@ -201,11 +208,16 @@ type opened struct {
 // start is one start of an agent; false: it died.
 func start(t *testing.T, dir string) (o opened, log string, ok bool) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), openFolder+"="+dir)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		t.Fatalf("%s: no end after a minute", dir)
+	}
 	if err != nil {
 		return o, stderr.String(), false
 	}
@@ -224,8 +236,8 @@ func TestRandomDamage(t *testing.T) {
 	for i := range 40 {
 		data := bytes.Clone(good)
 		for range 1 + i%3 {
-			at := random.IntN(end)
-			if i%4 != 0 { // heads of pages and elements lead astray
+			at := 8192 + random.IntN(end-8192) // behind the meta pages, of which one is enough
+			if i%4 != 0 {                      // heads of pages and elements lead astray
 				at = at/4096*4096 + at%200
 			}
 			data[at] ^= 1 << random.IntN(8)
