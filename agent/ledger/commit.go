@@ -1,13 +1,12 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +18,7 @@ import (
 // format is that of the file: its buckets and how values are framed. What documents and records hold has versions of its own.
 const format = 1
 
-// The buckets of the file. A log's is logPrefix and its name.
+// The buckets of the file. A log's is logPrefix and its name, which bucketAbout has as a key: see tallyLine.
 var (
 	bucketAbout     = []byte("ledger")
 	bucketDocuments = []byte("documents")
@@ -184,7 +183,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 		h := l.file.Load()
 		if h != nil && h == l.suspect.Load() {
 			l.file.Store(nil)
-			h.abandon()
+			abandon(h.file)
 			h = nil
 		}
 		if h == nil {
@@ -193,7 +192,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			}
 			h = l.file.Load()
 			l.state.Lock()
-			delete(l.unread, "") // it has been read now, see take
+			l.unread = nil // it has been read now, see take
 			l.state.Unlock()
 		}
 		var after map[string]tally
@@ -207,7 +206,8 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			l.tallies, l.rewrite = after, false
 			l.commits++
 			l.size.Store(h.size())
-			return l.saved(puts)
+			l.saved(puts)
+			return nil
 		}
 		l.file.Store(nil) // after an error it is not known what is on disk: it is opened anew
 		again := err == nil || errors.Is(err, errDamaged)
@@ -215,7 +215,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			err = errors.New("it was removed")
 		}
 		if errors.Is(err, errDamaged) {
-			h.abandon()
+			abandon(h.file)
 		} else {
 			h.close()
 		}
@@ -225,28 +225,15 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 	}
 }
 
-// saved books what is on disk. The file of an earlier version goes when its successor is there.
-func (l *Ledger) saved(puts []*put) error {
+// saved books what is on disk.
+func (l *Ledger) saved(puts []*put) {
 	l.state.Lock()
 	defer l.state.Unlock()
 	for _, p := range puts {
 		if l.docs[p.name] = p.data; p.data == nil {
 			delete(l.docs, p.name)
 		}
-		if file := l.opts.Import[p.name]; file != "" {
-			switch err := os.Remove(filepath.Join(l.opts.Dir, file)); {
-			case errors.Is(err, os.ErrNotExist):
-			case err != nil:
-				return err
-			default:
-				if err := syncFolder(l.opts.Dir); err != nil {
-					return err
-				}
-			}
-			delete(l.unread, p.name)
-		}
 	}
-	return nil
 }
 
 // begin fills a new file.
@@ -331,6 +318,15 @@ func (l *Ledger) take(tx *bbolt.Tx) error {
 	}); err != nil {
 		return err
 	}
+	if err := about.ForEach(func(k, was []byte) error {
+		name, ok := bytes.CutPrefix(k, []byte(logPrefix))
+		if is := tallyLine(tx, tallies[string(name)]); ok && !bytes.Equal(was, is) && bytes.HasPrefix(was, is[:bytes.IndexByte(is, ' ')+1]) {
+			return damaged("log %s: commit, records and bytes are %s, were %s", name, is, was)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
 	l.state.Lock()
 	defer l.state.Unlock()
 	for name, data := range docs {
@@ -350,9 +346,9 @@ func (l *Ledger) take(tx *bbolt.Tx) error {
 
 // store makes the changes of one commit.
 func (l *Ledger) store(tx *bbolt.Tx, puts []*put, records []queued) (map[string]tally, error) {
-	documents := tx.Bucket(bucketDocuments)
-	if documents == nil {
-		return nil, damaged("it has no bucket %s", bucketDocuments)
+	about, documents := tx.Bucket(bucketAbout), tx.Bucket(bucketDocuments)
+	if about == nil || documents == nil {
+		return nil, damaged("it has no bucket %s or %s", bucketAbout, bucketDocuments)
 	}
 	if l.rewrite {
 		l.state.Lock()
@@ -393,5 +389,20 @@ func (l *Ledger) store(tx *bbolt.Tx, puts []*put, records []queued) (map[string]
 			after[name] = t
 		}
 	}
+	for name, t := range after {
+		key := []byte(logPrefix + name)
+		if tx.Bucket(key) == nil {
+			continue
+		}
+		if err := about.Put(key, tallyLine(tx, t)); err != nil {
+			return nil, err
+		}
+	}
 	return after, nil
+}
+
+// tallyLine is what a commit notes of a log: whole records that are missing break no checksum. It counts for its commit alone,
+// as other versions of the agent write none.
+func tallyLine(tx *bbolt.Tx, t tally) []byte {
+	return fmt.Appendf(nil, "%d %d %d", tx.ID(), t.records, t.bytes)
 }
