@@ -11,9 +11,11 @@ import (
 
 	"spillway/agent/brake"
 	"spillway/agent/config"
+	"spillway/agent/events"
 	"spillway/agent/evict"
 	"spillway/agent/journal"
 	"spillway/agent/kube"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/once"
@@ -80,7 +82,8 @@ type Agent struct {
 	mapper   *podmap.Mapper
 	podCPU   *podCPU          // nil: standalone
 	runtime  *cri.Client      // nil: none here
-	cluster  *cluster         // nil: standalone
+	kube     *kube.Client     // nil: standalone
+	cluster  *cluster.Reader  // likewise
 	evicts   *evict.Manager   // nil: standalone
 	reclaims *reclaim.Manager // nil: standalone
 	brakes   *brake.Manager   // nil: standalone
@@ -102,8 +105,7 @@ type Agent struct {
 	configs     chan config.Config // that the file has now
 	modes       chan config.Mode   // capacity 1: that the loop changed to
 	lookEvery   time.Duration      // at the file
-	keptKills   *ledger.Log        // nil: standalone
-	incidents   *incidents         // nil: standalone
+	events      *events.Store      // nil: standalone
 	sources     sources
 
 	loop loop
@@ -153,7 +155,10 @@ func New(opts Options) (*Agent, error) {
 	views := status.Views{Status: a.snapshot.Load, Samples: a.window, Preflight: a.checks.Check}
 	if !a.standalone {
 		views.Explain, views.Recording, views.Once = a.explain, a.copyRecording, a.onces.Ask
-		views.Events = &status.EventViews{List: a.events, Get: a.event}
+		views.Events = &status.EventViews{
+			List: func(ctx context.Context, q status.EventQuery) (status.EventList, error) { return a.events.List(ctx, q) },
+			Get:  func(ctx context.Context, id string) (status.EventDetail, error) { return a.events.Get(ctx, id) },
+		}
 	}
 	if a.server, err = status.ListenFor(opts.Socket, opts.SocketGroup, views); err != nil {
 		return nil, err // a second agent on this node would act twice
@@ -180,7 +185,7 @@ func New(opts Options) (*Agent, error) {
 	if err := a.openLedger(); err != nil {
 		return nil, err
 	}
-	if err := a.openIncidents(); err != nil {
+	if err := a.openEvents(); err != nil {
 		return nil, err
 	}
 	if err := a.openCluster(); err != nil {
@@ -223,7 +228,8 @@ func (a *Agent) openCluster() error {
 	if err != nil {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
-	a.cluster = newCluster(client, clusterSettings{kubelet: a.cfg.Kubelet, excluded: a.cfg.ExcludedNodes}, a.tree.MemoryVersion() == 2, &a.sources, a.log)
+	a.kube = client
+	a.cluster = cluster.New(cluster.Options{Client: client, Settings: clusterSettings(&a.cfg), V2: a.tree.MemoryVersion() == 2, Source: a.sources.set, Logger: a.log})
 	client.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey)) // before the first look of watchConfig
 	a.sources.set("api-server", status.Degraded, "not connected yet")
 	a.sources.set("kubelet-config", status.Degraded, "not read yet")
@@ -266,7 +272,7 @@ func (a *Agent) pods() []policy.Pod {
 	if a.cluster == nil {
 		return nil
 	}
-	return a.cluster.client.Pods().Pods
+	return a.kube.Pods().Pods
 }
 
 // track tells the sampler which cgroups to follow.
@@ -316,7 +322,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	a.log.Info("agent starts", messageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
+	a.log.Info("agent starts", journal.MessageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
 	start("sampler", a.samples.Run)
 	if a.waker != nil {
 		start("waker", a.waker.Run)
@@ -339,8 +345,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	start("preflight", a.checks.Run)
 	if a.cluster != nil {
-		start("kube", a.cluster.client.Run)
-		start("cluster", a.cluster.run)
+		start("kube", a.kube.Run)
+		start("cluster", a.cluster.Run)
 		start("evict", a.evicts.Run)
 		start("habits", a.habits.run)
 		start("mode", a.keepMode)
@@ -364,8 +370,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	} else {
 		a.sources.set("metrics", status.Off, "no address given")
 	}
-	if a.incidents != nil {
-		start("incidents", func(context.Context) error { return a.incidents.run() }) // ends with the loop
+	if a.events != nil {
+		start("events", func(context.Context) error { return a.events.Run() }) // ends with the loop
 	}
 	start("journald", a.followJournal)
 	if a.podCPU != nil {
@@ -389,7 +395,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopKeeping()
 	keeper.Wait()
 	a.close()
-	a.log.Info("agent stopped", messageStop)
+	a.log.Info("agent stopped", journal.MessageStop)
 	return err
 }
 
@@ -472,7 +478,7 @@ func (a *Agent) close() {
 		a.runtime.Close()
 	}
 	if a.cluster != nil {
-		a.cluster.client.Close()
+		a.kube.Close()
 	}
 	if a.ledger != nil {
 		if err := a.ledger.Close(); err != nil {
@@ -482,4 +488,9 @@ func (a *Agent) close() {
 	if a.tree != nil {
 		a.tree.Close()
 	}
+}
+
+// clusterSettings are the settings of what is read of the cluster.
+func clusterSettings(c *config.Config) cluster.Settings {
+	return cluster.Settings{Kubelet: cluster.Kubelet(c.Kubelet), Excluded: c.ExcludedNodes}
 }

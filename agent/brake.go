@@ -1,19 +1,15 @@
 package agent
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"spillway/agent/brake"
 	"spillway/agent/config"
 	"spillway/agent/evict"
-	"spillway/agent/kube"
 	"spillway/agent/pressure"
 	"spillway/agent/publish"
+	"spillway/agent/report"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 )
@@ -70,7 +66,7 @@ func (a *Agent) observeBrakes() {
 // maintenance run are not. A victim has one brake at most, however often it is asked for.
 func (l *loop) brake(now time.Time, o *evict.Outcome) {
 	m := l.a.brakes
-	if m == nil || m.Off() != "" || m.Never() != "" || o.DryRun || l.verdict.Now < pressure.Evict || l.a.cluster.client.Pause().Paused {
+	if m == nil || m.Off() != "" || m.Never() != "" || o.DryRun || l.verdict.Now < pressure.Evict || l.a.kube.Pause().Paused {
 		return
 	}
 	pod := o.Victim.Pod
@@ -96,7 +92,7 @@ func (l *loop) followBrakes(now time.Time) {
 		}
 	}
 	paused := ""
-	if pause := l.a.cluster.client.Pause(); pause.Paused {
+	if pause := l.a.kube.Pause(); pause.Paused {
 		paused = "all actions are: " + pause.Detail
 	}
 	l.a.brakes.Observe(now, l.verdict.Now < pressure.Evict && l.gained(), paused, l.brakeEnded)
@@ -130,29 +126,8 @@ func (l *loop) brakeEnded(uid string) string {
 
 // brakeChanged reports a brake whose state changed.
 func (l *loop) brakeChanged(a *brake.Attempt) {
-	now := time.Now()
 	l.published = time.Time{}
-	attrs := []any{"pod", a.Pod, "uid", a.UID, "state", string(a.State), "usage_bytes", a.Usage, "high_bytes", a.High, "previous", a.Previous.String(), "crashed", a.Crashed}
-	level := slog.LevelInfo
-	if a.Why != "" {
-		attrs = append(attrs, "why", a.Why)
-	}
-	if a.Err != nil {
-		attrs, level = append(attrs, "error", a.Err), slog.LevelWarn
-	}
-	l.a.log.Log(context.Background(), level, "brake "+string(a.State), attrs...)
-	l.a.metrics.Brake(string(a.State), !a.Open())
-	event := map[string]any{"pod": a.Pod, "uid": a.UID, "state": a.State, "usageBytes": a.Usage, "highBytes": a.High, "why": a.Why}
-	if n, ok := a.Previous.Bytes(); ok {
-		event["previousBytes"] = n
-	}
-	l.recordEvent(now, "brake", event)
-	if a.State == brake.Braking {
-		namespace, name, _ := strings.Cut(a.Pod, "/")
-		l.a.cluster.client.Record(kube.PodRef(namespace, name, a.UID), kube.Event{Warning: true, Reason: "SpillwayBraked", Action: "Braking", At: a.SetAt,
-			Message: fmt.Sprintf("Slowed down by Spillway while it is on its way out: it uses %.0f MiB and still grows, memory.high of its cgroup is %.0f MiB now",
-				float64(a.Usage)/(1<<20), float64(a.High)/(1<<20))})
-	}
+	l.tell(time.Now(), report.Brake{Attempt: a})
 }
 
 // braked are the cgroups of the pods that are slowed down, by id.

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"time"
@@ -10,12 +8,12 @@ import (
 	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
-	"spillway/agent/kube"
 	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/publish"
 	"spillway/agent/reclaim"
+	"spillway/agent/report"
 	"spillway/agent/status"
 )
 
@@ -74,7 +72,8 @@ func (l *loop) reclaimCache(now time.Time) bool {
 		l.decide(now, pods)
 		return answers
 	}
-	if name, why := l.holdReclaim(); name != "" {
+	holds := l.conditions(now)
+	if name, why := holds.Reclaim(); name != "" {
 		plan = policy.CachePlan{State: stateHeld, Reason: "page cache is not reclaimed: " + why}
 	}
 	d := l.record(now, &l.verdict, &policy.Decision{State: plan.State, Reason: plan.Reason})
@@ -161,25 +160,6 @@ func (l *loop) startReclaim(now time.Time, t policy.CacheTake) {
 	}
 }
 
-// holdReclaim returns why no page cache may be reclaimed now, "" when it may. It asks what hold asks of the node alone:
-// the kernel does it without API server, kubelet or runtime.
-func (l *loop) holdReclaim() (name, why string) {
-	boot, pause := l.a.samples.Now(), l.a.cluster.client.Pause()
-	switch {
-	case pause.Paused:
-		return "paused", "all actions are paused: " + pause.Detail
-	case !pause.Known:
-		return "pause-unknown", "the pause switch is not known: " + pause.Detail
-	case l.a.tree.Namespaced():
-		return "cgroup-namespace", "the readings are those of one container, not of the node"
-	case boot-l.verdict.At > max(maxLate, l.a.samples.Fresh().Node):
-		return "stale-sample", fmt.Sprintf("the newest sample of the node is %.1f s old", (boot - l.verdict.At).Seconds())
-	case l.a.samples.Health().LastLate > maxLate:
-		return "late-loop", fmt.Sprintf("the agent itself is %.1f s late", l.a.samples.Health().LastLate.Seconds())
-	}
-	return "", ""
-}
-
 // reclaimed books and reports what came of a reclaim.
 func (l *loop) reclaimed(r reclaim.Result) {
 	now := time.Now()
@@ -188,39 +168,23 @@ func (l *loop) reclaimed(r reclaim.Result) {
 		return
 	}
 	l.published = time.Time{}
-	attrs := []any{"pod", a.Pod, "uid", a.UID, "want_bytes", a.Bytes}
 	if measured {
-		l.a.log.Info("page cache reclaim after 10 s", append(attrs, "lasting_bytes", a.Lasting, "refaults", a.Refaults, "major_faults", a.MajorFaults)...)
-		l.recordEvent(now, "reclaim", map[string]any{"pod": a.Pod, "uid": a.UID, "lastingBytes": a.Lasting, "refaults": a.Refaults, "majorFaults": a.MajorFaults})
+		l.tell(now, report.Reclaimed{Attempt: a})
 		return
 	}
-	state := a.State()
-	attrs = append(attrs, "state", state, "back_bytes", a.Answer.Back, "seconds", a.Answer.Took.Seconds(), "dry_run", a.DryRun)
-	switch {
-	case a.Answer.Err != nil:
-		attrs = append(attrs, "error", a.Answer.Err)
-	case a.Answer.Refused != "":
-		attrs = append(attrs, "why", a.Answer.Refused)
+	rec := report.Reclaim{Attempt: a, Level: slog.LevelDebug, At: now, Signal: string(l.verdict.Nearest.Signal), Margin: float64(l.verdict.Nearest.Margin)}
+	if l.due(now, a.State()+" "+a.UID) {
+		rec.Level = slog.LevelInfo
 	}
-	level := slog.LevelDebug // a reader is reclaimed every second
-	if l.due(now, state+" "+a.UID) {
-		level = slog.LevelInfo
+	if a.Answer.Back > 0 && l.due(now, "event "+a.UID) {
+		rec.Pod = l.apiPod(a.UID)
 	}
-	count, back := l.a.reclaims.Totals()
-	l.a.log.Log(context.Background(), level, "page cache "+state, append(attrs, "reclaims", count, "all_back_bytes", back)...)
-	l.a.metrics.Reclaim(state, a.Answer.Back)
-	l.recordEvent(now, "reclaim", map[string]any{"pod": a.Pod, "uid": a.UID, "state": state, "wantBytes": a.Bytes, "backBytes": a.Answer.Back, "seconds": a.Answer.Took.Seconds(), "why": a.Answer.Refused})
+	rec.Count, rec.Back = l.a.reclaims.Totals()
+	l.tell(now, rec)
 	if never := l.a.reclaims.Never(); never != "" {
 		l.a.sources.set("reclaim", status.Degraded, never)
 	} else if a.Answer.Refused == "" && a.Answer.Err == nil {
 		l.a.sources.set("reclaim", status.OK, "")
-	}
-	if a.Answer.Back > 0 && l.due(now, "event "+a.UID) {
-		if p := l.apiPod(a.UID); p != nil {
-			l.a.cluster.client.Record(kube.PodRef(p.Namespace, p.Name, p.UID), kube.Event{Reason: "SpillwayReclaimed", Action: "Reclaiming", At: now,
-				Message: fmt.Sprintf("Spillway gave %.0f MiB of this pod's page cache back in %.2f s, which the kubelet counts as used: %s has a margin of %.0f MiB",
-					float64(a.Answer.Back)/(1<<20), a.Answer.Took.Seconds(), l.verdict.Nearest.Signal, float64(l.verdict.Nearest.Margin)/(1<<20))})
-		}
 	}
 }
 
@@ -240,7 +204,7 @@ func (l *loop) due(now time.Time, key string) bool {
 }
 
 func (l *loop) apiPod(uid string) *policy.Pod {
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	for i := range view.Pods {
 		if view.Pods[i].UID == uid {
 			return &view.Pods[i]

@@ -194,7 +194,7 @@ func (l *loop) fails(now time.Time, uid string) {
 
 // followEnds follows the pods on their way out, whatever ended them: a rollout teaches how long a workload's exits take.
 func (l *loop) followEnds(now time.Time) {
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	h := l.a.habits
 	if view.Err != "" || !view.Synced {
 		return

@@ -93,7 +93,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 	records, err := func() (int, error) { // what was open is on disk with its end
 		l, end := recordedLife(t, filepath.Join(dir, "state"), os.Stderr)
 		defer end()
-		d, err := l.a.event(t.Context(), found.ID)
+		d, err := l.a.events.Get(t.Context(), found.ID)
 		if err == nil && !strings.Contains(string(d.Incident), `"state":"complete"`) {
 			t.Errorf("after a stop: %s", d.Incident)
 		}

@@ -5,9 +5,11 @@ import (
 	"slices"
 	"time"
 
+	"spillway/agent/events"
 	"spillway/agent/evict"
 	"spillway/agent/incident"
 	"spillway/agent/pressure"
+	"spillway/agent/report"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 )
@@ -46,14 +48,14 @@ type flightCase struct {
 
 // note takes a trigger into the flight recorder. Any part of the loop may call it; it waits for nothing.
 func (l *loop) note(now time.Time, tr incident.Trigger) {
-	w := l.a.incidents
+	w := l.a.events
 	if w == nil {
 		return
 	}
 	f := &l.flight
 	c, begins := f.tracker.Note(now, func() string {
 		f.serial++
-		return fmt.Sprintf("%s%d", l.a.keyPrefix(), f.serial)
+		return fmt.Sprintf("%s%d", l.a.events.Prefix, f.serial)
 	}, tr)
 	if c == nil {
 		l.a.metrics.IncidentDropped()
@@ -73,7 +75,7 @@ func (l *loop) note(now time.Time, tr incident.Trigger) {
 		if len(k.series) == 0 {
 			l.follow(k, l.grower())
 		}
-		w.put(l.firstPart(now, c, k))
+		w.Put(l.firstPart(now, c, k))
 	}
 }
 
@@ -126,7 +128,7 @@ func (l *loop) grower() (uid string) {
 }
 
 // firstPart is what is known when an incident begins. The writer adds the series.
-func (l *loop) firstPart(now time.Time, c *incident.Case, k *flightCase) incidentJob {
+func (l *loop) firstPart(now time.Time, c *incident.Case, k *flightCase) events.Record {
 	i := l.part(now, c)
 	i.State, i.Pressure = incident.Open, l.pressureStatus()
 	ranking := l.judge.Ranking()
@@ -148,7 +150,7 @@ func (l *loop) firstPart(now time.Time, c *incident.Case, k *flightCase) inciden
 }
 
 // lastPart is what came after the beginning.
-func (l *loop) lastPart(now time.Time, c *incident.Case, k *flightCase, note string) incidentJob {
+func (l *loop) lastPart(now time.Time, c *incident.Case, k *flightCase, note string) events.Record {
 	i := l.part(now, c)
 	i.State, i.Ended, i.Note = incident.Complete, now, note
 	p := l.pressureStatus()
@@ -156,7 +158,7 @@ func (l *loop) lastPart(now time.Time, c *incident.Case, k *flightCase, note str
 		MarginBytes: p.MarginBytes, UsedPercent: p.UsedPercent, SlopeBytes: p.SlopeBytes, CacheSlope: p.CacheSlope,
 		ETASeconds: p.ETASeconds, LeadSeconds: p.LeadSeconds, Cause: p.Cause}
 	job := l.job(i, k, incident.Window{Began: k.began, From: k.began, To: l.a.samples.Now()})
-	job.rest = true
+	job.Rest = true
 	return job
 }
 
@@ -223,7 +225,7 @@ func (l *loop) actions(from time.Time) []incident.Action {
 		}
 	}
 	if l.a.cluster != nil {
-		for _, e := range l.a.cluster.client.Pods().Evicted {
+		for _, e := range l.a.kube.Pods().Evicted {
 			if !e.At.IsZero() && !e.At.Before(from.Truncate(time.Second)) {
 				out = append(out, incident.Action{At: e.At, By: incident.Kubelet, What: "eviction", Pod: e.Namespace + "/" + e.Name,
 					Text: incident.Cut(e.Message)})
@@ -257,32 +259,32 @@ func outcomeText(o *evict.Outcome) string {
 }
 
 // job is what the writer needs to complete a part.
-func (l *loop) job(i *incident.Incident, k *flightCase, w incident.Window) incidentJob {
-	job := incidentJob{part: i, window: w, thresholds: l.thresholds(), wall: time.Now().Add(-l.a.samples.Now())}
+func (l *loop) job(i *incident.Incident, k *flightCase, w incident.Window) events.Record {
+	job := events.Record{Part: i, Window: w, Thresholds: l.thresholds(), Booted: time.Now().Add(-l.a.samples.Now())}
 	ranking := l.judge.Ranking()
 	for _, uid := range k.others {
-		p := podSeries{series: k.series[uid], pod: incident.Pod{Subject: incident.Subject{UID: uid}}}
+		p := events.PodRings{Series: k.series[uid], Pod: incident.Pod{Subject: incident.Subject{UID: uid}}}
 		for n := range ranking {
 			if x := ranking[n].Pod; x.UID == uid {
 				request := x.Request
-				p.pod.Subject.Namespace, p.pod.Subject.Pod, p.pod.QoS, p.pod.Request = x.Namespace, x.Name, string(x.QoS), &request
+				p.Pod.Subject.Namespace, p.Pod.Subject.Pod, p.Pod.QoS, p.Pod.Request = x.Namespace, x.Name, string(x.QoS), &request
 				if x.LimitSet {
 					limit := x.Limit
-					p.pod.Limit, p.pod.LimitOf = &limit, "pod"
+					p.Pod.Limit, p.Pod.LimitOf = &limit, "pod"
 				}
 			}
 		}
 		for _, kill := range i.Kills {
-			if kill.PodUID == uid && kill.LimitBytes != nil && p.pod.Limit == nil { // a container's: others of the pod may have none
-				p.pod.Limit, p.pod.LimitOf = kill.LimitBytes, kill.LimitOf
+			if kill.PodUID == uid && kill.LimitBytes != nil && p.Pod.Limit == nil { // a container's: others of the pod may have none
+				p.Pod.Limit, p.Pod.LimitOf = kill.LimitBytes, kill.LimitOf
 			}
 		}
 		for _, t := range i.Triggers {
-			if t.Subject.UID == uid && p.pod.Subject.Pod == "" {
-				p.pod.Subject.Namespace, p.pod.Subject.Pod = t.Subject.Namespace, t.Subject.Pod
+			if t.Subject.UID == uid && p.Pod.Subject.Pod == "" {
+				p.Pod.Subject.Namespace, p.Pod.Subject.Pod = t.Subject.Namespace, t.Subject.Pod
 			}
 		}
-		job.pods = append(job.pods, p)
+		job.Pods = append(job.Pods, p)
 	}
 	return job
 }
@@ -290,7 +292,7 @@ func (l *loop) job(i *incident.Incident, k *flightCase, w incident.Window) incid
 // followIncidents looks for triggers that nobody calls note for, and ends the incidents whose time is over.
 func (l *loop) followIncidents(now time.Time) {
 	f := &l.flight
-	if l.a.incidents == nil {
+	if l.a.events == nil {
 		return
 	}
 	if v := l.verdict.Now; v != f.level {
@@ -317,20 +319,20 @@ func (l *loop) endIncident(now time.Time, c *incident.Case, note string) {
 		for _, t := range c.Triggers { // a pod that had just begun was in no series then
 			l.follow(k, t.Subject.UID)
 		}
-		l.a.incidents.put(l.lastPart(now, c, k, note))
+		l.a.events.Put(l.lastPart(now, c, k, note))
 		delete(l.flight.cases, c.Key)
 	}
 }
 
 // endIncidents ends all that go on, as the agent does.
 func (l *loop) endIncidents(now time.Time) {
-	if l.a.incidents == nil {
+	if l.a.events == nil {
 		return
 	}
 	for _, c := range l.flight.tracker.End() {
 		l.endIncident(now, c, "the agent was stopped before all of it was seen")
 	}
-	close(l.a.incidents.jobs)
+	l.a.events.Close()
 }
 
 // busy reports whether an eviction of one of the incident's pods goes on, or an ended container of one still waits for its cause.
@@ -368,7 +370,7 @@ func (l *loop) noteKubelet(now time.Time) {
 	if l.a.cluster == nil {
 		return
 	}
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	if !view.Synced {
 		return
 	}
@@ -380,41 +382,6 @@ func (l *loop) noteKubelet(now time.Time) {
 		if known[e.UID] || first && (e.At.IsZero() || e.At.Before(l.a.begin)) {
 			continue
 		}
-		l.recordEvent(now, "kubelet-eviction", map[string]any{"pod": e.Namespace + "/" + e.Name, "uid": e.UID, "at": e.At, "message": e.Message})
-		at := e.At
-		if at.After(now) || now.Sub(at) > incident.Longest {
-			at = now
-		}
-		l.note(now, incident.Trigger{Kind: incident.KubeletEviction, At: at,
-			Subject: incident.Subject{Namespace: e.Namespace, Pod: e.Name, UID: e.UID}, Text: "the kubelet evicted the pod: " + e.Message})
+		l.tell(now, report.KubeletEviction{KubeletEviction: e, SeenAt: now})
 	}
-}
-
-// noteKill notes a kill by the kernel. One at a limit of its own is no matter of the node's.
-func (l *loop) noteKill(now time.Time, k *status.OOMKill) {
-	s := incident.Subject{Namespace: k.Namespace, Pod: k.Pod, UID: k.PodUID, Container: k.Container}
-	if k.PodUID == "" {
-		s.Cgroup = k.Cgroup
-	}
-	l.note(now, incident.Trigger{Kind: incident.OOMKill, At: k.At, Subject: s, Text: status.KillText(k), Own: k.OwnLimit(), Kill: k})
-}
-
-// noteEviction notes an eviction of our own that was accepted, and keeps a line of it.
-func (l *loop) noteEviction(now time.Time, o *evict.Outcome) {
-	if l.a.incidents == nil || o.State != evict.InFlight && o.State != evict.WouldEvict {
-		return
-	}
-	v := &o.Victim
-	what := "Spillway evicted the pod"
-	if o.DryRun {
-		what = "Spillway would have evicted the pod (observe mode)"
-	}
-	text := fmt.Sprintf("%s to get %s back", what, status.Size(float64(v.Release)))
-	if d := l.decision(v.DecisionID); d != nil && d.Why != "" {
-		text += ": " + d.Why
-	}
-	s := incident.Subject{Namespace: v.Pod.Namespace, Pod: v.Pod.Name, UID: v.Pod.UID}
-	l.a.incidents.put(incidentJob{eviction: &status.Event{At: o.AskedAt.UTC(), Type: status.EventEviction,
-		Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Subject: s.String(), Text: incident.Cut(text)}})
-	l.note(now, incident.Trigger{Kind: incident.Eviction, At: o.AskedAt, Subject: s, Text: text})
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +27,7 @@ import (
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/report"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
 	"spillway/cgroup"
@@ -51,12 +51,12 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 	if a.mapper, err = podmap.New(podmap.Options{Tree: tree, Clock: a.samples.Now, Containers: func() []cri.Container { return nil }, Pods: func() []policy.Pod { return nil }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(a.openLedger(), a.openIncidents()); err != nil {
+	if err := errors.Join(a.openLedger(), a.openEvents()); err != nil {
 		t.Fatal(err)
 	}
 	stop := running(t, a.ledger.Run)
 	written := make(chan error, 1)
-	go func() { written <- a.incidents.run() }()
+	go func() { written <- a.events.Run() }()
 	l = &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}, limits: observe.NewLimits(observe.LimitsOptions{}), history: observe.NewHistories(nil)}
 	return l, func() {
 		l.endIncidents(time.Now())
@@ -81,7 +81,7 @@ func waitEvents(t *testing.T, a *Agent, q status.EventQuery, n int) status.Event
 	q.Wait = 0
 	var all status.EventList
 	for {
-		l, err := a.events(ctx, q)
+		l, err := a.events.List(ctx, q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func waitEvents(t *testing.T, a *Agent, q status.EventQuery, n int) status.Event
 
 func told(t *testing.T, a *Agent, id string) (status.EventDetail, *incident.Incident) {
 	t.Helper()
-	d, err := a.event(t.Context(), id)
+	d, err := a.events.Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,13 +118,13 @@ func TestIncidentOfKills(t *testing.T) {
 	now := time.Now()
 	l, end := recordedLife(t, dir, &log)
 	a := l.a
-	if got, err := a.events(t.Context(), status.EventQuery{}); err != nil || len(got.Events) != 0 || got.Next != "0.0" {
+	if got, err := a.events.List(t.Context(), status.EventQuery{}); err != nil || len(got.Events) != 0 || got.Next != "0.0" {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	for i := range 3 {
 		k := killAt(now.Add(time.Duration(i)*time.Second), "leak")
 		a.report(*k)
-		l.noteKill(k.At, k)
+		l.tellRest(k.At, report.Kill{OOMKill: k})
 	}
 	list := waitEvents(t, a, status.EventQuery{Since: "0.0", Limit: 10}, 4)
 	ids := map[string]status.Event{}
@@ -134,7 +134,7 @@ func TestIncidentOfKills(t *testing.T) {
 	if len(ids) != 4 || ids["inc-1"].Kind != "oom-kill" || ids["inc-1"].Subject != "shop/leak" || ids["oom-3"].Type != status.EventKill || ids["oom-3"].Text == "" {
 		t.Fatalf("%+v", list.Events)
 	}
-	if next, err := a.events(t.Context(), status.EventQuery{Since: list.Next, Wait: time.Millisecond}); err != nil || len(next.Events) != 0 || next.Next != list.Next {
+	if next, err := a.events.List(t.Context(), status.EventQuery{Since: list.Next, Wait: time.Millisecond}); err != nil || len(next.Events) != 0 || next.Next != list.Next {
 		t.Errorf("after the last: %+v, %v", next, err)
 	}
 	if _, i := told(t, a, "inc-1"); i.State != incident.Open || i.Counts[incident.OOMKill] != 1 || i.ID != "inc-1" || i.Node != "node-1" {
@@ -147,7 +147,7 @@ func TestIncidentOfKills(t *testing.T) {
 			break
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		a.events(ctx, status.EventQuery{Since: list.Next, Wait: time.Second})
+		a.events.List(ctx, status.EventQuery{Since: list.Next, Wait: time.Second})
 		cancel()
 	}
 	check := func(a *Agent) {
@@ -177,13 +177,13 @@ func TestIncidentOfKills(t *testing.T) {
 	l, end = recordedLife(t, dir, io.Discard)
 	defer end()
 	check(l.a)
-	if got := l.a.incidents.newest(); len(got) != 1 || got[0].ID != "inc-1" {
+	if got := l.a.events.Newest(); len(got) != 1 || got[0].ID != "inc-1" {
 		t.Errorf("newest: %+v", got)
 	}
-	if got, err := l.a.events(t.Context(), status.EventQuery{Limit: 2}); err != nil || len(got.Events) != 2 || got.Events[1].ID != "oom-3" || got.Next != list.Next && !strings.HasSuffix(got.Next, ".3") {
+	if got, err := l.a.events.List(t.Context(), status.EventQuery{Limit: 2}); err != nil || len(got.Events) != 2 || got.Events[1].ID != "oom-3" || got.Next != list.Next && !strings.HasSuffix(got.Next, ".3") {
 		t.Errorf("newest two: %+v, %v", got, err)
 	}
-	if got, err := l.a.events(t.Context(), status.EventQuery{Since: "oom-1"}); err != nil || len(got.Events) != 2 || got.Events[0].ID != "oom-2" {
+	if got, err := l.a.events.List(t.Context(), status.EventQuery{Since: "oom-1"}); err != nil || len(got.Events) != 2 || got.Events[0].ID != "oom-2" {
 		t.Errorf("since oom-1: %+v, %v", got, err)
 	}
 }
@@ -206,7 +206,7 @@ func TestIncidentOfANode(t *testing.T) {
 	if _, i := told(t, l.a, "inc-1"); i.State != incident.Complete || !strings.Contains(i.Note, "stopped") || i.Counts[incident.Critical] != 1 {
 		t.Errorf("after a stop: %+v", i)
 	}
-	l.noteKill(now, killAt(now.Add(time.Minute), "leak"))
+	l.tellRest(now, report.Kill{OOMKill: killAt(now.Add(time.Minute), "leak")})
 	waitEvents(t, l.a, status.EventQuery{Since: "inc-1"}, 1)
 	l.flight.tracker.End() // as if it were killed
 	end()
@@ -265,7 +265,7 @@ func TestIncidentHasTheExits(t *testing.T) {
 	}
 	ended("uid-old", now.Add(-incident.Before-5*time.Second))
 	ended("uid-early", now.Add(-incident.Before+5*time.Second))
-	l.noteKill(now, killAt(now, "leak"))
+	l.tellRest(now, report.Kill{OOMKill: killAt(now, "leak")})
 	waitEvents(t, l.a, status.EventQuery{Since: "0.0"}, 1)
 	if _, i := told(t, l.a, "inc-1"); len(i.Exits) != 1 || i.Exits[0].Pod != "early" || i.MoreExits != 0 {
 		t.Errorf("when it begins: %+v and %d more", i.Exits, i.MoreExits)
@@ -328,7 +328,7 @@ func TestFollowAcrossLedgers(t *testing.T) {
 	end()
 	l, end = recordedLife(t, t.TempDir(), io.Discard)
 	defer end()
-	if got, err := l.a.events(t.Context(), status.EventQuery{Since: list.Next}); err != nil || len(got.Events) != 0 || got.Next != "0.0" {
+	if got, err := l.a.events.List(t.Context(), status.EventQuery{Since: list.Next}); err != nil || len(got.Events) != 0 || got.Next != "0.0" {
 		t.Errorf("in an empty ledger: %+v, %v", got, err)
 	}
 	l.a.report(*killAt(now, "new"))
@@ -341,166 +341,38 @@ func TestEventsThatAreNotThere(t *testing.T) {
 	l, end := recordedLife(t, t.TempDir(), io.Discard)
 	defer end()
 	a := l.a
-	if _, err := a.event(t.Context(), "inc-1"); !errors.Is(err, status.ErrNoEvent) || !strings.Contains(err.Error(), "none was recorded yet") {
+	if _, err := a.events.Get(t.Context(), "inc-1"); !errors.Is(err, status.ErrNoEvent) || !strings.Contains(err.Error(), "none was recorded yet") {
 		t.Errorf("%v", err)
 	}
 	now := time.Now()
 	for i := range 4 {
 		a.report(*killAt(now.Add(time.Duration(i)), fmt.Sprintf("p%d", i)))
 	}
-	l.noteKill(now, killAt(now, "p0"))
+	l.tellRest(now, report.Kill{OOMKill: killAt(now, "p0")})
 	waitEvents(t, a, status.EventQuery{Since: "0.0"}, 5)
 	for id, want := range map[string]string{"inc-9": "there are inc-1, oom-1 to oom-4 (4)", "oom-0": "no such event oom-0", "evi-1": "no such event evi-1"} {
-		if _, err := a.event(t.Context(), id); !errors.Is(err, status.ErrNoEvent) || !strings.Contains(err.Error(), want) {
+		if _, err := a.events.Get(t.Context(), id); !errors.Is(err, status.ErrNoEvent) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", id, err, want)
 		}
 	}
 	for _, id := range []string{"", "inc", "inc-", "inc--1", "7", "foo-1", "inc-1x"} {
-		if _, err := a.event(t.Context(), id); !errors.Is(err, status.ErrQuery) {
+		if _, err := a.events.Get(t.Context(), id); !errors.Is(err, status.ErrQuery) {
 			t.Errorf("%q: %v", id, err)
 		}
 		if id != "" {
-			if _, err := a.events(t.Context(), status.EventQuery{Since: id}); !errors.Is(err, status.ErrQuery) {
+			if _, err := a.events.List(t.Context(), status.EventQuery{Since: id}); !errors.Is(err, status.ErrQuery) {
 				t.Errorf("since %q: %v", id, err)
 			}
 		}
 	}
-	if _, err := a.events(t.Context(), status.EventQuery{Since: "oom-77"}); !errors.Is(err, status.ErrNoEvent) {
+	if _, err := a.events.List(t.Context(), status.EventQuery{Since: "oom-77"}); !errors.Is(err, status.ErrNoEvent) {
 		t.Errorf("%v", err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := a.events(gone, status.EventQuery{Since: "oom-4", Wait: time.Minute}); !errors.Is(err, context.Canceled) && err != nil {
+	if _, err := a.events.List(gone, status.EventQuery{Since: "oom-4", Wait: time.Minute}); !errors.Is(err, context.Canceled) && err != nil {
 		t.Errorf("%v", err)
 	}
-}
-
-// A writer that does not keep up costs parts, which are counted, and never time of the loop.
-func TestIncidentQueueIsBounded(t *testing.T) {
-	a := &Agent{log: slog.New(slog.DiscardHandler)}
-	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
-	w := &incidents{a: a, jobs: make(chan incidentJob, incidentQueue)}
-	for range incidentQueue + 5 {
-		w.put(incidentJob{})
-	}
-	all, err := a.metrics.Registry().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if f.GetName() == "spillway_incidents_dropped_total" && f.GetMetric()[0].GetCounter().GetValue() == 5 {
-			return
-		}
-	}
-	t.Error("5 dropped parts are not counted")
-}
-
-// A day of one incident each two minutes, in figures that look like noise, and 4,000 kills fit what the ledger may hold: none
-// of them is pushed out, and the file stays small.
-func TestADayOfIncidents(t *testing.T) {
-	const incidents, killed, most = 720, 4000, 32 << 20
-	dir := t.TempDir()
-	l, err := ledger.Open(ledger.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	kills, err1 := l.Log(killsLog, killsBounds)
-	log, err2 := l.Log(incidentsLog, incidentsBounds)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	stop := running(t, l.Run)
-	confirmed := make(chan error, 800)
-	pending := 0
-	put := func(g *ledger.Log, at time.Time, data []byte) {
-		t.Helper()
-		if !g.Append(at, data, func(_ uint64, err error) { confirmed <- err }) {
-			t.Fatal("dropped")
-		}
-		if pending++; pending == cap(confirmed) {
-			for ; pending > 0; pending-- {
-				if err := <-confirmed; err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-	}
-	r := rand.New(rand.NewPCG(1, 2))
-	begin := time.Now().Add(-24 * time.Hour)
-	bytes := 0
-	for i := range incidents {
-		at := begin.Add(time.Duration(i) * 2 * time.Minute)
-		first, rest := dayIncident(r, i, at)
-		for _, rec := range []incident.Record{{Incident: first}, {Incident: rest, Rest: true}} {
-			data, err := incident.Encode(rec)
-			if err != nil {
-				t.Fatal(err)
-			}
-			bytes += len(data)
-			put(log, at, data)
-		}
-	}
-	for i := range killed {
-		at := begin.Add(time.Duration(i) * 20 * time.Second)
-		data, err := json.Marshal(killAt(at, fmt.Sprintf("leak-%d", i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		put(kills, at, data)
-	}
-	for ; pending > 0; pending-- {
-		if err := <-confirmed; err != nil {
-			t.Fatal(err)
-		}
-	}
-	stop()
-	all, err := log.Newest(10_000)
-	if err != nil || len(all) != 2*incidents {
-		t.Errorf("%d of %d records, %v", len(all), 2*incidents, err)
-	}
-	allKills, err := kills.Newest(10_000)
-	if err != nil || len(allKills) != killed {
-		t.Errorf("%d of %d kills, %v", len(allKills), killed, err)
-	}
-	fi, err := os.Stat(l.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%.1f KiB an incident, %.1f MiB of incidents; the file has %.1f MiB", float64(bytes)/incidents/1024, float64(bytes)/(1<<20), float64(fi.Size())/(1<<20))
-	if fi.Size() > most || l.Stats().Dropped != 0 {
-		t.Errorf("the file has %d bytes, %+v", fi.Size(), l.Stats())
-	}
-}
-
-// dayIncident is as large as they are in practice: two minutes of seconds, twelve of full pace, half a minute after it, one pod,
-// ten neighbours, four kills.
-func dayIncident(r *rand.Rand, n int, at time.Time) (first, rest *incident.Incident) {
-	const boot = 1000 * time.Second
-	noise := func() pressure.Bytes { return pressure.Bytes(r.Int64N(64 << 20)) }
-	var node []pressure.Sample
-	var pod []incident.PodPoint
-	for s := -168; s <= 40; s++ {
-		when := boot + time.Duration(s)*time.Second
-		node = append(node, pressure.Sample{At: when, Capacity: 8 << 30, MemAvailable: 2<<30 + noise(), RootWorkingSet: 5<<30 + noise(), RootActiveFile: 1<<30 + noise(), PodsWorkingSet: 4<<30 + noise(),
-			PodsActiveFile: 1<<29 + noise(), StallSome: pressure.Count(when.Microseconds() / 9), StallFull: pressure.Count(when.Microseconds() / 99)})
-		pod = append(pod, incident.PodPoint{At: when, WorkingSet: 1<<28 + noise(), Anon: 1<<27 + noise(), ActiveFile: 1<<26 + noise(), Usage: 1<<29 + noise()})
-	}
-	thresholds := []pressure.Threshold{{Signal: pressure.MemoryAvailable, Hard: true, Bytes: 100 << 20}}
-	k := killAt(at, fmt.Sprintf("leak-%d", n))
-	who := incident.Subject{Namespace: k.Namespace, Pod: k.Pod, UID: k.PodUID, Container: "c"}
-	tr := incident.Trigger{Kind: incident.OOMKill, At: at, Subject: who, Text: status.KillText(k), Own: true}
-	first = &incident.Incident{Version: incident.Version, Key: fmt.Sprint(n), Kind: incident.OOMKill, Subject: who, Node: "node-1", Began: at, State: incident.Open,
-		Counts: map[incident.Kind]int{incident.OOMKill: 1}, Triggers: []incident.Trigger{tr}, Kills: []status.OOMKill{*k},
-		Pressure: status.Pressure{Level: "calm", Signal: "memory.available", Reason: "used 61.0 %", Gates: []status.Gate{{Name: "used", Detail: "used 61.0 %"}, {Name: "eta", Detail: "nothing grows"}}},
-		Series:   incident.NodeSeries(node[:169], thresholds, boot), Pods: []incident.Pod{{Subject: who, QoS: "Burstable", Series: incident.PodSeries(pod[:169], boot)}}}
-	for i := range 10 {
-		first.Neighbours = append(first.Neighbours, incident.Neighbour{Namespace: "shop", Pod: fmt.Sprintf("web-%d", i), UID: fmt.Sprintf("%08x-%d", r.Uint32(), i), QoS: "Burstable", WorkingSet: uint64(noise()), Growth: float64(noise())})
-	}
-	rest = &incident.Incident{Version: incident.Version, Key: first.Key, Kind: first.Kind, Subject: who, Node: "node-1", Began: at, Ended: at.Add(40 * time.Second), State: incident.Complete,
-		Counts: map[incident.Kind]int{incident.OOMKill: 4}, Triggers: []incident.Trigger{tr, tr, tr, tr}, Kills: []status.OOMKill{*k, *k, *k, *k},
-		Series: incident.NodeSeries(node[168:], thresholds, boot), Pods: []incident.Pod{{Subject: who, Series: incident.PodSeries(pod[168:], boot)}}}
-	return first, rest
 }
 
 // The two halves of TestKilledWhileRecording find each other by the environment.
@@ -518,9 +390,9 @@ func TestIncidentsWriter(t *testing.T) {
 		now := base.Add(time.Duration(n) * time.Minute) // each begins an incident
 		k := killAt(now, fmt.Sprintf("p%d", n%40))
 		l.a.report(*k)
-		l.noteKill(now, k)
+		l.tellRest(now, report.Kill{OOMKill: k})
 		l.followIncidents(now.Add(31 * time.Second))
-		for len(l.a.incidents.jobs) > incidentQueue/2 {
+		for l.a.events.Waiting() > 16 {
 			if err := l.a.ledger.Document("pace").Save([]byte("x")); err != nil { // waits for the disk
 				t.Fatal(err)
 			}
@@ -598,7 +470,7 @@ func BenchmarkNote(b *testing.B) {
 	for b.Loop() {
 		n++
 		at := now.Add(time.Duration(n) * time.Hour)
-		l.noteKill(at, killAt(at, "leak"))
+		l.tellRest(at, report.Kill{OOMKill: killAt(at, "leak")})
 		l.flight.tracker.End()
 		clear(l.flight.cases)
 	}

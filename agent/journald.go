@@ -52,7 +52,7 @@ func (a *Agent) undelivered() *status.Undelivered {
 		u.JournalRecords = h.Dropped()
 	}
 	if a.cluster != nil {
-		u.KubernetesEvents = a.cluster.client.Dropped()
+		u.KubernetesEvents = a.kube.Dropped()
 	}
 	return u
 }

@@ -46,7 +46,7 @@ func (l *logs) WithGroup(string) slog.Handler            { return l }
 
 func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	if r.Message != "oom kill" {
-		if l.kept != nil && r.Message == "event recorded" && strings.Contains(said(r), " event="+eventPrefixes[status.EventKill]+"-") {
+		if l.kept != nil && r.Message == "event recorded" && strings.Contains(said(r), " event=oom-") {
 			l.kept <- r.Time
 		}
 		l.mu.Lock()

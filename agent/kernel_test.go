@@ -191,7 +191,7 @@ func BenchmarkOOMKillToRecord(b *testing.B) {
 			a := startAgent(n, nil, func(a *Agent) {
 				a.log.Handler().(*logs).kept = kept
 				a.standalone = false // one that stands alone keeps nothing
-				if err := errors.Join(a.openLedger(), a.openIncidents()); err != nil {
+				if err := errors.Join(a.openLedger(), a.openEvents()); err != nil {
 					b.Fatal(err)
 				}
 				a.standalone = true

@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
-	"time"
 
+	"spillway/agent/events"
 	"spillway/agent/ledger"
 	"spillway/agent/status"
 )
@@ -15,15 +13,7 @@ import (
 const (
 	evictionsDocument = "evictions"
 	brakesDocument    = "brakes"
-	killsLog          = "oom-kills"
-	incidentsLog      = "incidents"
 )
-
-// killsBounds bound the OOM kills that are kept; one takes about 600 bytes.
-var killsBounds = ledger.Bounds{Records: 4096, Bytes: 4 << 20, Age: 30 * 24 * time.Hour}
-
-// incidentsBounds bound the incidents that are kept: a record takes some 5 KiB, and at most 16 KiB (incident.MaxRecord).
-var incidentsBounds = ledger.Bounds{Records: 4096, Bytes: 8 << 20, Age: 30 * 24 * time.Hour}
 
 // openLedger opens what survives a restart. Standalone, nothing does.
 func (a *Agent) openLedger() (err error) {
@@ -34,60 +24,22 @@ func (a *Agent) openLedger() (err error) {
 	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Logger: a.log}); err != nil {
 		return err
 	}
-	a.keptKills, err = a.ledger.Log(killsLog, killsBounds)
 	return err
 }
 
-// openIncidents opens the flight recorder, which needs the ledger.
-func (a *Agent) openIncidents() error {
+// openEvents opens what is kept of what happened, which needs the ledger.
+func (a *Agent) openEvents() (err error) {
 	if a.ledger == nil {
 		return nil
 	}
-	kept, err := a.ledger.Log(incidentsLog, incidentsBounds)
-	if err != nil {
-		return err
-	}
-	a.incidents = newIncidents(a, kept)
-	return nil
-}
-
-// keepKill queues an OOM kill for the ledger. It never waits.
-func (a *Agent) keepKill(k *status.OOMKill) {
-	if a.keptKills == nil {
-		return
-	}
-	data, err := json.Marshal(k)
-	if err != nil {
-		a.log.Error("oom kill not kept", "error", err)
-		return
-	}
-	who := k.Who()
-	a.keptKills.Append(k.At, data, func(id uint64, err error) { // what is dropped is counted
-		if a.incidents != nil {
-			a.incidents.confirmed(eventID(status.EventKill, id), status.EventKill, who, err)
-		}
-	})
-}
-
-// killsBefore returns the newest OOM kills of the agents before this one, oldest first.
-func (a *Agent) killsBefore() []status.OOMKill {
-	if a.keptKills == nil {
-		return nil
-	}
-	records, err := a.keptKills.Newest(keepKills)
-	if err != nil {
-		a.log.Warn("earlier OOM kills are not known", "error", err)
-	}
-	var out []status.OOMKill
-	for _, r := range slices.Backward(records) {
-		var k status.OOMKill
-		if err := json.Unmarshal(r.Data, &k); err != nil {
-			a.log.Warn("an earlier OOM kill cannot be read", "id", r.ID, "error", err)
-			continue
-		}
-		out = append(out, k)
-	}
-	return out
+	a.events, err = events.New(events.Options{Ledger: a.ledger, Rings: a.samples, Prefix: a.begin.UTC().Format("20060102-150405.000") + "-", Dropped: a.metrics.IncidentDropped, Logger: a.log,
+		Observe: func() *status.Observe {
+			if s := a.snapshot.Load(); s != nil {
+				return s.Observe
+			}
+			return nil
+		}})
+	return err
 }
 
 // observeLedger names the state of the ledger.

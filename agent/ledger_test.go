@@ -69,7 +69,10 @@ func TestKillsSurviveARestart(t *testing.T) {
 	anon := uint64(48 << 20)
 	now := time.Now()
 	lives(t, dir, func(t *testing.T, a *Agent) {
-		if got := a.killsBefore(); got != nil {
+		if err := a.openEvents(); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.events.Kills(keepKills); got != nil {
 			t.Errorf("before the first: %+v", got)
 		}
 		for i := range keepKills + 10 {
@@ -77,7 +80,10 @@ func TestKillsSurviveARestart(t *testing.T) {
 		}
 	})
 	lives(t, dir, func(t *testing.T, a *Agent) {
-		got := a.killsBefore()
+		if err := a.openEvents(); err != nil {
+			t.Fatal(err)
+		}
+		got := a.events.Kills(keepKills)
 		if len(got) != keepKills || got[0].Pod != "p10" || got[keepKills-1].Pod != fmt.Sprintf("p%d", keepKills+9) {
 			t.Fatalf("%d kills: %+v", len(got), got)
 		}
@@ -226,7 +232,7 @@ func TestOpenLedger(t *testing.T) {
 		}
 		alone := keeper(t, dir, &bytes.Buffer{})
 		alone.standalone = true
-		if err := alone.openLedger(); err != nil || alone.ledger != nil || alone.ledgerStatus() != nil || alone.killsBefore() != nil {
+		if err := alone.openLedger(); err != nil || alone.ledger != nil || alone.ledgerStatus() != nil {
 			t.Errorf("standalone: %v, %v", err, alone.ledger)
 		}
 		alone.report(status.OOMKill{At: time.Now()})

@@ -3,19 +3,21 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"time"
 
 	"spillway/agent/brake"
 	"spillway/agent/config"
 	"spillway/agent/evict"
+	"spillway/agent/journal"
 	"spillway/agent/judge"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/reclaim"
+	"spillway/agent/report"
 	"spillway/agent/sampler"
 	"spillway/agent/self"
 	"spillway/agent/status"
@@ -23,10 +25,7 @@ import (
 
 const (
 	snapshotEvery = 900 * time.Millisecond          // how often a new Status is published when nothing happens
-	maxLate       = time.Second                     // a loop that is later than this does not evict
 	mapFresh      = podmap.Backstop + 5*time.Second // age of the join of cgroups and pods, which changes make anew
-	askFirst      = 5                               // so many first candidates are asked for
-	askMost       = 15                              // so many with those that are known to be blocked
 	askRuntime    = 2 * time.Second                 // how often the runtime is asked for a sign of life, from alert on
 	keepKills     = 64
 	keepDecisions = 32
@@ -77,9 +76,12 @@ func (l *loop) init(a *Agent) {
 	*l = loop{
 		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
-		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
+		readings: map[string]policy.Reading{}, said: map[string]time.Time{},
 		history: observe.NewHistories(a.samples),
-		dog:     self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: maxLate}),
+		dog:     self.New(self.Options{Stalls: a.tree.NodePressureOf, MaxLate: judge.MaxLate}),
+	}
+	if a.events != nil {
+		l.kills = a.events.Kills(keepKills)
 	}
 	l.limits = observe.NewLimits(observe.LimitsOptions{Tree: a.tree, Samples: a.samples, Map: a.mapper.Map, Braked: l.braked})
 	if a.habits != nil && a.habits.before != nil {
@@ -104,7 +106,7 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	var changed <-chan struct{}
 	if l.a.cluster != nil {
-		changed = l.a.cluster.client.Changed()
+		changed = l.a.kube.Changed()
 	}
 	var wakes <-chan struct{}
 	if l.a.waker != nil {
@@ -155,8 +157,7 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case k := <-l.a.kills:
 			l.kills = append(l.kills, k)
-			l.recordEvent(time.Now(), "oom-kill", k)
-			l.noteKill(time.Now(), &k)
+			l.tellRest(time.Now(), report.Kill{OOMKill: &k})
 			l.killed(time.Now(), &k)
 			l.fails(time.Now(), k.PodUID)
 			if len(l.kills) > keepKills {
@@ -209,7 +210,7 @@ func (l *loop) pass(now time.Time) {
 		if c, ok := l.judge.Usual(); ok && l.a.habits != nil && l.level == pressure.Calm {
 			l.a.habits.leavesCalm(c)
 		}
-		l.a.log.Info("level changed", messageLevel, "from", l.level.String(), "to", l.verdict.Level.String(), "reason", l.verdict.Reason, "signal", string(l.verdict.Nearest.Signal), "margin_bytes", int64(l.verdict.Nearest.Margin), "cause", string(l.verdict.Cause))
+		l.tell(now, report.Level{From: l.level, Verdict: &l.verdict})
 		l.level = l.verdict.Level
 		l.published = time.Time{}
 	}
@@ -248,8 +249,8 @@ func (l *loop) assess(now time.Time) {
 // allocatable memory of the node by the API server, Unknown when that has not said it.
 func (l *loop) allocatable() pressure.Bytes {
 	if l.a.cluster != nil {
-		if v := l.a.cluster.node.Load(); v.known && v.node.Allocatable > 0 && v.node.Allocatable < math.MaxInt64 {
-			return pressure.Bytes(v.node.Allocatable)
+		if v := l.a.cluster.Node(); v.Known && v.Node.Allocatable > 0 && v.Node.Allocatable < math.MaxInt64 {
+			return pressure.Bytes(v.Node.Allocatable)
 		}
 	}
 	return pressure.Unknown
@@ -257,35 +258,12 @@ func (l *loop) allocatable() pressure.Bytes {
 
 // askOwners wants what the cluster says of the first candidates to be known.
 func (l *loop) askOwners() {
-	l.a.cluster.ask(withWish(wanted(l.judge.Ranking(), l.usual), l.a.onces.Wish(), l.usual))
-}
-
-// wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
-// that may change, and they leave their places to the next. Pods that are spared for a moment only are the candidates of the next.
-func wanted(ranking []policy.Candidate, usual func(*policy.Pod) uint64) []asked {
-	var want []asked
-	open := 0
-	for i := range ranking {
-		c := &ranking[i]
-		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && !c.Protection.OfCluster() && !c.Protection.Passing() {
-			continue
-		}
-		if c.Refused == "" && c.Protection.Name == "" {
-			if open == askFirst {
-				continue
-			}
-			open++
-		}
-		if want = append(want, asked{c.Pod, usual(c.Pod)}); len(want) == askMost {
-			break
-		}
-	}
-	return want
+	l.a.cluster.Ask(withWish(cluster.Wanted(l.judge.Ranking(), l.usual), l.a.onces.Wish(), l.usual))
 }
 
 // followVictims moves evictions on by what is seen, and reports what changed.
 func (l *loop) followVictims(now time.Time) {
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	stale := view.Err != "" || !view.Synced
 	mapped := l.a.mapper.Map()
 	if mapped.At == 0 {
@@ -343,7 +321,7 @@ func (l *loop) shorten(now time.Time) {
 		return
 	}
 	if o := l.a.evicts.Shorten(now, left); o != nil {
-		l.a.log.Info("eviction shortens the grace period", messageEviction, "decision", o.Victim.DecisionID, "namespace", o.Victim.Pod.Namespace, "pod", o.Victim.Pod.Name, "uid", o.Victim.Pod.UID,
+		l.a.log.Info("eviction shortens the grace period", journal.MessageEviction, "decision", o.Victim.DecisionID, "namespace", o.Victim.Pod.Namespace, "pod", o.Victim.Pod.Name, "uid", o.Victim.Pod.UID,
 			"eta_seconds", left.Seconds(), "margin_bytes", int64(v.Nearest.Margin), "grace_left_seconds", o.Deadline.Sub(now).Seconds())
 	}
 }
@@ -366,45 +344,31 @@ func (l *loop) ask(pods *judge.Pods, victim *policy.Candidate) evict.Ask {
 	return evict.Ask{Joins: true, Grower: grows, Culprit: grows || victim != nil && (critical && victim.Grower || pods.CacheOwner != "")}
 }
 
-// holdFor asks cause whether the verdict itself forbids an eviction.
-func (l *loop) holdFor(now time.Time, ask evict.Ask, cause func() (name, why string)) (name, why string) {
-	boot, health := l.a.samples.Now(), l.a.samples.Health()
-	runtime, view, node := l.a.runtimeView.Load(), l.a.cluster.client.Pods(), l.a.cluster.node.Load()
-	m, pause := l.a.mapper.Map(), l.a.cluster.client.Pause()
-	switch {
-	case pause.Paused:
-		return "paused", "all evictions are paused: " + pause.Detail
-	case !pause.Known:
-		return "pause-unknown", "the pause switch is not known: " + pause.Detail
-	case l.a.tree.Namespaced():
-		return "cgroup-namespace", "the readings are those of one container, not of the node"
+// conditions are what is known now of agent, node and cluster.
+func (l *loop) conditions(now time.Time) judge.Conditions {
+	boot, a := l.a.samples.Now(), l.a
+	runtime, view, m, pause := a.runtimeView.Load(), a.kube.Pods(), a.mapper.Map(), a.kube.Pause()
+	return judge.Conditions{
+		Paused: pause.Paused, PauseKnown: pause.Known, PauseDetail: pause.Detail,
+		Namespaced: a.tree.Namespaced(),
+		SampleAge:  boot - l.verdict.At, SampleMost: a.samples.Fresh().Node,
+		Late:       a.samples.Health().LastLate,
+		PodsSynced: view.Synced, PodsFault: view.Err, PodsAge: now.Sub(view.LastContact),
+		MapAge: boot - m.At, MapMost: mapFresh, MapFault: a.mapper.Err(),
+		NodeKnown:   a.cluster.Node().Known,
+		RuntimeHung: runtime.Hung, RuntimeFault: runtime.Err,
+		KubeletDead: a.cluster.Lease().Dead(now),
 	}
-	if name, why := cause(); name != "" {
+}
+
+// holdFor asks cause whether the verdict itself forbids an eviction, and last the brakes: a decision knows who is on the way out
+// already, it is for what they cannot do in time.
+func (l *loop) holdFor(now time.Time, ask evict.Ask, cause func() (name, why string)) (name, why string) {
+	c := l.conditions(now)
+	if name, why := c.Evict(cause); name != "" {
 		return name, why
 	}
-	switch {
-	case boot-l.verdict.At > max(maxLate, l.a.samples.Fresh().Node):
-		return "stale-sample", fmt.Sprintf("the newest sample of the node is %.1f s old", (boot - l.verdict.At).Seconds())
-	case health.LastLate > maxLate:
-		return "late-loop", fmt.Sprintf("the agent itself is %.1f s late", health.LastLate.Seconds())
-	case !view.Synced:
-		return "pods-unknown", "the pods of this node are not known from the API server yet"
-	case view.Err != "" && now.Sub(view.LastContact) > podRetryMax: // the UID of the pod is a precondition, so that a view of seconds ago will do
-		return "pods-stale", "the view of this node's pods is not current: " + view.Err
-	case now.Sub(view.LastContact) > podContactMax:
-		return "pods-stale", fmt.Sprintf("the API server was last heard %.0f s ago", now.Sub(view.LastContact).Seconds())
-	case boot-m.At > mapFresh:
-		return "map-stale", fmt.Sprintf("the join of pods and cgroups is %.1f s old %s", (boot - m.At).Seconds(), l.a.mapper.Err())
-	case !node.known:
-		return "node-unknown", "this node is not known from the API server"
-	case runtime.Hung:
-		return "runtime-hung", "the container runtime hangs, an eviction would release nothing: " + runtime.Err
-	}
-	if why := l.a.cluster.lease.Load().dead(now); why != "" {
-		return "kubelet-dead", why
-	}
-	// A decision knows who is on the way out already: it is for what they cannot do in time.
-	l.a.evicts.CountPods(len(view.Pods))
+	l.a.evicts.CountPods(len(l.a.kube.Pods().Pods))
 	if why := l.a.evicts.ForbidFor(now, ask); why != "" {
 		return "brake", why
 	}

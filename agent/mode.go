@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"spillway/agent/config"
-	"spillway/agent/kube"
 	"spillway/agent/ledger"
+	"spillway/agent/report"
 	"spillway/agent/status"
 )
 
@@ -58,9 +58,7 @@ func (a *Agent) keepMode(ctx context.Context) error {
 // tellMode saves a mode that is another one than before, and says so when evictions are off from now on.
 func (a *Agent) tellMode(doc *ledger.Document, kept *keptMode) {
 	if kept.Before == config.Enforce {
-		const text = "Evictions are off on this node: the mode is observe, it was enforce. If that was not meant, apply the overlay enforce again, or set mode: enforce."
-		a.log.Warn(text, messageConfig)
-		a.nodeEvent(kube.Event{Warning: true, Reason: "SpillwayEvictionsOff", Action: "Configuring", Message: text, At: kept.Since})
+		a.tell(kept.Since, report.EvictionsOff{At: kept.Since})
 	}
 	data, err := json.Marshal(kept)
 	if err == nil {

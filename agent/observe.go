@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"spillway/agent/judge"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
@@ -48,7 +49,7 @@ func (l *loop) readNode() {
 	l.samples = l.samples[:0]
 	for i := range window {
 		if window[i].At > seen {
-			l.samples = append(l.samples, observe.NodeSample(&window[i]))
+			l.samples = append(l.samples, window[i].Pressure())
 		}
 	}
 }
@@ -71,7 +72,7 @@ func (l *loop) readSlow() {
 	l.slow = l.slow[:0]
 	for i := range got {
 		if got[i].At > l.judge.LastSlow() {
-			l.slow = append(l.slow, observe.SlowSample(&got[i]))
+			l.slow = append(l.slow, got[i].Pressure())
 		}
 	}
 }
@@ -95,8 +96,8 @@ func (l *loop) readPods(now time.Time) {
 		r.Fresh = ok && boot-last.At <= fresh
 		l.points, l.cachePoints = l.points[:0], l.cachePoints[:0]
 		for i := range got {
-			l.points = append(l.points, pressure.Point{At: got[i].At, Value: observe.Less(got[i].WorkingSet, got[i].ActiveFile)})
-			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: observe.Bytes(got[i].ActiveFile)})
+			l.points = append(l.points, pressure.Point{At: got[i].At, Value: got[i].Held()})
+			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: sampler.Bytes(got[i].ActiveFile)})
 		}
 		r.CacheGrowth, _ = judge.Growth(l.cachePoints, l.verdict.Lasted)
 		judge.Measure(&r, l.points, func() []pressure.Point { return l.lastMinute(s) }, usual[s.Target.Key], &l.verdict)
@@ -128,7 +129,7 @@ func (l *loop) lastMinute(s *sampler.Series) []pressure.Point {
 	got, l.scratch = s.Seconds(l.minute[:], l.scratch)
 	l.minutePoints = l.minutePoints[:0]
 	for i := range got {
-		l.minutePoints = append(l.minutePoints, pressure.Point{At: got[i].At, Value: observe.Less(got[i].WorkingSet, got[i].ActiveFile)})
+		l.minutePoints = append(l.minutePoints, pressure.Point{At: got[i].At, Value: got[i].Held()})
 	}
 	return l.minutePoints
 }
@@ -137,14 +138,14 @@ func (l *loop) lastMinute(s *sampler.Series) []pressure.Point {
 // join may be seconds older, and a protection that was set a moment ago counts.
 func (l *loop) candidates(now time.Time) []policy.Candidate {
 	m := l.a.mapper.Map()
-	var owners workloads
-	var known facts
+	var owners cluster.Workloads
+	var known cluster.Facts
 	if l.a.cluster != nil {
-		owners, known = *l.a.cluster.workloads.Load(), *l.a.cluster.facts.Load()
+		owners, known = l.a.cluster.Workloads(), l.a.cluster.Facts()
 	}
 	var view []policy.Pod
 	if l.a.cluster != nil {
-		view = l.a.cluster.client.Pods().Pods
+		view = l.a.kube.Pods().Pods
 	}
 	newest := byUID(view)
 	out := make([]policy.Candidate, 0, len(m.Pods))
@@ -154,7 +155,7 @@ func (l *loop) candidates(now time.Time) []policy.Candidate {
 			continue // a pod that the API server does not list cannot be evicted through it
 		}
 		facts := newestOf(p.API, newest)
-		out = append(out, policy.Candidate{Pod: facts, Workload: owners.of(p.API.Owner.UID, now), Cluster: known.of(p.API.UID, now), Reading: l.readings[p.UID]})
+		out = append(out, policy.Candidate{Pod: facts, Workload: owners.Of(p.API.Owner.UID, now), Cluster: known.Of(p.API.UID, now), Reading: l.readings[p.UID]})
 	}
 	return out
 }
@@ -222,7 +223,7 @@ func (l *loop) rank(now time.Time) {
 func (l *loop) thresholds() []pressure.Threshold {
 	var out []pressure.Threshold
 	if l.a.cluster != nil {
-		out = append(out, l.a.cluster.node.Load().thresholds...)
+		out = append(out, l.a.cluster.Node().Thresholds...)
 	}
 	if capacity := l.capacity(); capacity.Known() {
 		out = append(out, pressure.Guard(capacity))

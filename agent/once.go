@@ -6,10 +6,11 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/judge"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/once"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
-	"spillway/agent/status"
+	"spillway/agent/report"
 )
 
 // endOnce ends the maintenance run, if there is one.
@@ -18,16 +19,16 @@ func (l *loop) endOnce(now time.Time, reason, why string) {
 }
 
 // withWish adds the pod that a maintenance run wants to know about, if any, to those that the cluster is asked about.
-func withWish(want []asked, wish *policy.Pod, usual func(*policy.Pod) uint64) []asked {
+func withWish(want []cluster.Wish, wish *policy.Pod, usual func(*policy.Pod) uint64) []cluster.Wish {
 	if wish == nil {
 		return want
 	}
 	for _, w := range want {
-		if w.pod.UID == wish.UID {
+		if w.Pod.UID == wish.UID {
 			return want
 		}
 	}
-	return append(want, asked{wish, usual(wish)})
+	return append(want, cluster.Wish{Pod: wish, Use: usual(wish)})
 }
 
 // onceLoop is the node for a maintenance run, as the loop knows it at one pass.
@@ -38,7 +39,7 @@ type onceLoop struct {
 
 func (o *onceLoop) Usage(target float64) (float64, policy.Need, string) {
 	l := o.l
-	if age := l.a.samples.Now() - l.verdict.At; age > max(maxLate, l.a.samples.Fresh().Node) {
+	if age := l.a.samples.Now() - l.verdict.At; age > max(judge.MaxLate, l.a.samples.Fresh().Node) {
 		return 0, policy.Need{}, fmt.Sprintf("the newest sample of the node is %.1f s old", age.Seconds())
 	}
 	need, ok := l.judge.UsageNeed(target, l.allocatable())
@@ -68,7 +69,7 @@ func (o *onceLoop) Hold() (name, why string) {
 	if name, why := o.l.holdFor(o.now, o.l.ask(&judge.Pods{}, nil), func() (name, why string) { return o.l.judge.HoldFor(&judge.Pods{}) }); name != "" {
 		return name, why
 	}
-	o.l.a.evicts.CountPods(len(o.l.a.cluster.client.Pods().Pods))
+	o.l.a.evicts.CountPods(len(o.l.a.kube.Pods().Pods))
 	if why := o.l.a.evicts.Forbid(o.now); why != "" {
 		return "brake", why
 	}
@@ -97,7 +98,7 @@ func (o *onceLoop) Start(made *policy.Decision, victim *policy.Candidate, cause 
 	d.Why = cause
 	d.Victim, d.VictimUID, d.Score = victim.Pod.Key(), victim.Pod.UID, &victim.Score
 	l.keep(o.now, d, "")
-	l.recordEvent(o.now, "once", map[string]any{"state": made.State, "reason": made.Reason, "decision": d.ID, "victim": d.Victim, "uid": d.VictimUID})
+	l.tell(o.now, report.OnceChosen{Decision: d})
 	out, ok := l.a.evicts.Start(o.now, evict.Victim{
 		Pod: victim.Pod, DecisionID: d.ID, Release: victim.Reading.Release, Growth: victim.Reading.Growth, Margin: int64(l.verdict.Nearest.Margin),
 	})
@@ -111,13 +112,12 @@ func (o *onceLoop) Start(made *policy.Decision, victim *policy.Candidate, cause 
 
 // Report tells log and recording of the beginning and the end of a run.
 func (o *onceLoop) Report(r once.Record) {
-	l, s := o.l, r.Summary
+	started := report.OnceStarted{TargetPercent: r.TargetPercent, UsedPercent: o.l.verdict.UsedPercent, DryRun: r.DryRun}
+	s := r.Summary
 	if s == nil {
-		l.a.log.Info("maintenance run starts", "target_percent", r.TargetPercent, "dry_run", r.DryRun, "used_percent", l.verdict.UsedPercent)
-		l.recordEvent(o.now, "once", map[string]any{"state": status.OnceStarted, "targetPercent": r.TargetPercent, "dryRun": r.DryRun})
+		o.l.tell(o.now, started)
 		return
 	}
-	l.a.log.Info("maintenance run ends", "reason", s.Reason, "why", r.Why, "target_percent", r.TargetPercent, "dry_run", r.DryRun, "used_percent", l.verdict.UsedPercent,
-		"evictions", s.Accepted, "expected_bytes", s.ExpectedBytes, "measured_bytes", s.MeasuredBytes, "seconds", o.now.Sub(r.Begun).Seconds(), "lines_dropped", r.Dropped)
-	l.recordEvent(o.now, "once", map[string]any{"state": status.OnceEnded, "reason": s.Reason, "why": r.Why, "evictions": s.Accepted, "expectedBytes": s.ExpectedBytes, "measuredBytes": s.MeasuredBytes})
+	o.l.tell(o.now, report.OnceEnded{OnceStarted: started, Reason: s.Reason, Why: r.Why, Evictions: s.Accepted, ExpectedBytes: s.ExpectedBytes,
+		Measured: s.MeasuredBytes, Took: o.now.Sub(r.Begun), LinesDropped: r.Dropped})
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"spillway/agent/oom"
+	"spillway/agent/report"
 	"spillway/agent/status"
 )
 
@@ -15,16 +16,12 @@ func (a *Agent) openOOM() (err error) {
 	return err
 }
 
-// report counts a kill, logs it and hands it to the ledger and the loop. Every kill comes here, once, whichever rung reported it.
+// report tells a kill, and hands it to the ledger and the loop. Every kill comes here, once, whichever rung reported it.
 func (a *Agent) report(k status.OOMKill) {
-	a.metrics.OOMKill(&k)
-	a.log.Warn("oom kill", messageKill, "source", k.Source, "victims", k.Victims, "namespace", k.Namespace, "pod", k.Pod, "pod_uid", k.PodUID, "container", k.Container, "container_id", k.ContainerID,
-		"cgroup", k.Cgroup, "process", k.Process, "pid", k.PID, "uid", k.UID, "anon_bytes", optional(k.AnonBytes), "file_bytes", optional(k.FileBytes), "shmem_bytes", optional(k.ShmemBytes),
-		"page_table_bytes", optional(k.PageTableBytes), "oom_score_adj", optional(k.OOMScoreAdj), "limit_bytes", optional(k.LimitBytes), "limit_of", k.LimitOf,
-		"domain", k.Domain, "domain_cgroup", k.DomainCgroup, "domain_limit_bytes", optional(k.DomainLimitBytes), "domain_known_by", k.DomainKnownBy, "domain_why", k.DomainWhy,
-		"group", k.Group, "trigger_process", k.TriggerProcess, "trigger_pid", k.TriggerPID, "latency_seconds", optional(k.LatencySeconds))
-	a.keepKill(&k)
-	a.killEvent(&k)
+	a.tell(k.At, report.Kill{OOMKill: &k, Before: a.snapshot.Load()})
+	if a.events != nil {
+		a.events.Kill(&k)
+	}
 	select {
 	case a.kills <- k:
 	default: // it is in the log and counted; only status misses it

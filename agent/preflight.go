@@ -6,6 +6,7 @@ import (
 
 	"spillway/agent/config"
 	"spillway/agent/kube"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/preflight"
 	"spillway/agent/pressure"
 	"spillway/agent/self"
@@ -37,8 +38,8 @@ func preflightOptions(o Options, current func() *config.Config) preflight.Option
 			return preflight.Settings{
 				Standalone: cfg.Mode == config.Standalone, Endpoint: cfg.CRI.Endpoint, EvictPercent: cfg.Thresholds.EvictPercent,
 				Thresholds: func(ctx context.Context, client *kube.Client, node kube.Node, v2 bool) ([]pressure.Threshold, string, error) {
-					c := newCluster(client, clusterSettings{kubelet: cfg.Kubelet}, v2, nil, nil)
-					return c.kubelet(ctx, nodeView{node: node, known: true})
+					c := cluster.New(cluster.Options{Client: client, Settings: clusterSettings(cfg), V2: v2, Source: func(string, string, string) {}})
+					return c.Thresholds(ctx, cluster.Node{Node: node, Known: true})
 				},
 			}
 		},

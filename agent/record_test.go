@@ -30,9 +30,8 @@ func TestUnauthorizedIsTold(t *testing.T) {
 	defer server.Close()
 	var log bytes.Buffer
 	l := followLoop(t, `{"version":1}`, server.URL, &log)
-	l.a.cluster.node.Store(&nodeView{})
 	l.a.opts.NodeName = "node-a"
-	defer running(t, l.a.cluster.client.Run)()
+	defer running(t, l.a.kube.Run)()
 	state := func() status.Source {
 		for _, s := range l.a.sources.list() {
 			if s.Name == "eviction-credentials" {

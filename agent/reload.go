@@ -10,8 +10,8 @@ import (
 	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
-	"spillway/agent/metrics"
 	"spillway/agent/pressure"
+	"spillway/agent/report"
 	"spillway/agent/status"
 )
 
@@ -33,7 +33,7 @@ func (a *Agent) watchConfig(ctx context.Context) error {
 		Path: a.opts.ConfigFile, Every: a.lookEvery, Selector: kube.ParseSelector, Changes: a.configs, Refuse: a.refuseConfig,
 		Look: func() {
 			if a.cluster != nil {
-				a.cluster.client.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey))
+				a.kube.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey))
 			}
 		},
 	})
@@ -52,18 +52,12 @@ func evictLimits(c *config.Config) evict.Limits {
 // refuseConfig says that the file cannot be followed.
 func (a *Agent) refuseConfig(err error) {
 	text := oneLine(err.Error())
-	a.log.Error("config refused: the settings in force stay", messageConfig, "error", text)
 	a.sources.set("config", status.Degraded, "the file is refused, the settings in force stay: "+text)
-	a.metrics.Config(metrics.ConfigRefused)
-	a.configEvent(true, "SpillwayConfigRefused", "The settings in force stay: "+text)
+	a.tell(time.Now(), report.ConfigRefused{At: time.Now(), Why: text})
 }
 
 // oneLine joins the lines of an error that has several.
 func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
-
-func (a *Agent) configEvent(warning bool, reason, message string) {
-	a.nodeEvent(kube.Event{Warning: warning, Reason: reason, Action: "Configuring", Message: message, At: time.Now()})
-}
 
 // configure applies what the file says now, but for what only a new agent can follow: that waits for a calm moment.
 func (l *loop) configure(now time.Time, next config.Config) {
@@ -104,17 +98,15 @@ func (l *loop) configure(now time.Time, next config.Config) {
 		}
 		a.reclaims.SetDryRun(live.Mode != config.Enforce)
 		a.brakes.SetOff(a.brakeOff())
-		a.cluster.settings.Store(&clusterSettings{kubelet: live.Kubelet, excluded: live.ExcludedNodes})
+		a.cluster.Configure(clusterSettings(&live))
 		a.renewRecording()
 		a.nameReclaim()
 	}
 	if a.opts.Level != nil {
 		a.opts.Level.Set(slog.Level(live.Log.Level))
 	}
-	a.metrics.Config(metrics.ConfigApplied)
 	changed := slices.Concat(keys, parts)
-	a.log.Warn("config changed", messageConfig, "keys", changed, "mode", string(live.Mode), "later", parts)
-	a.configEvent(false, "SpillwayConfigChanged", "Changed settings: "+strings.Join(changed, ", "))
+	a.tell(now, report.ConfigChanged{At: now, Mode: string(live.Mode), Keys: changed, Later: parts})
 }
 
 // reconfigured returns the change that another agent is to be made for, nil while there is none or something is under way.

@@ -72,7 +72,7 @@ func TestConfigReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !a.cluster.client.Pause().Paused {
+	if !a.kube.Pause().Paused {
 		t.Error("the agent starts without the pause that lies beside its file")
 	}
 	put(pause, "false")
@@ -139,8 +139,8 @@ func TestConfigReload(t *testing.T) {
 		brake := source("brake")
 		return s.Mode == "enforce" && s.Evictions.HourlyCap == 4 && source("reclaim").State == status.Off && !strings.Contains(brake.Detail, "brake is false") && !strings.Contains(brake.Detail, "observe")
 	})
-	if level.Level() != slog.LevelDebug || a.cluster.settings.Load().excluded[0] != "spare" || metric("spillway_config_reloads_total") != 1 {
-		t.Errorf("level %v, excluded %v, %v reloads", level.Level(), a.cluster.settings.Load().excluded, metric("spillway_config_reloads_total"))
+	if level.Level() != slog.LevelDebug || a.cluster.Settings().Excluded[0] != "spare" || metric("spillway_config_reloads_total") != 1 {
+		t.Errorf("level %v, excluded %v, %v reloads", level.Level(), a.cluster.Settings().Excluded, metric("spillway_config_reloads_total"))
 	}
 
 	put(pause, "true")

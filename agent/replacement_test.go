@@ -18,6 +18,7 @@ import (
 	"spillway/agent/config"
 	"spillway/agent/evict"
 	"spillway/agent/kube"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/metrics"
 	"spillway/agent/policy"
 	"spillway/agent/status"
@@ -39,7 +40,7 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), cluster: &cluster{client: client}}
+	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), kube: client, cluster: cluster.New(cluster.Options{Client: client, Source: func(string, string, string) {}})}
 	a.opts.StateDir, a.cfg = dir, config.Default()
 	a.sources.init(a.log)
 	keep(t, a)

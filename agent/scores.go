@@ -11,6 +11,7 @@ import (
 	"spillway/agent/ledger"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
+	"spillway/agent/report"
 	"spillway/agent/score"
 	"spillway/agent/status"
 )
@@ -76,7 +77,7 @@ func (l *loop) wouldEvict(now time.Time, o *evict.Outcome) {
 // knowEvicted notes what the kubelet has evicted so far, where old says so.
 func (l *loop) knowEvicted(old func(e *kube.KubeletEviction) bool) {
 	l.scores.evicted = map[string]bool{}
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	for i := range view.Evicted {
 		if e := &view.Evicted[i]; old(e) {
 			l.scores.evicted[e.UID] = true
@@ -109,7 +110,7 @@ func (l *loop) followScores(now time.Time) {
 // actsOfKubelet tells the score what the kubelet evicted since the last pass.
 func (l *loop) actsOfKubelet(now time.Time) {
 	c := &l.scores
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	if !view.Synced {
 		return
 	}
@@ -145,7 +146,7 @@ func (l *loop) scoreFacts(now time.Time, at time.Duration) score.Facts {
 
 // scorePod is what is seen of a pod.
 func (l *loop) scorePod(uid string) score.Pod {
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	var p *policy.Pod
 	for i := range view.Pods {
 		if view.Pods[i].UID == uid {
@@ -165,9 +166,7 @@ func (l *loop) scorePod(uid string) score.Pod {
 func (l *loop) judged(all []status.WouldEvict) {
 	for i := range all {
 		w := &all[i]
-		l.a.metrics.Judged(w.Verdict)
-		l.a.log.Info("would-be eviction judged", messageEviction, "decision", w.DecisionID, "namespace", w.Namespace, "pod", w.Pod, "uid", w.UID,
-			"verdict", w.Verdict, "why", w.Why, "named_at", w.At, "repeats", w.Repeats, "lowest_margin_bytes", optional(w.LowestMargin))
+		l.tell(time.Now(), report.Judged{WouldEvict: w})
 		l.published = time.Time{}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
+	"spillway/agent/kube/cluster"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -71,8 +72,9 @@ func (n *scoreNode) life(dir string, f func(t *testing.T)) {
 		}
 		t.Cleanup(func() { client.Close() })
 		running(t, client.Run)
-		a.cluster = newCluster(client, clusterSettings{}, true, &a.sources, a.log)
-		a.cluster.node.Store(&nodeView{known: true, thresholds: []pressure.Threshold{{Signal: pressure.MemoryAvailable, Hard: true, Bytes: 100 << 20}}})
+		a.kube = client
+		a.cluster = cluster.New(cluster.Options{Client: client, V2: true, Source: a.sources.set, Logger: a.log,
+			Start: cluster.Node{Known: true, Thresholds: []pressure.Threshold{{Signal: pressure.MemoryAvailable, Hard: true, Bytes: 100 << 20}}}})
 		if a.tree, err = cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -83,11 +85,11 @@ func (n *scoreNode) life(dir string, f func(t *testing.T)) {
 		if a.mapper, err = podmap.New(podmap.Options{Tree: a.tree, Clock: a.samples.Now, Containers: func() []cri.Container { return nil }, Pods: a.pods}); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.openIncidents(); err != nil {
+		if err := a.openEvents(); err != nil {
 			t.Fatal(err)
 		}
 		written := make(chan error, 1)
-		go func() { written <- a.incidents.run() }()
+		go func() { written <- a.events.Run() }()
 		a.openHabits()
 		running(t, a.habits.run)
 		if a.evicts, err = evict.New(evict.Options{Limits: evict.Limits{DryRun: true, Cooldown: time.Nanosecond}, Call: func(context.Context, evict.Request) policy.Answer {
@@ -150,7 +152,7 @@ func (n *scoreNode) evicted(pod string) {
 		}
 	}
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		for _, e := range n.l.a.cluster.client.Pods().Evicted {
+		for _, e := range n.l.a.kube.Pods().Evicted {
 			if e.Name == pod {
 				return
 			}
@@ -225,7 +227,7 @@ func TestObserveKeepsScore(t *testing.T) {
 			t.Errorf("%+v", w)
 		}
 		n.l.a.snapshot.Store(&status.Status{Observe: o})
-		list, err := n.l.a.events(t.Context(), status.EventQuery{})
+		list, err := n.l.a.events.List(t.Context(), status.EventQuery{})
 		if err != nil || list.Observe == nil || list.Observe.Text() != want {
 			t.Errorf("events: %+v, %v", list, err)
 		}
@@ -309,7 +311,7 @@ func TestObserveScoreOfADeletedPod(t *testing.T) {
 		n.decide("leak", "evict")
 		n.pass(time.Second)
 		n.api.tell("DELETED", n.api.pods[0].object())
-		for limit := time.Now().Add(20 * time.Second); len(n.l.a.cluster.client.Pods().Pods) != 1; time.Sleep(5 * time.Millisecond) {
+		for limit := time.Now().Add(20 * time.Second); len(n.l.a.kube.Pods().Pods) != 1; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(limit) {
 				t.Fatal("the deletion is not seen")
 			}

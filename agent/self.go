@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"spillway/agent/journal"
 	"spillway/agent/self"
 )
 
@@ -23,6 +24,6 @@ func (l *loop) watchSelf(now time.Time) {
 	}
 	l.published = time.Time{}
 	if look.Say {
-		l.a.log.Warn("the agent itself was late", messageLate, "late_seconds", look.Late.Seconds(), "why", look.Why, "times", look.Times)
+		l.a.log.Warn("the agent itself was late", journal.MessageLate, "late_seconds", look.Late.Seconds(), "why", look.Why, "times", look.Times)
 	}
 }

@@ -30,8 +30,8 @@ func (l *loop) publish(now time.Time) {
 	if a.waker != nil {
 		s.Loop.WakesPassed = a.waker.Passed()
 	}
-	if a.incidents != nil {
-		s.Incidents = a.incidents.newest()
+	if a.events != nil {
+		s.Incidents = a.events.Newest()
 	}
 	for _, d := range slices.Backward(l.decisions) {
 		s.Decisions = append(s.Decisions, *d)
@@ -87,8 +87,8 @@ func (a *Agent) observeSources() {
 func (l *loop) pressureStatus() status.Pressure {
 	n := publish.Node{Verdict: &l.verdict, Last: l.judge.Last(), Risk: l.history.Node(), Explained: l.limits.Explained()}
 	if l.a.cluster != nil {
-		if node := l.a.cluster.node.Load(); node.known {
-			alloc := int64(min(node.node.Allocatable, 1<<62))
+		if node := l.a.cluster.Node(); node.Known {
+			alloc := int64(min(node.Node.Allocatable, 1<<62))
 			n.Allocatable = &alloc
 		}
 	}
@@ -108,7 +108,7 @@ func number(a cgroup.Amount) *uint64 { return status.Figure(a.Bytes()) }
 func (l *loop) evictionStatus(now time.Time) status.Evictions {
 	m := l.a.evicts
 	out := status.Evictions{Forbidden: m.ForbidJoining(now)}
-	if pause := l.a.cluster.client.Pause(); pause.Paused || !pause.Known {
+	if pause := l.a.kube.Pause(); pause.Paused || !pause.Known {
 		out.Paused, out.Forbidden = pause.Paused, pause.Detail
 	}
 	out.LastHour, out.HourlyCap = m.LastHour(now)

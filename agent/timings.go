@@ -7,7 +7,6 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/ledger"
-	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/publish"
@@ -82,7 +81,7 @@ func (l *loop) watchShows(now time.Time) {
 	if l.a.evicts == nil {
 		return
 	}
-	view := l.a.cluster.client.Pods()
+	view := l.a.kube.Pods()
 	l.a.evicts.Shows(now, view.Err != "" || !view.Synced, func(uid string) bool {
 		for i := range view.Pods {
 			if view.Pods[i].UID == uid {
@@ -170,7 +169,7 @@ func (l *loop) followRelease(now time.Time, p *policy.Pod, m *podmap.Pod, empty,
 func heldPoints(samples []sampler.GroupSample) []timing.Point {
 	out := make([]timing.Point, 0, len(samples))
 	for i := range samples {
-		if v := observe.Less(samples[i].WorkingSet, samples[i].ActiveFile); v.Known() {
+		if v := samples[i].Held(); v.Known() {
 			out = append(out, timing.Point{At: samples[i].At, Held: uint64(min(max(v, 0), math.MaxInt64))})
 		}
 	}

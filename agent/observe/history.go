@@ -89,7 +89,7 @@ func (h *Histories) median(history []sampler.HistoryPoint) uint64 {
 func (h *Histories) risk(history []sampler.HistoryPoint, capacity pressure.Bytes) pressure.Risk {
 	h.points = h.points[:0]
 	for _, p := range history {
-		h.points = append(h.points, pressure.Point{At: p.At, Value: Bytes(p.HeldFloor)})
+		h.points = append(h.points, pressure.Point{At: p.At, Value: sampler.Bytes(p.HeldFloor)})
 	}
 	return pressure.RiskOf(h.points, capacity)
 }

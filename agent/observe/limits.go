@@ -74,9 +74,9 @@ func (x *Limits) Look(last *pressure.Sample, stall pressure.Share) {
 		}
 		for _, c := range s.Containers() {
 			reading, ok := c.Newest()
-			workingSet := Bytes(reading.WorkingSet)
+			workingSet := sampler.Bytes(reading.WorkingSet)
 			owner, known := owners.Lookup(c.Leaf.ID)
-			limit := Bytes(owner.ContainerLimit)
+			limit := sampler.Bytes(owner.ContainerLimit)
 			if !ok || !known || !workingSet.Known() || !limit.Known() || float64(workingSet) < 0.95*float64(limit) || samples.Now()-reading.At > fresh {
 				continue
 			}
@@ -87,7 +87,7 @@ func (x *Limits) Look(last *pressure.Sample, stall pressure.Share) {
 			x.marks[c.Leaf.ID] = now
 			use := pressure.LimitUse{Hits: pressure.Missing, WorkingSet: workingSet, Limit: limit}
 			if old, ok := before[c.Leaf.ID]; ok {
-				if a, b := count(old.hits), count(now.hits); a.Known() && b.Known() && b >= a {
+				if a, b := sampler.Count(old.hits), sampler.Count(now.hits); a.Known() && b.Known() && b >= a {
 					use.Hits = b - a
 				}
 				use.Stall, use.StallKnown = old.stalled(now)

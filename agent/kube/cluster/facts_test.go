@@ -1,11 +1,10 @@
-package agent
+package cluster
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,7 +32,7 @@ func answered(c *policy.Cluster, at ...time.Time) fact {
 
 func TestFactsGrowOld(t *testing.T) {
 	now, says := time.Unix(1e9, 0), &policy.Cluster{}
-	f := facts{"a": answered(says, now, now, now)}
+	f := Facts{"a": answered(says, now, now, now)}
 	for _, tc := range []struct {
 		name, uid string
 		after     time.Duration
@@ -41,13 +40,13 @@ func TestFactsGrowOld(t *testing.T) {
 	}{
 		{"fresh", "a", factsFresh, says}, {"old", "a", factsFresh + 1, nil}, {"another pod", "b", 0, nil}, {"the clock was set back", "a", -time.Hour, says},
 	} {
-		if got := f.of(tc.uid, now.Add(tc.after)); got != tc.want {
+		if got := f.Of(tc.uid, now.Add(tc.after)); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
-	w := workloads{"job": {now, policy.Workload{Retries: 2}}}
+	w := Workloads{"job": {now, policy.Workload{Retries: 2}}}
 	for after, known := range map[time.Duration]bool{factsFresh: true, factsFresh + 1: false} {
-		if got := w.of("job", now.Add(after)); (got.Retries == 2) != known {
+		if got := w.Of("job", now.Add(after)); (got.Retries == 2) != known {
 			t.Errorf("after %v the owner has %+v", after, got)
 		}
 	}
@@ -72,9 +71,9 @@ func TestWanted(t *testing.T) {
 	add("starts", "", policy.ProtectStarting, "ReplicaSet")
 	add("began", "", policy.ProtectBrief, "ReplicaSet")
 	names := func() (out []string) {
-		for _, w := range wanted(ranking, func(*policy.Pod) uint64 { return 7 }) {
-			if out = append(out, w.pod.Name); w.use != 7 {
-				t.Errorf("%s: use %d", w.pod.Name, w.use)
+		for _, w := range Wanted(ranking, func(*policy.Pod) uint64 { return 7 }) {
+			if out = append(out, w.Pod.Name); w.Use != 7 {
+				t.Errorf("%s: use %d", w.Pod.Name, w.Use)
 			}
 		}
 		return out
@@ -184,11 +183,9 @@ func TestTheClusterIsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var logged bytes.Buffer
-	var src sources
-	src.init(slog.New(slog.NewTextHandler(&logged, nil)))
-	c := newCluster(client, clusterSettings{}, true, &src, slog.New(slog.NewTextHandler(&logged, nil)))
-	c.settings.Store(&clusterSettings{excluded: []string{"spare"}})
+	var src states
+	c := New(Options{Client: client, V2: true, Source: src.set})
+	c.Configure(Settings{Excluded: []string{"spare"}})
 	t.Cleanup(func() { client.Close() })
 	running(t, client.Run)
 	for deadline := time.After(20 * time.Second); !client.Pods().Synced; {
@@ -200,7 +197,7 @@ func TestTheClusterIsAsked(t *testing.T) {
 	}
 	pod := &client.Pods().Pods[0]
 
-	want := []asked{{pod, 512 << 20}}
+	want := []Wish{{pod, 512 << 20}}
 	if !c.misses(want) {
 		t.Error("a new pod is not asked for at once")
 	}
@@ -208,7 +205,7 @@ func TestTheClusterIsAsked(t *testing.T) {
 	if c.misses(want) {
 		t.Error("it is asked for again at once")
 	}
-	got := c.facts.Load().of("u", time.Now())
+	got := c.facts.Load().Of("u", time.Now())
 	if got == nil {
 		t.Fatal("nothing is published")
 	}
@@ -218,41 +215,31 @@ func TestTheClusterIsAsked(t *testing.T) {
 			t.Errorf("lines\n%s\nwant %q among them", lines, line)
 		}
 	}
-	state := func(name string) string {
-		for _, s := range src.list() {
-			if s.Name == name {
-				return s.State
-			}
-		}
-		return "none"
-	}
 	for _, name := range []string{"owners", "budgets", "scalers", "room"} {
-		if state(name) != status.OK {
-			t.Errorf("source %s is %s", name, state(name))
+		if state, detail := src.of(name); state != status.OK {
+			t.Errorf("source %s is %s: %s", name, state, detail)
 		}
 	}
 
-	// Another namespace where nothing may be read: unknown, and said once. What was known of the other pod is kept.
+	// Another namespace where nothing may be read: unknown, and said. What was known of the other pod is kept.
 	for _, path := range []string{"/apis/policy/v1/namespaces/bank/poddisruptionbudgets", "/apis/autoscaling/v2/namespaces/bank/horizontalpodautoscalers", "/apis/apps/v1/namespaces/bank/replicasets/web"} {
 		api.set(path, "403")
 	}
 	other := *pod
 	other.Namespace, other.UID = "bank", "v"
-	before := logged.Len()
 	for range 5 {
-		c.urgent(t.Context(), []asked{{&other, 0}})
+		c.urgent(t.Context(), []Wish{{&other, 0}})
 	}
-	denied := c.facts.Load().of("v", time.Now())
+	denied := c.facts.Load().Of("v", time.Now())
 	if denied == nil || denied.Budget.Known || denied.Scaler.Known || denied.Room.Known || denied.Budget.Why == "" || denied.Scaler.Why == "" {
 		t.Errorf("%+v, want everything unknown, and why", denied)
 	}
-	if c.facts.Load().of("u", time.Now()) == nil {
+	if c.facts.Load().Of("u", time.Now()) == nil {
 		t.Error("the first pod is forgotten")
 	}
-	said := logged.String()[before:]
 	for _, name := range []string{"owners", "budgets", "scalers"} {
-		if n := strings.Count(said, "source="+name); state(name) != status.Degraded || n != 1 {
-			t.Errorf("source %s is %s and was named %d times:\n%s", name, state(name), n, said)
+		if state, detail := src.of(name); state != status.Degraded || detail == "" {
+			t.Errorf("source %s is %s: %q", name, state, detail)
 		}
 	}
 	api.mu.Lock()
@@ -272,8 +259,8 @@ func TestTheClusterIsAsked(t *testing.T) {
 func TestPartsOfAFactGrowOldApart(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	says := &policy.Cluster{Budget: policy.Headroom{Known: true, Count: 1}, Scaler: policy.Scaler{Known: true, Name: "web"}, Room: policy.Room{Known: true, Fits: 2}}
-	f := facts{"a": answered(says, now.Add(-factsFresh), now.Add(-2*factsFresh), now)}
-	got := f.of("a", now)
+	f := Facts{"a": answered(says, now.Add(-factsFresh), now.Add(-2*factsFresh), now)}
+	got := f.Of("a", now)
 	if got == nil || !got.Budget.Known || got.Scaler.Known || got.Scaler.Name != "" || got.Scaler.Why == "" || got.Room.Fits != 2 {
 		t.Errorf("%+v, want budget and room, and why the autoscaler is not known", got)
 	}
@@ -284,9 +271,9 @@ func TestPartsOfAFactGrowOldApart(t *testing.T) {
 
 // Pods of a namespace share a list: it is fetched once, and the first candidate's first.
 func TestFactTasks(t *testing.T) {
-	var want []asked
+	var want []Wish
 	for _, namespace := range []string{"shop", "bank", "shop"} {
-		want = append(want, asked{pod: &policy.Pod{Namespace: namespace}})
+		want = append(want, Wish{Pod: &policy.Pod{Namespace: namespace}})
 	}
 	var got []string
 	for _, f := range factTasks(want) {
@@ -363,14 +350,12 @@ func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	// start makes a cluster whose client keeps no answers of before.
-	start := func() (*cluster, []asked) {
+	start := func() (*Reader, []Wish) {
 		client, err := kube.New(kube.Options{Kubeconfig: config, NodeName: "n1"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var src sources
-		src.init(slog.New(slog.DiscardHandler))
-		c := newCluster(client, clusterSettings{}, true, &src, slog.New(slog.DiscardHandler))
+		c := New(Options{Client: client, V2: true, Source: new(states).set})
 		t.Cleanup(func() { client.Close() })
 		running(t, client.Run)
 		for deadline := time.After(20 * time.Second); !client.Pods().Synced; {
@@ -380,21 +365,21 @@ func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
 				t.Fatalf("no pods: %+v", client.Pods())
 			}
 		}
-		var want []asked
+		var want []Wish
 		for _, namespace := range namespaces { // in this order
 			for i := range client.Pods().Pods {
 				if p := &client.Pods().Pods[i]; p.Namespace == namespace {
-					want = append(want, asked{p, 1 << 20})
+					want = append(want, Wish{p, 1 << 20})
 				}
 			}
 		}
 		return c, want
 	}
 	c, want := start()
-	c.learn(t.Context(), slices.DeleteFunc(slices.Clone(want), func(w asked) bool { return w.pod.Namespace == "new" }))
+	c.learn(t.Context(), slices.DeleteFunc(slices.Clone(want), func(w Wish) bool { return w.Pod.Namespace == "new" }))
 	before := *c.facts.Load()
 	for _, namespace := range namespaces {
-		if got := before.of(namespace, time.Now()); namespace != "new" && (got == nil || !got.Budget.Known || got.Budget.Allowed != 1 || !got.Scaler.Known || !got.Room.Known) {
+		if got := before.Of(namespace, time.Now()); namespace != "new" && (got == nil || !got.Budget.Known || got.Budget.Allowed != 1 || !got.Scaler.Known || !got.Room.Known) {
 			t.Fatalf("%s: %+v, want everything known", namespace, got)
 		}
 	}
@@ -418,7 +403,7 @@ func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
 	}
 	after := *next.facts.Load()
 	for namespace, allowed := range map[string]int32{"hang": 1, "broken": 1, "busy": 1, "well": 7, "slow": 7} {
-		got := after.of(namespace, time.Now())
+		got := after.Of(namespace, time.Now())
 		if got == nil || !got.Budget.Known || got.Budget.Allowed != allowed || !got.Scaler.Known || !got.Room.Known {
 			t.Errorf("%s: %+v, want a budget that allows %d, and the rest known", namespace, got, allowed)
 		}
@@ -427,19 +412,19 @@ func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
 			t.Errorf("%s: answers of %v, before %v", namespace, after[namespace].at, before[namespace].at)
 		}
 	}
-	if got := after.of("new", time.Now()); got == nil || got.Budget.Known || got.Budget.Why == "" || !got.Scaler.Known || !got.Room.Known {
+	if got := after.Of("new", time.Now()); got == nil || got.Budget.Known || got.Budget.Why == "" || !got.Scaler.Known || !got.Room.Known {
 		t.Errorf("new: %+v, want a budget that is not known, and why", got)
 	}
 	if most := api.most.Load(); most < 2 || most > learnAtOnce {
 		t.Errorf("%d questions at a time, want 2 to %d", most, learnAtOnce)
 	}
 	stacks := make([]byte, 1<<20)
-	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("(*cluster).learn")) {
+	if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("(*Reader).learn")) {
 		t.Errorf("a goroutine is left:\n%s", stacks)
 	}
 
 	// What is kept grows old: it is not kept by being asked for again.
-	aged := facts{}
+	aged := Facts{}
 	for uid, f := range before {
 		f.at[budgetPart] = f.at[budgetPart].Add(-factsFresh)
 		aged[uid] = f
@@ -449,7 +434,7 @@ func TestAnAPIServerAnswersSomeQuestions(t *testing.T) {
 	defer cancel()
 	next.learn(ctx, want)
 	after = *next.facts.Load()
-	if got := after.of("hang", time.Now()); got == nil || got.Budget.Known || !got.Scaler.Known {
+	if got := after.Of("hang", time.Now()); got == nil || got.Budget.Known || !got.Scaler.Known {
 		t.Errorf("%+v, want the old budget forgotten", got)
 	}
 }

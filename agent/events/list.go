@@ -1,4 +1,4 @@
-package agent
+package events
 
 import (
 	"cmp"
@@ -34,15 +34,14 @@ func parseCursor(s string) (c cursor, ok bool) {
 	return c, err1 == nil && err2 == nil
 }
 
-// events lists what happened, and waits for news as long as the query says. Any goroutine may.
-func (a *Agent) events(ctx context.Context, q status.EventQuery) (status.EventList, error) {
+// List lists what happened, and waits for news as long as the query says. Any goroutine may.
+func (w *Store) List(ctx context.Context, q status.EventQuery) (status.EventList, error) {
 	out := status.EventList{Version: status.EventsVersion, Events: []status.Event{}}
-	w := a.incidents
 	if q.Limit <= 0 {
 		q.Limit = status.DefaultEvents
 	}
-	if s := a.snapshot.Load(); s != nil {
-		out.Observe = s.Observe
+	if w.Observe != nil {
+		out.Observe = w.Observe()
 	}
 	var from *cursor
 	if q.Since != "" {
@@ -83,7 +82,7 @@ func (a *Agent) events(ctx context.Context, q status.EventQuery) (status.EventLi
 }
 
 // since turns what a query says into the place where it goes on.
-func (w *incidents) since(text string) (cursor, error) {
+func (w *Store) since(text string) (cursor, error) {
 	if c, ok := parseCursor(text); ok {
 		return w.there(c)
 	}
@@ -92,7 +91,7 @@ func (w *incidents) since(text string) (cursor, error) {
 		const want = "want an event's ID such as inc-12, or what an earlier answer had as next"
 		return cursor{}, fmt.Errorf("%w: since %q, %s", status.ErrQuery, text, want)
 	}
-	own, other := w.log, w.a.keptKills
+	own, other := w.incidents, w.kills
 	if kind == status.EventKill {
 		own, other = other, own
 	}
@@ -123,8 +122,8 @@ func (w *incidents) since(text string) (cursor, error) {
 
 // there returns the place as it is in this ledger. One that is ahead of all its records is from another ledger, which somebody
 // took away, or they are all too old and gone: either way nothing that is there was seen.
-func (w *incidents) there(c cursor) (cursor, error) {
-	for log, id := range map[*ledger.Log]*uint64{w.log: &c.incidents, w.a.keptKills: &c.kills} {
+func (w *Store) there(c cursor) (cursor, error) {
+	for log, id := range map[*ledger.Log]*uint64{w.incidents: &c.incidents, w.kills: &c.kills} {
 		newest, err := log.Newest(1)
 		if err != nil {
 			return cursor{}, err
@@ -137,27 +136,27 @@ func (w *incidents) there(c cursor) (cursor, error) {
 }
 
 // list is read for those who do not go on from there.
-func (w *incidents) list(q status.EventQuery, from *cursor) ([]status.Event, error) {
+func (w *Store) list(q status.EventQuery, from *cursor) ([]status.Event, error) {
 	var reached cursor
 	return w.read(q.Limit, from, &reached)
 }
 
 // read returns events, oldest first: the newest, or with from the first ones after it. reached is set to where the next one
 // goes on. A record that cannot be read is passed over, and named in the log.
-func (w *incidents) read(limit int, from, reached *cursor) ([]status.Event, error) {
+func (w *Store) read(limit int, from, reached *cursor) ([]status.Event, error) {
 	var kept, kills []ledger.Record
 	var err error
 	if from == nil {
 		*reached = cursor{}
-		if kept, err = w.log.Newest(3 * limit); err == nil { // an incident has two records
+		if kept, err = w.incidents.Newest(3 * limit); err == nil { // an incident has two records
 			slices.Reverse(kept)
-			kills, err = w.a.keptKills.Newest(limit)
+			kills, err = w.kills.Newest(limit)
 			slices.Reverse(kills)
 		}
 	} else {
 		*reached = *from
-		if kept, err = w.log.After(from.incidents, limit); err == nil {
-			kills, err = w.a.keptKills.After(from.kills, limit)
+		if kept, err = w.incidents.After(from.incidents, limit); err == nil {
+			kills, err = w.kills.After(from.kills, limit)
 		}
 	}
 	if err != nil {
@@ -209,11 +208,11 @@ func (w *incidents) read(limit int, from, reached *cursor) ([]status.Event, erro
 }
 
 // line is a record's line; false: it makes none of its own.
-func (w *incidents) line(r ledger.Record) (status.Event, bool) {
+func (w *Store) line(r ledger.Record) (status.Event, bool) {
 	x, err := incident.Decode(r.Data)
 	switch {
 	case err != nil:
-		w.a.log.Warn("a record of an incident cannot be read", "id", r.ID, "error", err)
+		w.Logger.Warn("a record of an incident cannot be read", "id", r.ID, "error", err)
 		return status.Event{}, false
 	case x.Eviction != nil:
 		e := *x.Eviction
@@ -225,10 +224,10 @@ func (w *incidents) line(r ledger.Record) (status.Event, bool) {
 	return eventOf(r.ID, x.Incident), true
 }
 
-func (w *incidents) killLine(r ledger.Record) (status.Event, bool) {
+func (w *Store) killLine(r ledger.Record) (status.Event, bool) {
 	var k status.OOMKill
 	if err := json.Unmarshal(r.Data, &k); err != nil {
-		w.a.log.Warn("an OOM kill cannot be read", "id", r.ID, "error", err)
+		w.Logger.Warn("an OOM kill cannot be read", "id", r.ID, "error", err)
 		return status.Event{}, false
 	}
 	return killEvent(r.ID, &k), true
@@ -250,15 +249,15 @@ func parseEventID(text string) (kind string, id uint64, ok bool) {
 	return "", 0, false
 }
 
-// event returns all that is known of one event. Any goroutine may.
-func (a *Agent) event(_ context.Context, text string) (status.EventDetail, error) {
-	w, out := a.incidents, status.EventDetail{Version: status.EventsVersion}
+// Get returns all that is known of one event. Any goroutine may.
+func (w *Store) Get(_ context.Context, text string) (status.EventDetail, error) {
+	out := status.EventDetail{Version: status.EventsVersion}
 	kind, id, ok := parseEventID(text)
 	if !ok {
 		return out, fmt.Errorf("%w: ID %q, want such as inc-12, oom-12 or evi-12", status.ErrQuery, text)
 	}
 	if kind == status.EventKill {
-		r, found, err := a.keptKills.Get(id)
+		r, found, err := w.kills.Get(id)
 		if err != nil {
 			return out, err
 		}
@@ -272,7 +271,7 @@ func (a *Agent) event(_ context.Context, text string) (status.EventDetail, error
 		out.Event = killEvent(id, out.Kill)
 		return w.within(out)
 	}
-	r, found, err := w.log.Get(id)
+	r, found, err := w.incidents.Get(id)
 	if err != nil {
 		return out, err
 	}
@@ -304,8 +303,8 @@ func (a *Agent) event(_ context.Context, text string) (status.EventDetail, error
 const mostLater = 512
 
 // whole joins the second part to the first.
-func (w *incidents) whole(id uint64, first *incident.Incident) (*incident.Incident, error) {
-	later, err := w.log.After(id, mostLater)
+func (w *Store) whole(id uint64, first *incident.Incident) (*incident.Incident, error) {
+	later, err := w.incidents.After(id, mostLater)
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +318,7 @@ func (w *incidents) whole(id uint64, first *incident.Incident) (*incident.Incide
 	out.ID = eventID(status.EventIncident, id)
 	switch {
 	case out.State != incident.Open:
-	case !strings.HasPrefix(first.Key, w.a.keyPrefix()):
+	case !strings.HasPrefix(first.Key, w.Prefix):
 		out.State, out.Note = incident.Broken, "the agent ended before the rest was written"
 	case time.Since(first.Began) > 2*incident.Longest:
 		out.State, out.Note = incident.Broken, "the rest was not kept: too much at a time, or the disk did not keep up"
@@ -328,12 +327,12 @@ func (w *incidents) whole(id uint64, first *incident.Incident) (*incident.Incide
 }
 
 // within finds the incident that a kill or an eviction is part of.
-func (w *incidents) within(out status.EventDetail) (status.EventDetail, error) {
+func (w *Store) within(out status.EventDetail) (status.EventDetail, error) {
 	s := incident.Subject{UID: out.Event.UID}
 	if out.Kill != nil && s.UID == "" {
 		s.Cgroup = out.Kill.Cgroup
 	}
-	records, err := w.log.Newest(incidentsBounds.Records)
+	records, err := w.incidents.Newest(incidentBounds.Records)
 	if err != nil {
 		return out, err
 	}
@@ -359,9 +358,9 @@ func (w *incidents) within(out status.EventDetail) (status.EventDetail, error) {
 }
 
 // missing says which IDs there are.
-func (w *incidents) missing(id string) error {
+func (w *Store) missing(id string) error {
 	ids := map[string][]uint64{}
-	records, err := w.log.Newest(incidentsBounds.Records)
+	records, err := w.incidents.Newest(incidentBounds.Records)
 	if err != nil {
 		return err
 	}
@@ -372,7 +371,7 @@ func (w *incidents) missing(id string) error {
 			ids[status.EventIncident] = append(ids[status.EventIncident], r.ID)
 		}
 	}
-	kills, err := w.a.keptKills.Newest(killsBounds.Records)
+	kills, err := w.kills.Newest(killBounds.Records)
 	if err != nil {
 		return err
 	}
@@ -392,6 +391,3 @@ func (w *incidents) missing(id string) error {
 	}
 	return fmt.Errorf("%w %s: there are %s", status.ErrNoEvent, id, strings.Join(there, ", "))
 }
-
-// keyPrefix is what the keys of this agent's incidents begin with.
-func (a *Agent) keyPrefix() string { return a.begin.UTC().Format("20060102-150405.000") + "-" }

@@ -1,4 +1,4 @@
-package agent
+package cluster
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 )
 
 const (
+	askFirst = 5  // so many first candidates are asked for
+	askMost  = 15 // so many with those that are known to be blocked
 	// learnTimeout bounds all questions of one look: the goroutine has other things to follow.
 	learnTimeout = 5 * time.Second
 	// learnAtOnce is how many of them are on their way at a time: an API server in trouble gets no more.
@@ -19,24 +21,47 @@ const (
 	factsFresh = 30 * time.Second
 )
 
-// workloads is what the cluster said about the owners of pods, by UID.
-type workloads map[string]workload
+// Wanted are the first candidates, and the pods that are blocked or held by what the cluster says, or until it says something:
+// that may change, and they leave their places to the next. Pods that are spared for a moment only are the candidates of the next.
+func Wanted(ranking []policy.Candidate, usual func(*policy.Pod) uint64) []Wish {
+	var want []Wish
+	open := 0
+	for i := range ranking {
+		c := &ranking[i]
+		if c.Pod.Owner.Kind == "" || c.Pod.Owner.UID == "" || c.Protection.Name != "" && !c.Protection.OfCluster() && !c.Protection.Passing() {
+			continue
+		}
+		if c.Refused == "" && c.Protection.Name == "" {
+			if open == askFirst {
+				continue
+			}
+			open++
+		}
+		if want = append(want, Wish{c.Pod, usual(c.Pod)}); len(want) == askMost {
+			break
+		}
+	}
+	return want
+}
+
+// Workloads is what the cluster said about the owners of pods, by UID.
+type Workloads map[string]workload
 
 type workload struct {
 	at time.Time
 	policy.Workload
 }
 
-// of returns what is known of an owner and young enough: the number of replicas, or of retries that are left, changes.
-func (w workloads) of(uid string, now time.Time) policy.Workload {
+// Of returns what is known of an owner and young enough: the number of replicas, or of retries that are left, changes.
+func (w Workloads) Of(uid string, now time.Time) policy.Workload {
 	if got := w[uid]; now.Sub(got.at) <= factsFresh {
 		return got.Workload
 	}
 	return policy.Workload{}
 }
 
-// facts is what the cluster said about evicting pods, by UID.
-type facts map[string]fact
+// Facts is what the cluster said about evicting pods, by UID.
+type Facts map[string]fact
 
 // fact is what the cluster said about evicting one pod. Its parts are asked for apart, and grow old apart.
 type fact struct {
@@ -54,38 +79,38 @@ const (
 
 // factPart is one of the questions about a pod.
 type factPart struct {
-	name  string               // of the source
-	group func(w asked) string // pods of one group share an answer, which the client keeps
+	name  string              // of the source
+	group func(w Wish) string // pods of one group share an answer, which the client keeps
 	known func(f *policy.Cluster) bool
 	take  func(to, from *policy.Cluster)
-	ask   func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) error
+	ask   func(ctx context.Context, c *Reader, w Wish, into *policy.Cluster) error
 }
 
 var factParts = [allParts]factPart{
 	budgetPart: {
-		name: "budgets", group: func(w asked) string { return w.pod.Namespace },
+		name: "budgets", group: func(w Wish) string { return w.Pod.Namespace },
 		known: func(f *policy.Cluster) bool { return f.Budget.Known },
 		take:  func(to, from *policy.Cluster) { to.Budget = from.Budget },
-		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
-			into.Budget, err = c.client.Budget(ctx, w.pod)
+		ask: func(ctx context.Context, c *Reader, w Wish, into *policy.Cluster) (err error) {
+			into.Budget, err = c.client.Budget(ctx, w.Pod)
 			return err
 		},
 	},
 	scalerPart: {
-		name: "scalers", group: func(w asked) string { return w.pod.Namespace },
+		name: "scalers", group: func(w Wish) string { return w.Pod.Namespace },
 		known: func(f *policy.Cluster) bool { return f.Scaler.Known },
 		take:  func(to, from *policy.Cluster) { to.Scaler = from.Scaler },
-		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
-			into.Scaler, err = c.client.Scaler(ctx, w.pod)
+		ask: func(ctx context.Context, c *Reader, w Wish, into *policy.Cluster) (err error) {
+			into.Scaler, err = c.client.Scaler(ctx, w.Pod)
 			return err
 		},
 	},
 	roomPart: {
-		name: "room", group: func(asked) string { return "" },
+		name: "room", group: func(Wish) string { return "" },
 		known: func(f *policy.Cluster) bool { return f.Room.Known },
 		take:  func(to, from *policy.Cluster) { to.Room = from.Room },
-		ask: func(ctx context.Context, c *cluster, w asked, into *policy.Cluster) (err error) {
-			into.Room, err = c.client.Room(ctx, w.pod, w.use, c.settings.Load().excluded)
+		ask: func(ctx context.Context, c *Reader, w Wish, into *policy.Cluster) (err error) {
+			into.Room, err = c.client.Room(ctx, w.Pod, w.Use, c.settings.Load().Excluded)
 			return err
 		},
 	},
@@ -96,8 +121,8 @@ func unknownFact(why string) policy.Cluster {
 	return policy.Cluster{Budget: policy.Headroom{Why: why}, Scaler: policy.Scaler{Why: why}, Room: policy.Room{Why: why}}
 }
 
-// of returns what is known of a pod and young enough, nil when nothing is.
-func (f facts) of(uid string, now time.Time) *policy.Cluster {
+// Of returns what is known of a pod and young enough, nil when nothing is.
+func (f Facts) Of(uid string, now time.Time) *policy.Cluster {
 	got, ok := f[uid]
 	old := 0
 	for _, at := range got.at {
@@ -123,10 +148,10 @@ func (f facts) of(uid string, now time.Time) *policy.Cluster {
 // learn asks for budgets, autoscalers and room of the pods, a few at a time, and publishes the answers. A question without an
 // answer leaves the answer before, while that is young: an API server in trouble makes nothing unknown at once. Other pods'
 // are kept likewise: a pod that was found blocked leaves the first places to others, and must not be forgotten at once.
-func (c *cluster) learn(ctx context.Context, want []asked) {
+func (c *Reader) learn(ctx context.Context, want []Wish) {
 	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
 	defer cancel()
-	old, next := *c.facts.Load(), make(facts, len(want))
+	old, next := *c.facts.Load(), make(Facts, len(want))
 	found := make([]fact, len(want))
 	for i := range found {
 		found[i].cluster = &policy.Cluster{}
@@ -151,11 +176,11 @@ func (c *cluster) learn(ctx context.Context, want []asked) {
 	}
 	asking.Wait()
 	for i, w := range want {
-		next[w.pod.UID] = found[i]
+		next[w.Pod.UID] = found[i]
 	}
 	now := time.Now()
 	for uid, f := range old {
-		if _, ok := next[uid]; !ok && old.of(uid, now) != nil {
+		if _, ok := next[uid]; !ok && old.Of(uid, now) != nil {
 			next[uid] = f
 		}
 	}
@@ -172,7 +197,7 @@ type factTask struct {
 }
 
 // factTasks orders the questions by the first pod that each is about.
-func factTasks(want []asked) []factTask {
+func factTasks(want []Wish) []factTask {
 	type key struct {
 		part  int
 		group string
@@ -194,7 +219,7 @@ func factTasks(want []asked) []factTask {
 }
 
 // learnPart asks one question about a pod. Where it has no answer, the one before is kept while it is known and young.
-func (c *cluster) learnPart(ctx context.Context, part int, w asked, old facts, into *fact) error {
+func (c *Reader) learnPart(ctx context.Context, part int, w Wish, old Facts, into *fact) error {
 	p := &factParts[part]
 	err := ctx.Err()
 	if err == nil {
@@ -207,7 +232,7 @@ func (c *cluster) learnPart(ctx context.Context, part int, w asked, old facts, i
 	if p.known(into.cluster) || err == nil && ctx.Err() == nil {
 		return err
 	}
-	if before, ok := old[w.pod.UID]; ok && p.known(before.cluster) && time.Since(before.at[part]) <= factsFresh {
+	if before, ok := old[w.Pod.UID]; ok && p.known(before.cluster) && time.Since(before.at[part]) <= factsFresh {
 		p.take(into.cluster, before.cluster)
 		into.at[part] = before.at[part]
 	}
@@ -215,12 +240,12 @@ func (c *cluster) learnPart(ctx context.Context, part int, w asked, old facts, i
 }
 
 // heard names the state of a question that was asked for so many pods: sources log its changes only.
-func (c *cluster) heard(ctx context.Context, name string, err error, pods int) {
+func (c *Reader) heard(ctx context.Context, name string, err error, pods int) {
 	switch {
 	case context.Cause(ctx) == context.Canceled || pods == 0:
 	case err != nil:
-		c.sources.set(name, status.Degraded, err.Error())
+		c.source(name, status.Degraded, err.Error())
 	default:
-		c.sources.set(name, status.OK, fmt.Sprintf("answered for %d pods", pods))
+		c.source(name, status.OK, fmt.Sprintf("answered for %d pods", pods))
 	}
 }

@@ -1,9 +1,8 @@
-package agent
+package cluster
 
 import (
 	"encoding/base64"
 	"encoding/pem"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/status"
 )
@@ -59,18 +57,15 @@ func TestRequestsAtRest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	var src sources
-	src.init(slog.New(slog.DiscardHandler))
+	var src states
 	// The thresholds are known without the kubelet.
-	c := newCluster(client, clusterSettings{kubelet: config.Kubelet{MemoryAvailable: "100Mi"}}, true, &src, slog.New(slog.DiscardHandler))
+	c := New(Options{Client: client, Settings: Settings{Kubelet: Kubelet{MemoryAvailable: "100Mi"}}, V2: true, Source: src.set})
 	c.every = cadence{state: calmCadence.state / scale * 20, retry: calmCadence.retry / scale, node: calmCadence.node / scale, rest: calmCadence.rest / scale}
-	stop := running(t, c.run)
+	stop := running(t, c.Run)
 	time.Sleep(hours * time.Second)
 	stop()
-	for _, s := range src.list() {
-		if s.Name == "own-node-scope" && s.State != status.OK {
-			t.Errorf("scope: %s", s.Detail)
-		}
+	if state, detail := src.of("own-node-scope"); state != status.OK {
+		t.Errorf("scope is %s: %s", state, detail)
 	}
 	api.mu.Lock()
 	defer api.mu.Unlock()

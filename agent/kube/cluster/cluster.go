@@ -1,4 +1,7 @@
-package agent
+// Package cluster reads what a decision needs of the cluster and of the kubelet: the node, the kubelet's thresholds and its
+// Lease, the owners of pods, their PodDisruptionBudgets, autoscalers and room elsewhere. At rest it asks once in a while; from
+// alert on it asks for the pods that the loop names. Answers are published for a reader that never waits.
+package cluster
 
 import (
 	"cmp"
@@ -15,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -23,16 +25,14 @@ import (
 )
 
 const (
-	urgentEvery   = 10 * time.Second        // Lease and owners, from alert on
-	urgentLeast   = time.Second             // between two looks, also when a new pod is among the first
-	turnTimeout   = 5 * time.Second         // of all questions of one look
-	ownersFirst   = 1500 * time.Millisecond // of those, until the others do not wait for the owners any more
-	leaseLasts    = 40 * time.Second        // the kubelet's default lease duration
-	podRetryMax   = time.Minute             // for which a watch that cannot be opened again leaves the view usable
-	podContactMax = 3 * time.Minute         // a healthy watch hears a bookmark about once a minute
+	urgentEvery = 10 * time.Second        // Lease and owners, from alert on
+	urgentLeast = time.Second             // between two looks, also when a new pod is among the first
+	turnTimeout = 5 * time.Second         // of all questions of one look
+	ownersFirst = 1500 * time.Millisecond // of those, until the others do not wait for the owners any more
+	leaseLasts  = 40 * time.Second        // the kubelet's default lease duration
 )
 
-// cadence is how often the goroutine of run looks at what it follows. What asks the API server has jitter: the agents of a
+// cadence is how often the goroutine of Run looks at what it follows. What asks the API server has jitter: the agents of a
 // cluster start together.
 type cadence struct {
 	state time.Duration // the pod watch and the kubelet's file: both are local
@@ -46,8 +46,8 @@ var calmCadence = cadence{state: time.Second, retry: 10 * time.Second, node: 15 
 // jittered is between 3/4 and 5/4 of d.
 func jittered(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
-// leaseView is what is known of the kubelet's heartbeat.
-type leaseView struct {
+// Lease is what is known of the kubelet's heartbeat.
+type Lease struct {
 	asked     time.Time // when it was last asked for; zero: never
 	err       error     // of that
 	forbidden bool      // we may not read Leases: nothing is known, and that is not the kubelet's fault
@@ -57,57 +57,91 @@ type leaseView struct {
 	lasts   time.Duration // without a renewal, until the node counts as dead; 0: leaseLasts
 }
 
-// nodeView is what is known of the node and of the kubelet's thresholds.
-type nodeView struct {
-	node       kube.Node
-	known      bool
-	thresholds []pressure.Threshold
-	source     string
+// Node is what is known of the node and of the kubelet's thresholds.
+type Node struct {
+	Node       kube.Node
+	Known      bool
+	Thresholds []pressure.Threshold
+	Source     string // of the thresholds
 }
 
-// asked names a pod of which the loop wants to know what the cluster says.
-type asked struct {
-	pod *policy.Pod
-	use uint64 // what it usually takes, bytes; 0: not known
+// Wish names a pod of which the loop wants to know what the cluster says.
+type Wish struct {
+	Pod *policy.Pod
+	Use uint64 // what it usually takes, bytes; 0: not known
 }
 
-// cluster asks the API server and the kubelet what the loop needs and publishes the answers. The loop only reads.
-type cluster struct {
-	client  *kube.Client
-	sources *sources
-	log     *slog.Logger
+// Reader asks the API server and the kubelet what the loop needs and publishes the answers. The loop only reads.
+type Reader struct {
+	client *kube.Client
+	source func(name, state, detail string)
+	log    *slog.Logger
 
-	node      atomic.Pointer[nodeView]
-	lease     atomic.Pointer[leaseView]
-	workloads atomic.Pointer[workloads] // by owner UID
-	facts     atomic.Pointer[facts]     // by pod UID
-	want      chan []asked              // from the loop, from alert on; capacity 1
+	node      atomic.Pointer[Node]
+	lease     atomic.Pointer[Lease]
+	workloads atomic.Pointer[Workloads] // by owner UID
+	facts     atomic.Pointer[Facts]     // by pod UID
+	want      chan []Wish               // from the loop, from alert on; capacity 1
 
-	settings atomic.Pointer[clusterSettings]
+	settings atomic.Pointer[Settings]
 	every    cadence
 
-	v2     bool // root memory cgroup: kubelets read it by one of two formulas
-	paused bool // as last logged; belongs to the goroutine of run
+	v2     bool
+	paused bool // as last logged; belongs to the goroutine of Run
 }
 
-// clusterSettings are those that a change of the config file may replace.
-type clusterSettings struct {
-	kubelet  config.Kubelet
-	excluded []string // nodes that do not count as room
+// Settings are those that a change of the config file may replace.
+type Settings struct {
+	Kubelet  Kubelet
+	Excluded []string // nodes that do not count as room
 }
 
-func newCluster(client *kube.Client, settings clusterSettings, v2 bool, src *sources, log *slog.Logger) *cluster {
-	c := &cluster{client: client, every: calmCadence, v2: v2, sources: src, log: log, want: make(chan []asked, 1)}
-	c.settings.Store(&settings)
-	c.node.Store(&nodeView{})
-	c.lease.Store(&leaseView{})
-	c.workloads.Store(&workloads{})
-	c.facts.Store(&facts{})
+// Kubelet says where the kubelet's thresholds are read when it does not answer itself.
+type Kubelet struct {
+	ConfigFile string // of the kubelet; empty: none
+	DropInDir  string // of its config file; empty: none
+	// MemoryAvailable is the hard threshold, such as 100Mi or 5%, when neither /configz nor the file can be read.
+	MemoryAvailable string
+}
+
+// Options make a Reader.
+type Options struct {
+	Client   *kube.Client
+	Settings Settings
+	V2       bool                             // the root memory cgroup is of cgroup v2: kubelets read it by one of two formulas
+	Start    Node                             // what counts as known until the node is read
+	Source   func(name, state, detail string) // is told the state of each source; required
+	Logger   *slog.Logger                     // default: discard
+}
+
+// New makes a Reader that knows nothing yet.
+func New(o Options) *Reader {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Reader{client: o.Client, every: calmCadence, v2: o.V2, source: o.Source, log: o.Logger, want: make(chan []Wish, 1)}
+	c.Configure(o.Settings)
+	c.node.Store(&o.Start)
+	c.lease.Store(&Lease{})
+	c.workloads.Store(&Workloads{})
+	c.facts.Store(&Facts{})
 	return c
 }
 
-// ask hands the first candidates over; an older request that was not taken up yet is replaced.
-func (c *cluster) ask(want []asked) {
+// Configure replaces the settings. Any goroutine may call it, and the methods below.
+func (c *Reader) Configure(s Settings) { c.settings.Store(&s) }
+
+// Settings are those in force.
+func (c *Reader) Settings() Settings { return *c.settings.Load() }
+
+// Node, Lease, Workloads and Facts are what is known now. They must not be changed.
+func (c *Reader) Node() *Node          { return c.node.Load() }
+func (c *Reader) Lease() *Lease        { return c.lease.Load() }
+func (c *Reader) Workloads() Workloads { return *c.workloads.Load() } // by owner UID
+func (c *Reader) Facts() Facts         { return *c.facts.Load() }     // by pod UID
+
+// Ask hands the first candidates over; an older request that was not taken up yet is replaced.
+func (c *Reader) Ask(want []Wish) {
 	select {
 	case <-c.want:
 	default:
@@ -118,8 +152,8 @@ func (c *cluster) ask(want []asked) {
 	}
 }
 
-// run asks until ctx ends. What decisions wait for has a goroutine of its own.
-func (c *cluster) run(ctx context.Context) error {
+// Run asks until ctx ends. What decisions wait for has a goroutine of its own.
+func (c *Reader) Run(ctx context.Context) error {
 	var urgent sync.WaitGroup
 	defer urgent.Wait()
 	urgent.Go(func() { c.runUrgent(ctx) })
@@ -160,7 +194,7 @@ func (c *cluster) run(ctx context.Context) error {
 }
 
 // runUrgent asks what decisions need until ctx ends.
-func (c *cluster) runUrgent(ctx context.Context) {
+func (c *Reader) runUrgent(ctx context.Context) {
 	var next, last time.Time
 	for {
 		select {
@@ -177,8 +211,8 @@ func (c *cluster) runUrgent(ctx context.Context) {
 }
 
 // fileChanged reports whether the kubelet's config file is another one than at the last look: it was restarted.
-func (c *cluster) fileChanged(last *os.FileInfo) bool {
-	path := c.settings.Load().kubelet.ConfigFile
+func (c *Reader) fileChanged(last *os.FileInfo) bool {
+	path := c.settings.Load().Kubelet.ConfigFile
 	if path == "" {
 		return false
 	}
@@ -199,12 +233,12 @@ func replaced(fi os.FileInfo) bool {
 }
 
 // watchState names the state of the pod watch and of the pause switch.
-func (c *cluster) watchState() {
+func (c *Reader) watchState() {
 	switch p := c.client.Pause(); {
 	case !p.Known:
-		c.sources.set("pause-switch", status.Degraded, p.Detail+"; nobody is evicted while it is not known")
+		c.source("pause-switch", status.Degraded, p.Detail+"; nobody is evicted while it is not known")
 	default:
-		c.sources.set("pause-switch", status.OK, p.Detail)
+		c.source("pause-switch", status.OK, p.Detail)
 	}
 	if p := c.client.Pause(); p.Paused != c.paused {
 		c.paused = p.Paused
@@ -213,30 +247,30 @@ func (c *cluster) watchState() {
 	v := c.client.Pods()
 	switch {
 	case v.Err != "":
-		c.sources.set("api-server", status.Degraded, v.Err)
+		c.source("api-server", status.Degraded, v.Err)
 	case !v.Synced:
-		c.sources.set("api-server", status.Degraded, "the pods of this node are not listed yet")
+		c.source("api-server", status.Degraded, "the pods of this node are not listed yet")
 	default:
-		c.sources.set("api-server", status.OK, fmt.Sprintf("%d pods on this node", len(v.Pods)))
+		c.source("api-server", status.OK, fmt.Sprintf("%d pods on this node", len(v.Pods)))
 	}
 }
 
 // refresh reads the node, and all besides when that is asked for or the node is another one than before, as after an upgrade
 // of its kubelet. It reports whether it did, and what is known then.
-func (c *cluster) refresh(ctx context.Context, all bool) (did bool, k knowledge) {
+func (c *Reader) refresh(ctx context.Context, all bool) (did bool, k knowledge) {
 	node, err := c.client.Node(ctx)
 	if err != nil {
 		var missing *kube.NodeNotFoundError
 		if errors.As(err, &missing) || ctx.Err() == nil {
-			c.sources.set("node", status.Degraded, err.Error())
+			c.source("node", status.Degraded, err.Error())
 		}
 	} else {
-		c.sources.set("node", status.OK, fmt.Sprintf("kubelet %s, allocatable %d MiB", node.KubeletVersion, node.Allocatable>>20))
+		c.source("node", status.OK, fmt.Sprintf("kubelet %s, allocatable %d MiB", node.KubeletVersion, node.Allocatable>>20))
 	}
 	view := *c.node.Load()
 	if err == nil {
-		all = all || !view.known || !sameKubelet(view.node, node)
-		view.node, view.known = node, true
+		all = all || !view.Known || !sameKubelet(view.Node, node)
+		view.Node, view.Known = node, true
 	}
 	if !all {
 		c.node.Store(&view)
@@ -245,20 +279,20 @@ func (c *cluster) refresh(ctx context.Context, all bool) (did bool, k knowledge)
 		}
 		return false, notEnforced
 	}
-	thresholds, source, kerr := c.kubelet(ctx, view)
+	thresholds, source, kerr := c.Thresholds(ctx, view)
 	if kerr != nil {
-		c.sources.set("kubelet-config", status.Degraded, kerr.Error())
+		c.source("kubelet-config", status.Degraded, kerr.Error())
 	} else {
-		view.thresholds, view.source = thresholds, source
-		c.sources.set("kubelet-config", status.OK, source)
+		view.Thresholds, view.Source = thresholds, source
+		c.source("kubelet-config", status.OK, source)
 	}
 	c.node.Store(&view)
 	scope, serr := c.client.OwnNodeScope(ctx)
 	switch {
 	case serr == nil:
-		c.sources.set("own-node-scope", status.OK, scope)
+		c.source("own-node-scope", status.OK, scope)
 	case ctx.Err() == nil:
-		c.sources.set("own-node-scope", status.Degraded, "not enforced: "+serr.Error())
+		c.source("own-node-scope", status.Degraded, "not enforced: "+serr.Error())
 	}
 	switch {
 	case err != nil || kerr != nil:
@@ -284,14 +318,14 @@ func sameKubelet(a, b kube.Node) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// kubelet finds the kubelet's memory thresholds: from /configz, its config file, our config, in this order.
-func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Threshold, string, error) {
+// Thresholds finds the kubelet's memory thresholds: from /configz, its config file, our config, in this order.
+func (c *Reader) Thresholds(ctx context.Context, view Node) ([]pressure.Threshold, string, error) {
 	var errs []error
-	ours := c.settings.Load().kubelet
+	ours := c.settings.Load().Kubelet
 	var cfg kube.KubeletConfig
 	found := false
-	if view.known {
-		got, err := c.client.KubeletConfigz(ctx, view.node)
+	if view.Known {
+		got, err := c.client.KubeletConfigz(ctx, view.Node)
 		if err == nil {
 			cfg, found = got, true
 		} else {
@@ -322,7 +356,7 @@ func (c *cluster) kubelet(ctx context.Context, view nodeView) ([]pressure.Thresh
 }
 
 // thresholdsOf turns the kubelet's configuration into thresholds, and names where they come from.
-func (c *cluster) thresholdsOf(cfg kube.KubeletConfig, view nodeView) ([]pressure.Threshold, string, error) {
+func (c *Reader) thresholdsOf(cfg kube.KubeletConfig, view Node) ([]pressure.Threshold, string, error) {
 	got, err := cfg.MemoryThresholds()
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", cfg.Source, err)
@@ -335,8 +369,8 @@ func (c *cluster) thresholdsOf(cfg kube.KubeletConfig, view nodeView) ([]pressur
 		out = append(out, pressure.Threshold{Signal: pressure.Signal(t.Signal), Hard: t.Hard, Bytes: pressure.Bytes(t.Bytes), Percent: t.Percent, Grace: t.Grace, Source: cfg.Source})
 	}
 	source := cfg.Source
-	if c.v2 && view.known {
-		formula, err := kube.RootFormulaOf(view.node.KubeletVersion)
+	if c.v2 && view.Known {
+		formula, err := kube.RootFormulaOf(view.Node.KubeletVersion)
 		if err != nil {
 			source += "; " + err.Error()
 		}
@@ -352,11 +386,11 @@ func (c *cluster) thresholdsOf(cfg kube.KubeletConfig, view nodeView) ([]pressur
 }
 
 // misses reports whether a pod is wanted that was never asked for.
-func (c *cluster) misses(want []asked) bool {
+func (c *Reader) misses(want []Wish) bool {
 	have, facts := *c.workloads.Load(), *c.facts.Load()
 	for _, w := range want {
-		_, owner := have[w.pod.Owner.UID]
-		if _, pod := facts[w.pod.UID]; !owner || !pod {
+		_, owner := have[w.Pod.Owner.UID]
+		if _, pod := facts[w.Pod.UID]; !owner || !pod {
 			return true
 		}
 	}
@@ -365,7 +399,7 @@ func (c *cluster) misses(want []asked) bool {
 
 // urgent asks what a decision needs: the kubelet's heartbeat, the owners of the first candidates, and what else the cluster
 // says of them. An API server that is slow to answer the others does not delay the heartbeat.
-func (c *cluster) urgent(ctx context.Context, want []asked) {
+func (c *Reader) urgent(ctx context.Context, want []Wish) {
 	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
 	defer cancel()
 	var beside sync.WaitGroup
@@ -385,7 +419,7 @@ func (c *cluster) urgent(ctx context.Context, want []asked) {
 }
 
 // askLease reads the kubelet's heartbeat. A question without an answer leaves the answer before.
-func (c *cluster) askLease(ctx context.Context) {
+func (c *Reader) askLease(ctx context.Context) {
 	view := *c.lease.Load()
 	asked := time.Now() // of no later time than this is the answer
 	renewed, lasts, err := c.client.LeaseRenewed(ctx)
@@ -397,14 +431,14 @@ func (c *cluster) askLease(ctx context.Context) {
 }
 
 // askOwners asks for the owners of the pods, all at once. An owner that is not answered for keeps its answer before.
-func (c *cluster) askOwners(ctx context.Context, want []asked) {
+func (c *Reader) askOwners(ctx context.Context, want []Wish) {
 	var asking sync.WaitGroup
 	var mu sync.Mutex // guards next and failed
 	var failed error
-	next, old := make(workloads, len(want)), *c.workloads.Load()
+	next, old := make(Workloads, len(want)), *c.workloads.Load()
 	owners := map[string]*policy.Pod{} // by UID, each with one of its pods
 	for _, w := range want {
-		owners[w.pod.Owner.UID] = w.pod
+		owners[w.Pod.Owner.UID] = w.Pod
 	}
 	for uid, p := range owners {
 		asking.Go(func() {
@@ -421,9 +455,9 @@ func (c *cluster) askOwners(ctx context.Context, want []asked) {
 	c.heard(ctx, "owners", failed, len(want))
 }
 
-// dead returns why the kubelet looks dead or is not known to live, "" when it lives. Its Lease counts by its age when it was
+// Dead returns why the kubelet looks dead or is not known to live, "" when it lives. Its Lease counts by its age when it was
 // read, and an answer for as long as a renewal does: an API server that is only slow makes no kubelet look dead.
-func (l *leaseView) dead(now time.Time) string {
+func (l *Lease) Dead(now time.Time) string {
 	lasts := cmp.Or(l.lasts, leaseLasts)
 	switch age := now.Sub(l.read); {
 	case l.asked.IsZero():

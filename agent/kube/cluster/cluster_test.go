@@ -1,10 +1,9 @@
-package agent
+package cluster
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"spillway/agent/config"
 	"spillway/agent/kube"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -41,20 +39,20 @@ func TestKubeletThresholds(t *testing.T) {
 	broken := write("broken.yaml", head+"evictionHard: {memory.available: lots}\n")
 	for _, tc := range []struct {
 		name   string
-		cfg    config.Kubelet
+		cfg    Kubelet
 		source string // part of it
 		want   []string
 		err    string
 	}{
-		{"file before config", config.Kubelet{ConfigFile: file, MemoryAvailable: "1Gi"}, file, []string{"hard memory.available 209715200", "hard allocatableMemory.available 209715200", "soft memory.available 314572800 grace 1m0s"}, ""},
-		{"drop-in over file", config.Kubelet{ConfigFile: file, DropInDir: filepath.Join(dir, "conf.d")}, "1 drop-ins", []string{"hard memory.available 5 %"}, ""},
-		{"config when there is no file", config.Kubelet{ConfigFile: filepath.Join(dir, "none"), MemoryAvailable: "1Gi"}, "kubelet.memoryAvailable", []string{"hard memory.available 1073741824", "hard allocatableMemory.available 1073741824"}, ""},
-		{"nothing", config.Kubelet{ConfigFile: filepath.Join(dir, "none")}, "", nil, "only MemAvailable is guarded"},
-		{"broken file", config.Kubelet{ConfigFile: broken}, "", nil, "lots"},
+		{"file before config", Kubelet{ConfigFile: file, MemoryAvailable: "1Gi"}, file, []string{"hard memory.available 209715200", "hard allocatableMemory.available 209715200", "soft memory.available 314572800 grace 1m0s"}, ""},
+		{"drop-in over file", Kubelet{ConfigFile: file, DropInDir: filepath.Join(dir, "conf.d")}, "1 drop-ins", []string{"hard memory.available 5 %"}, ""},
+		{"config when there is no file", Kubelet{ConfigFile: filepath.Join(dir, "none"), MemoryAvailable: "1Gi"}, "kubelet.memoryAvailable", []string{"hard memory.available 1073741824", "hard allocatableMemory.available 1073741824"}, ""},
+		{"nothing", Kubelet{ConfigFile: filepath.Join(dir, "none")}, "", nil, "only MemAvailable is guarded"},
+		{"broken file", Kubelet{ConfigFile: broken}, "", nil, "lots"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := newCluster(nil, clusterSettings{kubelet: tc.cfg}, false, new(sources), slog.New(slog.DiscardHandler))
-			got, source, err := c.kubelet(t.Context(), nodeView{})
+			c := New(Options{Client: nil, Settings: Settings{Kubelet: tc.cfg}, V2: false, Source: func(string, string, string) {}})
+			got, source, err := c.Thresholds(t.Context(), Node{})
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("error %v, want %q in it", err, tc.err)
@@ -91,10 +89,10 @@ func TestReplacedKubeletFile(t *testing.T) {
 	}
 	defer f.Close()
 	mount := fmt.Sprintf("/proc/self/fd/%d", f.Fd()) // like a mount it keeps the file that it was made of
-	c := newCluster(nil, clusterSettings{kubelet: config.Kubelet{ConfigFile: mount}}, false, new(sources), slog.New(slog.DiscardHandler))
+	c := New(Options{Client: nil, Settings: Settings{Kubelet: Kubelet{ConfigFile: mount}}, V2: false, Source: func(string, string, string) {}})
 	var last os.FileInfo
 	c.fileChanged(&last)
-	if _, _, err := c.kubelet(t.Context(), nodeView{}); err != nil || c.fileChanged(&last) {
+	if _, _, err := c.Thresholds(t.Context(), Node{}); err != nil || c.fileChanged(&last) {
 		t.Fatalf("before: %v, or a change was seen", err)
 	}
 	if err := os.Rename(path, path+".old"); err == nil {
@@ -106,7 +104,7 @@ func TestReplacedKubeletFile(t *testing.T) {
 	if !c.fileChanged(&last) || c.fileChanged(&last) {
 		t.Error("the change is not seen, or more than once")
 	}
-	if _, _, err := c.kubelet(t.Context(), nodeView{}); err == nil || !strings.Contains(err.Error(), "was replaced on the node") {
+	if _, _, err := c.Thresholds(t.Context(), Node{}); err == nil || !strings.Contains(err.Error(), "was replaced on the node") {
 		t.Errorf("error %v, want that the file was replaced", err)
 	}
 }
@@ -139,10 +137,10 @@ func TestRootFormulaFollowsTheKubelet(t *testing.T) {
 		{"v2, of the future", "v1.99.0", true, pressure.FromCgroup, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			view := nodeView{known: true}
-			view.node.KubeletVersion = tc.version
+			view := Node{Known: true}
+			view.Node.KubeletVersion = tc.version
 			cfg := kube.KubeletConfig{Source: "here", EvictionHard: map[string]string{"memory.available": "100Mi"}, EnforceNodeAllocatable: []string{"pods"}}
-			c := newCluster(nil, clusterSettings{}, tc.v2, new(sources), slog.New(slog.DiscardHandler))
+			c := New(Options{Client: nil, Settings: Settings{}, V2: tc.v2, Source: func(string, string, string) {}})
 			got, source, err := c.thresholdsOf(cfg, view)
 			if err != nil || len(got) != 2 || strings.Contains(source, tc.version) != tc.says {
 				t.Fatalf("%+v from %q, error %v", got, source, err)
@@ -166,34 +164,72 @@ func TestLeaseOfADeadKubelet(t *testing.T) {
 	ago := func(seconds int) time.Time { return now.Add(-time.Duration(seconds) * time.Second) }
 	timeout := errors.New("time-out")
 	for name, tc := range map[string]struct {
-		view leaseView
+		view Lease
 		want string // part of it; "" is alive
 	}{
-		"not read yet":                           {leaseView{}, "not been read yet"},
-		"fresh":                                  {leaseView{asked: now, read: now, renewed: ago(10)}, ""},
-		"as old as it may be":                    {leaseView{asked: now, read: now, renewed: ago(40)}, ""},
-		"too old":                                {leaseView{asked: now, read: now, renewed: ago(41)}, "looks dead: its Lease was renewed 41 s before it was read"},
-		"old":                                    {leaseView{asked: now, read: now, renewed: ago(600)}, "renewed 600 s before"},
-		"fresh when it was read 35 s ago":        {leaseView{asked: ago(35), read: ago(35), renewed: ago(60)}, ""},
-		"old when it was read 35 s ago":          {leaseView{asked: ago(35), read: ago(35), renewed: ago(80)}, "looks dead"},
-		"the next answer did not come":           {leaseView{asked: ago(1), err: timeout, read: ago(20), renewed: ago(50)}, ""},
-		"nor did others":                         {leaseView{asked: ago(1), err: timeout, read: ago(41), renewed: ago(50)}, "read 41 s ago, and cannot be read now: time-out"},
-		"dead, and the next answer did not come": {leaseView{asked: ago(1), err: timeout, read: ago(20), renewed: ago(90)}, "looks dead"},
-		"never answered":                         {leaseView{asked: now, err: timeout}, "cannot be read: time-out"},
-		"not asked for while calm":               {leaseView{asked: ago(900), read: ago(900), renewed: ago(901)}, "read 900 s ago"},
-		"a shorter duration":                     {leaseView{asked: now, read: now, renewed: ago(15), lasts: 12 * time.Second}, "looks dead"},
-		"a longer duration":                      {leaseView{asked: now, read: now, renewed: ago(90), lasts: 2 * time.Minute}, ""},
-		"forbidden":                              {leaseView{asked: now, err: timeout, forbidden: true}, ""},
-		"forbidden by now":                       {leaseView{asked: now, err: timeout, forbidden: true, read: ago(500), renewed: ago(700)}, ""},
-		"the kubelet's clock is ahead":           {leaseView{asked: now, read: now, renewed: ago(-5)}, ""},
+		"not read yet":                           {Lease{}, "not been read yet"},
+		"fresh":                                  {Lease{asked: now, read: now, renewed: ago(10)}, ""},
+		"as old as it may be":                    {Lease{asked: now, read: now, renewed: ago(40)}, ""},
+		"too old":                                {Lease{asked: now, read: now, renewed: ago(41)}, "looks dead: its Lease was renewed 41 s before it was read"},
+		"old":                                    {Lease{asked: now, read: now, renewed: ago(600)}, "renewed 600 s before"},
+		"fresh when it was read 35 s ago":        {Lease{asked: ago(35), read: ago(35), renewed: ago(60)}, ""},
+		"old when it was read 35 s ago":          {Lease{asked: ago(35), read: ago(35), renewed: ago(80)}, "looks dead"},
+		"the next answer did not come":           {Lease{asked: ago(1), err: timeout, read: ago(20), renewed: ago(50)}, ""},
+		"nor did others":                         {Lease{asked: ago(1), err: timeout, read: ago(41), renewed: ago(50)}, "read 41 s ago, and cannot be read now: time-out"},
+		"dead, and the next answer did not come": {Lease{asked: ago(1), err: timeout, read: ago(20), renewed: ago(90)}, "looks dead"},
+		"never answered":                         {Lease{asked: now, err: timeout}, "cannot be read: time-out"},
+		"not asked for while calm":               {Lease{asked: ago(900), read: ago(900), renewed: ago(901)}, "read 900 s ago"},
+		"a shorter duration":                     {Lease{asked: now, read: now, renewed: ago(15), lasts: 12 * time.Second}, "looks dead"},
+		"a longer duration":                      {Lease{asked: now, read: now, renewed: ago(90), lasts: 2 * time.Minute}, ""},
+		"forbidden":                              {Lease{asked: now, err: timeout, forbidden: true}, ""},
+		"forbidden by now":                       {Lease{asked: now, err: timeout, forbidden: true, read: ago(500), renewed: ago(700)}, ""},
+		"the kubelet's clock is ahead":           {Lease{asked: now, read: now, renewed: ago(-5)}, ""},
 	} {
-		if got := tc.view.dead(now); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
+		if got := tc.view.Dead(now); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
 			t.Errorf("%s: %q, want %q in it", name, got, tc.want)
 		}
 	}
 }
 
 const leasePath = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"
+
+// states keeps what was said of each source.
+type states struct {
+	mu  sync.Mutex // guards all
+	all map[string][2]string
+}
+
+func (s *states) set(name, state, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string][2]string{}
+	}
+	s.all[name] = [2]string{state, detail}
+}
+
+// of returns state and detail of a source, both empty where none was told.
+func (s *states) of(name string) (state, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[name][0], s.all[name][1]
+}
+
+// running runs a goroutine until the test ends, or until it is stopped.
+func running(t *testing.T, run func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
 
 // slowAPI answers the Lease, owners and empty lists, each path after its delay; a negative one is for ever.
 type slowAPI struct {
@@ -236,7 +272,7 @@ func (a *slowAPI) asked(path string) int {
 }
 
 // clusterOf asks this API server.
-func clusterOf(t *testing.T, api http.Handler) *cluster {
+func clusterOf(t *testing.T, api http.Handler) *Reader {
 	t.Helper()
 	server := httptest.NewServer(api)
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
@@ -249,16 +285,14 @@ func clusterOf(t *testing.T, api http.Handler) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	var src sources
-	src.init(slog.New(slog.DiscardHandler))
-	return newCluster(client, clusterSettings{}, true, &src, slog.New(slog.DiscardHandler))
+	return New(Options{Client: client, V2: true, Source: new(states).set})
 }
 
 // askedOwners are pods of so many workloads, each in a namespace of its own.
-func askedOwners(n int) (want []asked) {
+func askedOwners(n int) (want []Wish) {
 	for i := range n {
 		name := fmt.Sprint("web-", i)
-		want = append(want, asked{&policy.Pod{Namespace: fmt.Sprint("shop-", i), Name: name, UID: "pod-" + name,
+		want = append(want, Wish{&policy.Pod{Namespace: fmt.Sprint("shop-", i), Name: name, UID: "pod-" + name,
 			Owner: policy.Owner{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name, UID: "uid-" + name}}, 0})
 	}
 	return want
@@ -303,7 +337,7 @@ func TestASlowAPIServer(t *testing.T) {
 			t.Parallel()
 			api := &slowAPI{delay: tc.delay, got: map[string]int{}}
 			c := clusterOf(t, api)
-			before := leaseView{asked: time.Now().Add(-20 * time.Second), read: time.Now().Add(-20 * time.Second), renewed: time.Now().Add(-30 * time.Second)}
+			before := Lease{asked: time.Now().Add(-20 * time.Second), read: time.Now().Add(-20 * time.Second), renewed: time.Now().Add(-30 * time.Second)}
 			c.lease.Store(&before)
 			begin := time.Now()
 			done := make(chan struct{})
@@ -322,7 +356,7 @@ func TestASlowAPIServer(t *testing.T) {
 				if known == 0 && view.read.After(begin) {
 					known = time.Since(begin)
 				}
-				if why := view.dead(time.Now()); why != "" {
+				if why := view.Dead(time.Now()); why != "" {
 					t.Fatalf("after %v: %s", time.Since(begin), why)
 				}
 			}
@@ -363,7 +397,7 @@ func TestTheLeaseDoesNotWaitForTheNode(t *testing.T) {
 				return 0
 			}}
 			c := clusterOf(t, api)
-			running(t, c.run)
+			running(t, c.Run)
 			for begin := time.Now(); api.asked(hangs) == 0; time.Sleep(5 * time.Millisecond) {
 				if time.Since(begin) > 20*time.Second {
 					t.Fatalf("%s is not asked for", hangs)
@@ -371,9 +405,9 @@ func TestTheLeaseDoesNotWaitForTheNode(t *testing.T) {
 			}
 			begin := time.Now()
 			for c.lease.Load().read.IsZero() {
-				c.ask(askedOwners(1))
+				c.Ask(askedOwners(1))
 				if time.Sleep(5 * time.Millisecond); time.Since(begin) > 2*time.Second {
-					t.Fatalf("the Lease is not read while %s hangs: %s", hangs, c.lease.Load().dead(time.Now()))
+					t.Fatalf("the Lease is not read while %s hangs: %s", hangs, c.lease.Load().Dead(time.Now()))
 				}
 			}
 		})
