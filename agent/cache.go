@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,12 +10,12 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/publish"
 	"spillway/agent/reclaim"
 	"spillway/agent/status"
-	"spillway/cgroup"
 )
 
 // openReclaim makes the rung that gives page cache back.
@@ -96,10 +95,8 @@ func (l *loop) cacheOwner(plan *policy.CachePlan) string {
 // cacheVictim is the pod that is evicted for its page cache. The kernel leaves that charged when the pod is gone: it is
 // reclaimed between the end of its processes and the removal of its cgroup.
 type cacheVictim struct {
-	uid  string // of the API server's object
-	path string
-	id   uint64
-	apps []string         // paths of the containers that have a name: the sandbox has none
+	uid  string           // of the API server's object
+	pod  podmap.Pod       // as it was mapped when it was chosen
 	last *reclaim.Attempt // nil: it was not reclaimed yet
 }
 
@@ -109,50 +106,7 @@ func (l *loop) noteCacheVictim(pods *judge.Pods, p *policy.Pod) {
 	if pods.CacheOwner != p.UID || m == nil {
 		return
 	}
-	l.cacheVictim = newCacheVictim(p.UID, m)
-}
-
-func newCacheVictim(uid string, m *podmap.Pod) *cacheVictim {
-	v := &cacheVictim{uid: uid, path: m.Path, id: m.CgroupID}
-	for i := range m.Containers {
-		if c := &m.Containers[i]; c.Name != "" && c.Name != podmap.Sandbox {
-			v.apps = append(v.apps, c.Path)
-		}
-	}
-	return v
-}
-
-// leftOf returns what is charged to the cgroup of a pod whose processes have ended; false while they have not, or where that
-// cannot be read.
-func leftOf(tree *cgroup.Tree, m *podmap.Pod) (uint64, bool) {
-	if !newCacheVictim(m.UID, m).ended(tree.Processes) {
-		return 0, false
-	}
-	g, err := tree.Group(m.Path)
-	if err != nil {
-		return 0, false
-	}
-	defer g.Close()
-	usage, err := g.Usage()
-	bytes, ok := usage.Bytes()
-	return bytes, ok && err == nil && g.ID() == m.CgroupID
-}
-
-// ended reports whether the processes of the pod have ended, but for one that may be left when all named containers are
-// known to be empty: the sandbox's, which ends together with the cgroup. Some runtimes have none.
-func (v *cacheVictim) ended(processes func(path string) (int, error)) bool {
-	n, err := processes(v.path)
-	if err != nil || n > 1 {
-		return false // one that is gone ends the eviction, which is seen elsewhere
-	}
-	if n == 1 {
-		for _, path := range v.apps {
-			if left, err := processes(path); err != nil && !errors.Is(err, cgroup.ErrGone) || err == nil && left > 0 {
-				return false
-			}
-		}
-	}
-	return n == 0 || len(v.apps) > 0
+	l.cacheVictim = &cacheVictim{uid: p.UID, pod: *m}
 }
 
 // leavingForCache returns the UID of the pod that is on its way out for its page cache, "" when none is.
@@ -186,10 +140,10 @@ func (l *loop) emptyCgroup(now time.Time) {
 		return
 	}
 	m := l.reclaims()
-	if m == nil || !v.ended(l.a.tree.Processes) {
+	if m == nil || !observe.Ended(l.a.tree.Processes, &v.pod) {
 		return
 	}
-	if a, ok := m.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.path, ID: v.id, Left: true}, 0); ok {
+	if a, ok := m.Start(now, reclaim.Request{UID: v.uid, Pod: o.Victim.Pod.Key(), Path: v.pod.Path, ID: v.pod.CgroupID, Left: true}, 0); ok {
 		v.last = a
 	}
 }

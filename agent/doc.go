@@ -52,7 +52,7 @@
 //
 //	cmd
 //	agent
-//	once publish                             (stations)
+//	observe once publish                     (stations)
 //	sampler podmap kube evict brake reclaim ledger metrics recording oom
 //	judge incident                           (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)

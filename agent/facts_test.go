@@ -21,9 +21,7 @@ import (
 
 	"spillway/agent/kube"
 	"spillway/agent/policy"
-	"spillway/agent/sampler"
 	"spillway/agent/status"
-	"spillway/cgroup"
 )
 
 // answered is a fact with the times of its parts.
@@ -89,25 +87,6 @@ func TestWanted(t *testing.T) {
 	}
 	if got := names(); len(got) != askMost {
 		t.Errorf("%d are wanted: %v", len(got), got)
-	}
-}
-
-func TestMedianOfAHistory(t *testing.T) {
-	point := func(peak cgroup.Amount) sampler.HistoryPoint { return sampler.HistoryPoint{PeakWorkingSet: peak} }
-	for _, tc := range []struct {
-		name    string
-		history []sampler.HistoryPoint
-		want    uint64
-	}{
-		{"none", nil, 0},
-		{"minutes without a reading", []sampler.HistoryPoint{point(cgroup.Absent), point(cgroup.Absent)}, 0},
-		{"one", []sampler.HistoryPoint{point(5)}, 5},
-		{"a peak is not what it usually takes", []sampler.HistoryPoint{point(3), point(900), point(2), point(cgroup.Absent)}, 3},
-	} {
-		var r risks
-		if got := r.median(tc.history); got != tc.want {
-			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
-		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/habit"
 	"spillway/agent/ledger"
+	"spillway/agent/observe"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/score"
@@ -222,7 +223,7 @@ func (l *loop) followEnds(now time.Time) {
 		m := l.mapped(p)
 		if m == nil {
 			empty = true
-		} else if _, none := leftOf(l.a.tree, m); none {
+		} else if _, none := observe.Left(l.a.tree, m); none {
 			empty = true
 		}
 		h.learned.Ending(now, p, empty, p.GraceCut || cutShort(l.a.evicts.Outcomes(), uid))

@@ -7,6 +7,7 @@ import (
 
 	"spillway/agent/incident"
 	"spillway/agent/ledger"
+	"spillway/agent/observe"
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
@@ -166,7 +167,7 @@ func (w *incidents) complete(job *incidentJob) {
 	convert := func(in []sampler.NodeSample) []pressure.Sample {
 		out := make([]pressure.Sample, 0, len(in))
 		for n := range in {
-			out = append(out, nodeSample(&in[n]))
+			out = append(out, observe.NodeSample(&in[n]))
 		}
 		return out
 	}
@@ -208,8 +209,8 @@ func podPoints(in []sampler.GroupSample) []incident.PodPoint {
 	out := make([]incident.PodPoint, 0, len(in))
 	for n := range in {
 		x := &in[n]
-		out = append(out, incident.PodPoint{At: x.At, WorkingSet: amount(x.WorkingSet), Anon: amount(x.Anon),
-			ActiveFile: amount(x.ActiveFile), Usage: amount(x.Usage)})
+		out = append(out, incident.PodPoint{At: x.At, WorkingSet: observe.Bytes(x.WorkingSet), Anon: observe.Bytes(x.Anon),
+			ActiveFile: observe.Bytes(x.ActiveFile), Usage: observe.Bytes(x.Usage)})
 	}
 	return out
 }

@@ -24,6 +24,7 @@ import (
 	"spillway/agent/kube"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -57,7 +58,7 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 	stop := running(t, a.ledger.Run)
 	written := make(chan error, 1)
 	go func() { written <- a.incidents.run() }()
-	l = &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}}
+	l = &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}, limits: observe.NewLimits(observe.LimitsOptions{}), history: observe.NewHistories(nil)}
 	return l, func() {
 		l.endIncidents(time.Now())
 		werr := <-written

@@ -10,6 +10,7 @@ import (
 	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/judge"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -44,8 +45,8 @@ type loop struct {
 	minute       [64]sampler.GroupSample
 	slow         []pressure.Slow   // that the judge has not seen
 	samples      []pressure.Sample // likewise
-	limits       limits
-	risks        risks
+	limits       *observe.Limits
+	history      *observe.Histories
 	near         judge.NearMiss
 	points       []pressure.Point
 	cachePoints  []pressure.Point
@@ -75,7 +76,9 @@ func (l *loop) init(a *Agent) {
 		a: a, judge: judge.New(a.judgeConfig()),
 		node: make([]sampler.NodeSample, slots), group: make([]sampler.GroupSample, slots),
 		readings: map[string]policy.Reading{}, said: map[string]time.Time{}, kills: a.killsBefore(),
+		history: observe.NewHistories(a.samples),
 	}
+	l.limits = observe.NewLimits(observe.LimitsOptions{Tree: a.tree, Samples: a.samples, Map: a.mapper.Map, Braked: l.braked})
 	if a.habits != nil && a.habits.before != nil {
 		l.judge.Recall(*a.habits.before)
 	}
@@ -196,7 +199,7 @@ func (l *loop) pass(now time.Time) {
 		l.followScores(now)
 	}
 	l.followIncidents(now)
-	l.judgeHistory()
+	l.history.Look(l.capacity(), l.verdict.Now >= pressure.Evict)
 	l.passes++
 	l.a.lastPass.Store(int64(l.a.samples.Now()))
 	if l.verdict.Level != l.level {
@@ -213,7 +216,7 @@ func (l *loop) pass(now time.Time) {
 }
 
 func (l *loop) assess(now time.Time) {
-	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: l.allocatable(), Explained: l.limits.explained}
+	in := judge.Look{Samples: l.samples, Slow: l.slow, Thresholds: l.thresholds(), Allocatable: l.allocatable(), Explained: l.limits.Explained()}
 	if l.a.evicts != nil {
 		release, growth := l.a.evicts.Credit(func(p *policy.Pod) (uint64, float64) {
 			r := l.readings[l.cgroupUID(p)]
@@ -226,7 +229,7 @@ func (l *loop) assess(now time.Time) {
 	l.verdict = *l.judge.Assess(in)
 	l.recordLook(now, &in)
 	l.setPace()
-	l.explain()
+	l.limits.Look(l.judge.Last(), l.verdict.Stall.Full1s)
 	if l.a.cluster != nil && (l.verdict.Level >= pressure.Alert || l.a.onces.Going()) {
 		if calm && l.verdict.Level >= pressure.Alert {
 			l.readPods(now) // the ranking of a calm node may be a second old
@@ -312,7 +315,7 @@ func (l *loop) followVictims(now time.Time) {
 			}
 		}
 		if m := l.mapped(p); m != nil && f.HasCgroup && (f.Terminating || f.Stale || !f.Listed) {
-			if usage, ok := leftOf(l.a.tree, m); ok {
+			if usage, ok := observe.Left(l.a.tree, m); ok {
 				f.Usage, f.Empty = usage, true
 			}
 		}

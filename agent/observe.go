@@ -1,15 +1,14 @@
 package agent
 
 import (
-	"math"
 	"time"
 
 	"spillway/agent/judge"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
-	"spillway/cgroup"
 )
 
 // How often pods are judged, a little less than the sampler reads them: a sweep that is early by a moment counts.
@@ -49,7 +48,7 @@ func (l *loop) readNode() {
 	l.samples = l.samples[:0]
 	for i := range window {
 		if window[i].At > seen {
-			l.samples = append(l.samples, nodeSample(&window[i]))
+			l.samples = append(l.samples, observe.NodeSample(&window[i]))
 		}
 	}
 }
@@ -65,31 +64,6 @@ func (l *loop) capacity() pressure.Bytes {
 	return pressure.Unknown
 }
 
-func amount(a cgroup.Amount) pressure.Bytes {
-	n, ok := a.Bytes()
-	if !ok || n > math.MaxInt64 {
-		return pressure.Unknown
-	}
-	return pressure.Bytes(n)
-}
-
-func nodeSample(s *sampler.NodeSample) pressure.Sample {
-	return pressure.Sample{
-		At: s.At, Capacity: amount(s.Capacity), MemAvailable: amount(s.MemAvailable),
-		RootWorkingSet: amount(s.RootWorkingSet), RootActiveFile: amount(s.RootActiveFile),
-		PodsWorkingSet: amount(s.PodsWorkingSet), PodsActiveFile: amount(s.PodsActiveFile), PodsLimit: amount(s.PodsLimit),
-		RootMeminfo: amount(s.RootMeminfo), StallSome: count(s.StallSome), StallFull: count(s.StallFull),
-	}
-}
-
-func count(a cgroup.Amount) pressure.Count {
-	n, ok := a.Bytes()
-	if !ok || n > math.MaxInt64 {
-		return pressure.Missing
-	}
-	return pressure.Count(n)
-}
-
 // readSlow takes the slow samples that the judge has not seen.
 func (l *loop) readSlow() {
 	var got []sampler.SlowSample
@@ -97,26 +71,9 @@ func (l *loop) readSlow() {
 	l.slow = l.slow[:0]
 	for i := range got {
 		if got[i].At > l.judge.LastSlow() {
-			l.slow = append(l.slow, slowSample(&got[i]))
+			l.slow = append(l.slow, observe.SlowSample(&got[i]))
 		}
 	}
-}
-
-// slowSample takes what cannot be dropped: page cache comes and goes without anybody growing.
-func slowSample(s *sampler.SlowSample) pressure.Slow {
-	return pressure.Slow{
-		At: s.At, Used: minus(s.Capacity, s.MemAvailable), Pods: minus(s.PodsWorkingSet, s.PodsActiveFile), System: minus(s.SystemWorkingSet, s.SystemActiveFile),
-		Kernel: amount(s.Kernel()), Charged: pressure.Unknown,
-		AllocStall: count(s.AllocStall), ScanDirect: count(s.ScanDirect), MajorFault: count(s.MajorFaults),
-	}
-}
-
-func minus(a, b cgroup.Amount) pressure.Bytes {
-	x, y := amount(a), amount(b)
-	if !x.Known() || !y.Known() {
-		return pressure.Unknown
-	}
-	return x - y
 }
 
 // readPods makes a reading of every followed cgroup.
@@ -134,12 +91,12 @@ func (l *loop) readPods(now time.Time) {
 			continue
 		}
 		last := &got[len(got)-1]
-		r, ok := reading(last)
+		r, ok := observe.Reading(last)
 		r.Fresh = ok && boot-last.At <= fresh
 		l.points, l.cachePoints = l.points[:0], l.cachePoints[:0]
 		for i := range got {
-			l.points = append(l.points, pressure.Point{At: got[i].At, Value: minus(got[i].WorkingSet, got[i].ActiveFile)})
-			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: amount(got[i].ActiveFile)})
+			l.points = append(l.points, pressure.Point{At: got[i].At, Value: observe.Less(got[i].WorkingSet, got[i].ActiveFile)})
+			l.cachePoints = append(l.cachePoints, pressure.Point{At: got[i].At, Value: observe.Bytes(got[i].ActiveFile)})
 		}
 		r.CacheGrowth, _ = judge.Growth(l.cachePoints, l.verdict.Lasted)
 		judge.Measure(&r, l.points, func() []pressure.Point { return l.lastMinute(s) }, usual[s.Target.Key], &l.verdict)
@@ -171,24 +128,9 @@ func (l *loop) lastMinute(s *sampler.Series) []pressure.Point {
 	got, l.scratch = s.Seconds(l.minute[:], l.scratch)
 	l.minutePoints = l.minutePoints[:0]
 	for i := range got {
-		l.minutePoints = append(l.minutePoints, pressure.Point{At: got[i].At, Value: minus(got[i].WorkingSet, got[i].ActiveFile)})
+		l.minutePoints = append(l.minutePoints, pressure.Point{At: got[i].At, Value: observe.Less(got[i].WorkingSet, got[i].ActiveFile)})
 	}
 	return l.minutePoints
-}
-
-// reading is one pod's figures; ok is false when one of them is missing.
-func reading(s *sampler.GroupSample) (policy.Reading, bool) {
-	usage, okUsage := s.Usage.Bytes()
-	ws, okWS := s.WorkingSet.Bytes()
-	cache, okCache := s.ActiveFile.Bytes()
-	anon, okAnon := s.Anon.Bytes()
-	shmem, okShmem := s.Shmem.Bytes()
-	if !okShmem { // v1 kernels before 4.20 have no figure for it: what cannot be seen is not promised
-		shmem = 0
-	}
-	zswap, _ := s.Zswap.Bytes() // 0 where the kernel has none
-	held := policy.Held{Known: true, Anon: anon, Shmem: shmem, Zswap: zswap}
-	return policy.Reading{Usage: usage, WorkingSet: ws, ActiveFile: cache, Held: held}, okUsage && okWS && okCache && okAnon
 }
 
 // candidates joins the API server's pods with their readings. What the API server says of a pod is taken from the newest view: the
@@ -287,6 +229,9 @@ func (l *loop) thresholds() []pressure.Threshold {
 	}
 	return out
 }
+
+// usual returns what a pod usually takes, bytes; 0: there is no history.
+func (l *loop) usual(p *policy.Pod) uint64 { return l.history.Usual(l.cgroupUID(p)) }
 
 // cgroupUID is the UID under which a pod's readings are kept: static pods have another one on the node.
 func (l *loop) cgroupUID(p *policy.Pod) string {

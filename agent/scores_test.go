@@ -15,6 +15,7 @@ import (
 	"spillway/agent/evict"
 	"spillway/agent/judge"
 	"spillway/agent/kube"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -95,7 +96,7 @@ func (n *scoreNode) life(dir string, f func(t *testing.T)) {
 			t.Fatal(err)
 		}
 		running(t, a.evicts.Run)
-		l := &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}}
+		l := &loop{a: a, judge: judge.New(a.judgeConfig()), readings: map[string]policy.Reading{}, said: map[string]time.Time{}, limits: observe.NewLimits(observe.LimitsOptions{}), history: observe.NewHistories(a.samples)}
 		n.l = l
 		l.openScores()
 		for limit := time.Now().Add(20 * time.Second); !client.Pods().Synced; time.Sleep(5 * time.Millisecond) {

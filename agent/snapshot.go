@@ -86,7 +86,7 @@ func (a *Agent) observeSources() {
 }
 
 func (l *loop) pressureStatus() status.Pressure {
-	n := publish.Node{Verdict: &l.verdict, Last: l.judge.Last(), Risk: l.risks.node, Explained: l.limits.explained}
+	n := publish.Node{Verdict: &l.verdict, Last: l.judge.Last(), Risk: l.history.Node(), Explained: l.limits.Explained()}
 	if l.a.cluster != nil {
 		if node := l.a.cluster.node.Load(); node.known {
 			alloc := int64(min(node.node.Allocatable, 1<<62))
@@ -97,7 +97,7 @@ func (l *loop) pressureStatus() status.Pressure {
 }
 
 func (l *loop) podsStatus() []status.Pod {
-	s := publish.Seen{Map: l.a.mapper.Map(), Ranking: l.judge.Ranking(), Readings: l.readings, Risks: l.risks.pods}
+	s := publish.Seen{Map: l.a.mapper.Map(), Ranking: l.judge.Ranking(), Readings: l.readings, Risks: l.history.Pods()}
 	if l.a.podCPU != nil {
 		s.Waits = *l.a.podCPU.view.Load()
 	}

@@ -7,6 +7,7 @@ import (
 
 	"spillway/agent/evict"
 	"spillway/agent/ledger"
+	"spillway/agent/observe"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/publish"
@@ -169,7 +170,7 @@ func (l *loop) followRelease(now time.Time, p *policy.Pod, m *podmap.Pod, empty,
 func heldPoints(samples []sampler.GroupSample) []timing.Point {
 	out := make([]timing.Point, 0, len(samples))
 	for i := range samples {
-		if v := minus(samples[i].WorkingSet, samples[i].ActiveFile); v.Known() {
+		if v := observe.Less(samples[i].WorkingSet, samples[i].ActiveFile); v.Known() {
 			out = append(out, timing.Point{At: samples[i].At, Held: uint64(min(max(v, 0), math.MaxInt64))})
 		}
 	}

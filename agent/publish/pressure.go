@@ -18,8 +18,8 @@ type Node struct {
 	Verdict     *pressure.Verdict
 	Last        *pressure.Sample // nil: none yet
 	Allocatable *int64           // bytes; nil: not known
-	Risk        *status.Risk     // nil: not known
-	Explained   pressure.Share   // of the full stall, by containers at their own limits
+	Risk        pressure.Risk
+	Explained   pressure.Share // of the full stall, by containers at their own limits
 }
 
 // Pressure is the verdict on the node.
@@ -28,7 +28,7 @@ func Pressure(n Node) status.Pressure {
 	p := status.Pressure{
 		Level: v.Level.String(), LevelNow: v.Now.String(), Reason: v.Reason, Signal: string(v.Nearest.Signal),
 		SlopeBytes: v.Slope, CacheSlope: v.CacheSlope, ETASeconds: eta(v.ETA), LeadSeconds: v.LeadTime.Seconds(), Cause: string(v.Cause),
-		Allocatable: n.Allocatable, Stalls: stalls(&v.Stall), Risk: n.Risk, Explained: status.Figure(n.Explained.Value, n.Explained.Known),
+		Allocatable: n.Allocatable, Stalls: stalls(&v.Stall), Risk: risk(n.Risk), Explained: status.Figure(n.Explained.Value, n.Explained.Known),
 		Gates: gates(v),
 	}
 	if v.Now != pressure.LevelUnknown {
@@ -76,6 +76,11 @@ func known(b pressure.Bytes) *int64 { return status.Figure(int64(b), b.Known()) 
 // eta is a time to a threshold, seconds; nil: it is not in sight.
 func eta(d time.Duration) *float64 { return status.Figure(d.Seconds(), d != pressure.Forever) }
 
+// risk is nil where there is too little history.
+func risk(r pressure.Risk) *status.Risk {
+	return status.Figure(status.Risk{High: r.High, PercentPerHour: r.PercentPerHr, R2: r.R2, SpanSeconds: r.Span.Seconds()}, r.Known)
+}
+
 // stalls lists the windows that are covered.
 func stalls(s *pressure.Stall) []status.Stall {
 	var out []status.Stall
@@ -99,7 +104,7 @@ type Seen struct {
 	Map      *podmap.Map
 	Ranking  []policy.Candidate
 	Readings map[string]policy.Reading // by pod cgroup UID, as all that follows
-	Risks    map[string]*status.Risk
+	Risks    map[string]pressure.Risk
 	Waits    map[string]*status.Waits
 }
 
@@ -118,7 +123,7 @@ func Pods(s Seen) []status.Pod {
 		p := byUID[c.Pod.UID]
 		item := pod(c, p)
 		if p != nil {
-			item.Risk, item.Waits = s.Risks[p.UID], s.Waits[p.UID]
+			item.Risk, item.Waits = risk(s.Risks[p.UID]), s.Waits[p.UID]
 		}
 		out = append(out, item)
 	}

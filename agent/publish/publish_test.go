@@ -69,7 +69,7 @@ func TestPressure(t *testing.T) {
 // The ranked pods come first; one that the API server does not list shows what its exit would release, and why it stays.
 func TestPods(t *testing.T) {
 	web := &policy.Pod{Namespace: "shop", Name: "web", UID: "api-web", Limit: 7, LimitSet: true}
-	risk, waits := &status.Risk{High: true}, &status.Waits{CPUPeriods: 3}
+	waits := &status.Waits{CPUPeriods: 3}
 	m := &podmap.Map{Pods: []podmap.Pod{
 		{UID: "orphan", Namespace: "shop", Name: "old"},
 		{UID: "node-web", API: web, Containers: []podmap.Container{{Name: "app", Limit: cgroup.Unlimited}, {Name: "side", Limit: 5}}},
@@ -80,17 +80,17 @@ func TestPods(t *testing.T) {
 		{Pod: &policy.Pod{Namespace: "shop", Name: "gone", UID: "api-gone"}, Protection: policy.Protection{Name: "x", Reason: "y"}, Excluded: "z"},
 	},
 		Readings: map[string]policy.Reading{"orphan": {Fresh: true, Held: policy.Held{Known: true, Anon: 4, Shmem: 100}}},
-		Risks:    map[string]*status.Risk{"node-web": risk}, Waits: map[string]*status.Waits{"node-web": waits}})
+		Risks:    map[string]pressure.Risk{"node-web": {Known: true, High: true, PercentPerHr: 0.7, R2: 0.9, Span: time.Hour}, "orphan": {}}, Waits: map[string]*status.Waits{"node-web": waits}})
 	if len(got) != 3 {
 		t.Fatalf("%d pods: %+v", len(got), got)
 	}
-	if p := got[0]; p.Name != "web" || !is(p.UsageBytes, 9) || !is(p.Score, 40) || !is(p.LimitBytes, 7) || p.Risk != risk || p.Waits != waits || len(p.Terms) != 1 || len(p.Containers) != 2 || p.Containers[0].LimitBytes != nil || !is(p.Containers[1].LimitBytes, 5) {
+	if p := got[0]; p.Name != "web" || !is(p.UsageBytes, 9) || !is(p.Score, 40) || !is(p.LimitBytes, 7) || !is(p.Risk, status.Risk{High: true, PercentPerHour: 0.7, R2: 0.9, SpanSeconds: 3600}) || p.Waits != waits || len(p.Terms) != 1 || len(p.Containers) != 2 || p.Containers[0].LimitBytes != nil || !is(p.Containers[1].LimitBytes, 5) {
 		t.Errorf("a ranked pod: %+v", p)
 	}
 	if p := got[1]; p.Name != "gone" || p.UsageBytes != nil || p.Score != nil || p.LimitBytes != nil || p.Protection != "x" || p.Reason != "z" || p.Risk != nil || p.Containers != nil {
 		t.Errorf("one without a reading: %+v", p)
 	}
-	if p := got[2]; p.Name != "old" || p.UID != "orphan" || p.Protection != "not-listed" || !is(p.ReleaseBytes, 4) {
+	if p := got[2]; p.Name != "old" || p.UID != "orphan" || p.Protection != "not-listed" || !is(p.ReleaseBytes, 4) || p.Risk != nil {
 		t.Errorf("one that is not listed: %+v", p)
 	}
 }

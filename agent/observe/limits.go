@@ -1,8 +1,9 @@
-package agent
+package observe
 
 import (
 	"time"
 
+	"spillway/agent/podmap"
 	"spillway/agent/pressure"
 	"spillway/agent/sampler"
 	"spillway/cgroup"
@@ -11,8 +12,17 @@ import (
 // limitsEvery is how often containers near their own limit are looked at.
 const limitsEvery = time.Second
 
-// limits tells how much of the node's stall comes from containers that reclaim at their own limit.
-type limits struct {
+// LimitsOptions configure Limits. All are required.
+type LimitsOptions struct {
+	Tree    *cgroup.Tree
+	Samples *sampler.Sampler
+	Map     func() *podmap.Map
+	Braked  func() map[uint64]sampler.Leaf // the cgroups of the pods that are slowed down, by id
+}
+
+// Limits tells how much of the node's stall comes from containers that reclaim at their own limit. It is for one goroutine.
+type Limits struct {
+	opts      LimitsOptions
 	at        time.Duration
 	node      pressure.Count
 	marks     map[uint64]limitMark // by id of the container's cgroup
@@ -25,28 +35,30 @@ type limitMark struct {
 	known bool   // stall
 }
 
-// explain reads the containers near their limit, and compares with the look before. It opens a few files a second, and only
-// while the node stalls.
-func (l *loop) explain() {
-	x := &l.limits
-	last := l.judge.Last()
-	if last == nil {
+// NewLimits returns Limits that have read nothing yet.
+func NewLimits(opts LimitsOptions) *Limits { return &Limits{opts: opts} }
+
+// Explained is the part of the full stall that containers at their own limits explain.
+func (x *Limits) Explained() pressure.Share { return x.explained }
+
+// Look reads the containers near their limit, and compares with the look before. It opens a few files a second, and only
+// while the node stalls: stall is the full one of the last second. last is the newest sample, nil before the first.
+func (x *Limits) Look(last *pressure.Sample, stall pressure.Share) {
+	if last == nil || last.At-x.at < limitsEvery && last.At >= x.at {
 		return
 	}
-	if last.At-x.at < limitsEvery && last.At >= x.at {
-		return
-	}
-	if s := l.verdict.Stall.Full1s; !s.Known || s.Value < 0.01 {
-		*x = limits{}
+	if !stall.Known || stall.Value < 0.01 {
+		x.at, x.node, x.marks, x.explained = 0, 0, nil, pressure.Share{}
 		return
 	}
 	before, since := x.marks, x.node
 	x.at, x.node, x.marks, x.explained = last.At, last.StallFull, map[uint64]limitMark{}, pressure.Share{}
-	owners, fresh := l.a.mapper.Map(), l.a.samples.Fresh().Containers
+	samples := x.opts.Samples
+	owners, fresh := x.opts.Map(), samples.Fresh().Containers
 	var uses []pressure.LimitUse
-	braked := l.braked()
+	braked := x.opts.Braked()
 	for _, leaf := range braked { // a pod stalls for its brake, and for its containers' limits, which are not counted again
-		now, ok := l.a.markLimit(leaf)
+		now, ok := markLimit(x.opts.Tree, leaf)
 		if !ok {
 			continue
 		}
@@ -56,19 +68,19 @@ func (l *loop) explain() {
 			uses = append(uses, use)
 		}
 	}
-	for _, s := range l.a.samples.Series() {
+	for _, s := range samples.Series() {
 		if _, ok := braked[s.Target.ID]; ok {
 			continue
 		}
 		for _, c := range s.Containers() {
 			reading, ok := c.Newest()
-			workingSet := amount(reading.WorkingSet)
+			workingSet := Bytes(reading.WorkingSet)
 			owner, known := owners.Lookup(c.Leaf.ID)
-			limit := amount(owner.ContainerLimit)
-			if !ok || !known || !workingSet.Known() || !limit.Known() || float64(workingSet) < 0.95*float64(limit) || l.a.samples.Now()-reading.At > fresh {
+			limit := Bytes(owner.ContainerLimit)
+			if !ok || !known || !workingSet.Known() || !limit.Known() || float64(workingSet) < 0.95*float64(limit) || samples.Now()-reading.At > fresh {
 				continue
 			}
-			now, ok := l.a.markLimit(c.Leaf)
+			now, ok := markLimit(x.opts.Tree, c.Leaf)
 			if !ok {
 				continue
 			}
@@ -97,8 +109,8 @@ func (m limitMark) stalled(now limitMark) (time.Duration, bool) {
 }
 
 // markLimit reads how often a container hit its limit and how long it stalled.
-func (a *Agent) markLimit(leaf sampler.Leaf) (limitMark, bool) {
-	g, err := a.tree.Group(leaf.Path)
+func markLimit(tree *cgroup.Tree, leaf sampler.Leaf) (limitMark, bool) {
+	g, err := tree.Group(leaf.Path)
 	if err != nil {
 		return limitMark{}, false
 	}
@@ -108,7 +120,7 @@ func (a *Agent) markLimit(leaf sampler.Leaf) (limitMark, bool) {
 		return limitMark{}, false
 	}
 	mark := limitMark{hits: e.Max}
-	if a.tree.MemoryVersion() == 1 {
+	if tree.MemoryVersion() == 1 {
 		mark.hits = e.Failcnt
 	}
 	var psi cgroup.Pressure
