@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -52,8 +53,11 @@ var stories = []story{
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	var err error
-	if builds, err = os.MkdirTemp("", "golden"); err != nil {
+	err := flag.Set("test.parallel", strconv.Itoa(len(stories))) // they wait more than they work
+	if err == nil {
+		builds, err = os.MkdirTemp("", "golden")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
