@@ -184,7 +184,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 		h := l.file.Load()
 		if h != nil && h == l.suspect.Load() {
 			l.file.Store(nil)
-			h.abandon()
+			abandon(h.file)
 			h = nil
 		}
 		if h == nil {
@@ -215,7 +215,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			err = errors.New("it was removed")
 		}
 		if errors.Is(err, errDamaged) {
-			h.abandon()
+			abandon(h.file)
 		} else {
 			h.close()
 		}

@@ -17,13 +17,23 @@ import (
 	"time"
 )
 
-const crashFolder = "SPILLWAY_LEDGER_CRASH_TEST"
+const (
+	crashFolder = "SPILLWAY_LEDGER_CRASH_TEST"
+	openFolder  = "SPILLWAY_LEDGER_OPEN_TEST"
+)
 
-// TestMain makes the test binary the writer that TestKilled kills.
+// TestMain makes the test binary the writer that TestKilled kills, or an agent that opens a ledger and ends.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashFolder); dir != "" {
 		fmt.Fprintln(os.Stderr, writeForever(dir))
 		os.Exit(1)
+	}
+	if dir := os.Getenv(openFolder); dir != "" {
+		if err := openOnce(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

@@ -2,10 +2,15 @@ package ledger
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,6 +40,21 @@ func filled(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// layout returns where the last page of a ledger ends, where the list of free pages is, and a branch page.
+func layout(t testing.TB, data []byte) (end, free, branch int) {
+	t.Helper()
+	newest := uint64(0)
+	for page := range 2 {
+		meta := data[page*4096+16:]
+		if txid := binary.NativeEndian.Uint64(meta[48:]); txid >= newest {
+			newest, free, end = txid, int(binary.NativeEndian.Uint64(meta[32:]))*4096, int(binary.NativeEndian.Uint64(meta[40:]))*4096
+		}
+	}
+	for branch = 8192; data[branch+8] != 1; branch += 4096 {
+	}
+	return end, free, branch
 }
 
 // foreign is a database that is none of ours.
@@ -75,23 +95,34 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			_, err := tx.CreateBucket([]byte("x"))
 			return err
 		}),
-		"another program's, without a list of free pages": foreign(t, func(o *bbolt.Options) { o.NoFreelistSync = true }, func(tx *bbolt.Tx) error { return nil }),
 		"no format": foreign(t, func(*bbolt.Options) {}, func(tx *bbolt.Tx) error {
 			_, err := tx.CreateBucket(bucketAbout)
 			return err
 		}),
 	}
-	for size := 512; size < len(good); size += 4096 {
-		// behind the last page that is in use nothing is missing
-		if _, err := checkPages(bytes.NewReader(good[:size]), int64(size)); err != nil {
-			cases[fmt.Sprintf("cut to %d", size)] = good[:size]
-		}
+	end, free, branch := layout(t, good)
+	for size := 512; size < end; size += 4096 {
+		cases[fmt.Sprintf("cut to %d", size)] = good[:size]
 	}
-	if len(cases) < 15 {
-		t.Fatalf("only %d cases", len(cases))
+	// bbolt would write over pages that are in use, or far beyond the end.
+	first := binary.NativeEndian.Uint64(good[free+16:])
+	for name, id := range map[string]uint64{"in use": uint64(branch) / 4096, "a meta page": 0, "beyond the end": 5000, "beyond all": 1 << 60, "listed twice": first} {
+		data := bytes.Clone(good)
+		binary.NativeEndian.PutUint64(data[free+24:], id)
+		cases["a free page that is "+name] = data
 	}
-	for name, data := range cases {
-		t.Run(name, func(t *testing.T) {
+	for name, at := range map[string]int{"the list of free pages": free, "a branch": branch} { // which bbolt would follow for as long
+		data := bytes.Clone(good)
+		binary.NativeEndian.PutUint32(data[at+12:], 1<<30)
+		cases[name+" that goes on for 2^30 pages"] = data
+	}
+	const noList = "another program's, without a list of free pages" // into which bbolt writes one
+	cases[noList] = foreign(t, func(o *bbolt.Options) { o.NoFreelistSync = true }, func(*bbolt.Tx) error { return nil })
+	if binary.NativeEndian.Uint16(good[free+10:]) < 2 || len(cases) < 20 {
+		t.Fatalf("%d cases; list of free pages % x", len(cases), good[free:free+64])
+	}
+	for what, data := range cases {
+		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()
 			file := filepath.Join(dir, FileName)
 			if err := os.WriteFile(file, data, 0o644); err != nil {
@@ -100,7 +131,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			var log bytes.Buffer
 			life(t, Options{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(l *Ledger) {
 				name := l.SetAside()
-				if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, data) || !strings.HasPrefix(name, file+".bad-") || !strings.Contains(log.String(), name) {
+				if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, data) && what != noList || !strings.HasPrefix(name, file+".bad-") || !strings.Contains(log.String(), name) {
 					t.Fatalf("set aside as %q: %v; log %s", name, err, &log)
 				}
 				if data, lost, err := l.Document("a").Load(); data != nil || lost != name || err != nil {
@@ -118,6 +149,167 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 				want(t, l, "b", "")
 			})
 		})
+	}
+}
+
+// A disk that cannot be read is no damage.
+func TestReadable(t *testing.T) {
+	if err := readable(bytes.NewReader(make([]byte, 9)), 9); err != nil {
+		t.Error(err)
+	}
+	failing := errors.New("EIO")
+	if err := readable(broken{failing}, 9); !errors.Is(err, failing) || errors.Is(err, errDamaged) {
+		t.Errorf("%v", err)
+	}
+}
+
+type broken struct{ err error }
+
+func (b broken) ReadAt([]byte, int64) (int, error) { return 0, b.err }
+
+// openOnce opens a ledger, says what is in it, and saves a document.
+func openOnce(dir string) error {
+	l, err := Open(Options{Dir: dir})
+	if err != nil {
+		return err
+	}
+	g, err := l.Log("kills", crashBounds)
+	if err != nil {
+		return err
+	}
+	data, lost, err := l.Document("a").Load()
+	if err != nil {
+		return err
+	}
+	records, err := g.Newest(1000)
+	if err != nil {
+		return err
+	}
+	for i, r := range records {
+		if string(r.Data) != fmt.Sprintf("%040d", len(records)-1-i) {
+			return fmt.Errorf("record %d: %q", i, r.Data)
+		}
+	}
+	if err := l.Document("new").Save([]byte("1")); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(opened{l.SetAside(), lost, string(data), len(records)}); err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+type opened struct {
+	Aside, Lost, A string
+	Records        int
+}
+
+// start is one start of an agent; false: it died.
+func start(t *testing.T, dir string) (o opened, log string, ok bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), openFolder+"="+dir)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		t.Fatalf("%s: no end after a minute", dir)
+	}
+	if err != nil {
+		return o, stderr.String(), false
+	}
+	if err := json.Unmarshal(out, &o); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	return o, stderr.String(), true
+}
+
+// Whatever is wrong in a file, the third start has a ledger: the one that was, or a new one that says so.
+func TestRandomDamage(t *testing.T) {
+	good := filled(t)
+	end, _, _ := layout(t, good)
+	random := rand.New(rand.NewPCG(1, 2))
+	died, aside, same := 0, 0, 0
+	for i := range 40 {
+		data := bytes.Clone(good)
+		for range 1 + i%3 {
+			at := 8192 + random.IntN(end-8192) // behind the meta pages, of which one is enough
+			if i%4 != 0 {                      // heads of pages and elements lead astray
+				at = at/4096*4096 + at%200
+			}
+			data[at] ^= 1 << random.IntN(8)
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, FileName), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; ; n++ {
+			o, log, ok := start(t, dir)
+			switch {
+			case !ok && n < maxDied:
+				died++
+				continue
+			case !ok:
+				t.Errorf("damage %d: dead at start %d: %.2000s", i, n, log)
+			case o.Aside != "":
+				aside++
+				if got, err := os.ReadFile(o.Aside); err != nil || !bytes.Equal(got, data) || o.Lost != o.Aside || o.A != "" || o.Records != 0 {
+					t.Errorf("damage %d: %+v, %v", i, o, err)
+				}
+			default:
+				same++
+				if o.A != "kept" || o.Records != 300 || o.Lost != "" {
+					t.Errorf("damage %d: lost without a word: %+v", i, o)
+				}
+			}
+			break
+		}
+		if o, log, ok := start(t, dir); !ok || o.Aside != "" {
+			t.Errorf("damage %d: the start after it: %v, %+v, %.2000s", i, ok, o, log)
+		}
+	}
+	t.Logf("%d set aside, %d as they were, %d starts died", aside, same, died)
+	if aside < 10 || same < 1 {
+		t.Errorf("%d set aside, %d as they were", aside, same)
+	}
+}
+
+// A key that lies outside of all memory ends the process, twice. The third start sets the file aside.
+func TestDeathWhileOpening(t *testing.T) {
+	data := filled(t)
+	_, _, branch := layout(t, data)
+	binary.NativeEndian.PutUint32(data[branch+16+16:], 1<<30) // where the second element's key is
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, FileName), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range maxDied {
+		if o, log, ok := start(t, dir); ok || !strings.Contains(log, "fault") {
+			t.Fatalf("it did not die: %+v, %s", o, log)
+		}
+	}
+	o, log, ok := start(t, dir)
+	if got, err := os.ReadFile(o.Aside); !ok || err != nil || !bytes.Equal(got, data) || o.Lost != o.Aside {
+		t.Fatalf("%+v, %v, %s", o, err, log)
+	}
+	if o, _, ok := start(t, dir); !ok || o.Aside != "" || o.Lost == "" {
+		t.Errorf("then: %v, %+v", ok, o)
+	}
+}
+
+// An agent that was killed while it opened a good file loses nothing.
+func TestKilledWhileOpening(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, FileName), filled(t), 0o600),
+		os.WriteFile(filepath.Join(dir, FileName+openingSuffix), []byte{0}, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l := begin(t, Options{Dir: dir})
+	want(t, l, "a", "kept")
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left beside it: %v, %v", left, err)
 	}
 }
 

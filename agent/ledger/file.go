@@ -42,9 +42,9 @@ func (h *handle) close() error { return guard(h.db.Close) }
 
 // abandon is close after damage: bbolt may hold its mutexes for ever, and its mapping, which keeps the lock too, is left to
 // the process.
-func (h *handle) abandon() {
-	syscall.Flock(int(h.file.Fd()), syscall.LOCK_UN)
-	h.file.Close()
+func abandon(f *os.File) {
+	syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	f.Close()
 }
 
 // open makes l.file. It needs mu.
@@ -67,7 +67,7 @@ func (l *Ledger) open() (err error) {
 	h, used, err := l.use(f)
 	if errors.Is(err, errDamaged) {
 		name, serr := l.setAside(err)
-		f.Close()
+		abandon(f)
 		if serr != nil {
 			return serr
 		}
@@ -78,7 +78,6 @@ func (l *Ledger) open() (err error) {
 		return l.create()
 	}
 	if err != nil {
-		f.Close()
 		return err
 	}
 	l.rewrite = true
@@ -121,8 +120,17 @@ func same(f *os.File, path string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// use checks a locked file and opens the database in it.
+// use opens the database in a locked file and checks it. After an error the file is closed, after damage it is not.
 func (l *Ledger) use(f *os.File) (h *handle, used int64, err error) {
+	defer func() {
+		if err == nil || errors.Is(err, errDamaged) {
+			return
+		}
+		if h != nil {
+			h.close()
+		}
+		f.Close()
+	}()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, 0, err
@@ -130,10 +138,10 @@ func (l *Ledger) use(f *os.File) (h *handle, used int64, err error) {
 	if !info.Mode().IsRegular() {
 		return nil, 0, fmt.Errorf("it is no file but %s", info.Mode().Type())
 	}
-	if info.Size() > maxFile {
-		return nil, 0, damaged("%d bytes, where a ledger has at most %d", info.Size(), maxFile)
+	if size := info.Size(); size == 0 || size > maxFile {
+		return nil, 0, damaged("%d bytes, where a ledger has some and at most %d", size, maxFile)
 	}
-	if used, err = checkPages(f, info.Size()); err != nil {
+	if err := readable(f, info.Size()); err != nil {
 		return nil, 0, err
 	}
 	if info.Mode().Perm() != 0o600 {
@@ -141,26 +149,34 @@ func (l *Ledger) use(f *os.File) (h *handle, used int64, err error) {
 			return nil, 0, err
 		}
 	}
-	if h, err = database(f); err != nil {
+	defer l.ends()
+	if err := l.begins(); err != nil {
 		return nil, 0, err
 	}
-	if err := guard(func() error { return h.db.View(l.take) }); err != nil {
-		if errors.Is(err, errDamaged) {
-			h.abandon()
-		} else {
-			h.close()
+	if h, err = database(f); err != nil {
+		var errno syscall.Errno
+		if !errors.As(err, &errno) { // bbolt says it of the content
+			err = fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		return nil, 0, err
 	}
-	return h, used, nil
+	err = guard(func() error {
+		return h.db.View(func(tx *bbolt.Tx) (err error) {
+			if used, err = check(tx, info.Size()); err != nil {
+				return err
+			}
+			return l.take(tx)
+		})
+	})
+	return h, used, err
 }
 
-// database opens bbolt on a file whose pages were checked, or that is new.
+// database opens bbolt on a file.
 func database(f *os.File) (*handle, error) {
 	h := &handle{file: f}
 	err := guard(func() (err error) {
 		h.db, err = bbolt.Open(f.Name(), 0o600, &bbolt.Options{
-			FreelistType: bbolt.FreelistMapType, NoStatistics: true, MaxSize: maxFile,
+			FreelistType: bbolt.FreelistMapType, MaxSize: maxFile,
 			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f, nil },
 		})
 		return err
