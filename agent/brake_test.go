@@ -287,13 +287,10 @@ func TestBrakeFaults(t *testing.T) {
 			}
 			text := strings.ReplaceAll(tc.file, "ID", cgroup.Amount(g.ID()).String())
 			g.Close()
-			if err := os.WriteFile(filepath.Join(state, earlierFiles[brakesDocument]), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			a := &Agent{tree: tree, cfg: DefaultConfig(), opts: Options{StateDir: state}, log: slog.New(slog.DiscardHandler)}
 			a.sources.init(a.log)
 			keep(t, a)
-			if err := a.openBrake(); err != nil {
+			if err := errors.Join(a.ledger.Document(brakesDocument).Save([]byte(text)), a.openBrake()); err != nil {
 				t.Fatal(err)
 			}
 			defer running(t, a.brakes.Run)()

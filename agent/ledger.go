@@ -19,9 +19,6 @@ const (
 	incidentsLog      = "incidents"
 )
 
-// earlierFiles are where agents without a ledger kept the documents, in Options.StateDir.
-var earlierFiles = map[string]string{evictionsDocument: "evictions.json", brakesDocument: "brakes.json"}
-
 // killsBounds bound the OOM kills that are kept; one takes about 600 bytes.
 var killsBounds = ledger.Bounds{Records: 4096, Bytes: 4 << 20, Age: 30 * 24 * time.Hour}
 
@@ -34,7 +31,7 @@ func (a *Agent) openLedger() (err error) {
 		a.sources.set("ledger", status.Off, "standalone")
 		return nil
 	}
-	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Import: earlierFiles, Logger: a.log}); err != nil {
+	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Logger: a.log}); err != nil {
 		return err
 	}
 	a.keptKills, err = a.ledger.Log(killsLog, killsBounds)

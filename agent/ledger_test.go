@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"spillway/agent/brake"
 	"spillway/agent/evict"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
@@ -143,12 +141,23 @@ func TestEvictionIsOnDiskBeforeItIsAsked(t *testing.T) {
 	}
 }
 
-// A ledger that cannot be used is named, and costs a cooldown; so does what an earlier version left and nobody can read.
+// A ledger that cannot be used is named, and costs a cooldown; so does a document in it that cannot be read.
 func TestLedgerThatCannotBeUsed(t *testing.T) {
-	for name, file := range map[string]string{"the ledger": ledger.FileName, "an earlier file": "evictions.json"} {
+	for name, write := range map[string]func(dir string) error{
+		"the ledger": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, ledger.FileName), []byte("nonsense"), 0o600)
+		},
+		"a document": func(dir string) error {
+			l, err := ledger.Open(ledger.Options{Dir: dir})
+			if err != nil {
+				return err
+			}
+			return errors.Join(l.Document(evictionsDocument).Save([]byte("nonsense")), l.Close())
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, file), []byte("nonsense"), 0o600); err != nil {
+			if err := write(dir); err != nil {
 				t.Fatal(err)
 			}
 			lives(t, dir, func(t *testing.T, a *Agent) {
@@ -204,39 +213,6 @@ func TestNothingCanBeKept(t *testing.T) {
 			t.Errorf("%v, never %q", err, a.brakes.Never())
 		}
 	})
-}
-
-// What agents without a ledger left is taken over, each by its manager.
-func TestEarlierFilesAreTakenOver(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"evictions.json": `{"version":1,"victims":[{"decisionId":"d","namespace":"shop","name":"leak","uid":"u","state":"in-flight","graceNanoseconds":30000000000}]}`,
-		"brakes.json":    `{"version":1,"brakes":[{"uid":"u","pod":"shop/leak","path":"/x","cgroupId":1,"previousHighBytes":4096}]}`,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 {
-		lives(t, dir, func(t *testing.T, a *Agent) {
-			m := enforcer(t, a, nobody)
-			if m.InFlight() != 1 || m.SetAside() != "" || m.Fault() != "" {
-				t.Errorf("%d in flight, set aside %q, fault %q", m.InFlight(), m.SetAside(), m.Fault())
-			}
-			data, _, err := a.ledger.Document(brakesDocument).Load()
-			var s struct{ Brakes []json.RawMessage }
-			if err := errors.Join(err, json.Unmarshal(data, &s)); err != nil || len(s.Brakes) != 1 {
-				t.Errorf("%s, %v", data, err)
-			}
-			b, err := brake.New(brake.Options{Kernel: braker{}, Store: a.ledger.Document(brakesDocument)})
-			if err != nil || len(b.Attempts()) != 1 || b.Attempts()[0].Previous != 4096 {
-				t.Errorf("%v, attempts %+v", err, b.Attempts())
-			}
-		})
-		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-			t.Errorf("left: %v, %v", left, err)
-		}
-	}
 }
 
 // A second agent on the folder is refused by name of the file; standalone keeps nothing.

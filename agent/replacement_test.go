@@ -29,9 +29,6 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(filepath.Join(dir, earlierFiles[evictionsDocument]), []byte(state), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	text := "{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: '" + server + "'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -45,6 +42,9 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	a.opts.StateDir, a.cfg = dir, DefaultConfig()
 	a.sources.init(a.log)
 	keep(t, a)
+	if err := a.ledger.Document(evictionsDocument).Save([]byte(state)); err != nil {
+		t.Fatal(err)
+	}
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	if a.evicts, err = evict.New(evict.Options{Call: func(context.Context, evict.Request) policy.Answer { return policy.Answer{} }, Look: client.Replacement, Store: a.ledger.Document(evictionsDocument), Node: "node-a"}); err != nil {
 		t.Fatal(err)

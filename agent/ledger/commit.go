@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,7 +191,7 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			}
 			h = l.file.Load()
 			l.state.Lock()
-			delete(l.unread, "") // it has been read now, see take
+			l.unread = nil // it has been read now, see take
 			l.state.Unlock()
 		}
 		var after map[string]tally
@@ -207,7 +205,8 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 			l.tallies, l.rewrite = after, false
 			l.commits++
 			l.size.Store(h.size())
-			return l.saved(puts)
+			l.saved(puts)
+			return nil
 		}
 		l.file.Store(nil) // after an error it is not known what is on disk: it is opened anew
 		again := err == nil || errors.Is(err, errDamaged)
@@ -225,28 +224,15 @@ func (l *Ledger) write(puts []*put, records []queued) error {
 	}
 }
 
-// saved books what is on disk. The file of an earlier version goes when its successor is there.
-func (l *Ledger) saved(puts []*put) error {
+// saved books what is on disk.
+func (l *Ledger) saved(puts []*put) {
 	l.state.Lock()
 	defer l.state.Unlock()
 	for _, p := range puts {
 		if l.docs[p.name] = p.data; p.data == nil {
 			delete(l.docs, p.name)
 		}
-		if file := l.opts.Import[p.name]; file != "" {
-			switch err := os.Remove(filepath.Join(l.opts.Dir, file)); {
-			case errors.Is(err, os.ErrNotExist):
-			case err != nil:
-				return err
-			default:
-				if err := syncFolder(l.opts.Dir); err != nil {
-					return err
-				}
-			}
-			delete(l.unread, p.name)
-		}
 	}
-	return nil
 }
 
 // begin fills a new file.

@@ -311,39 +311,3 @@ func syncFolder(name string) error {
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
-
-// imports takes over the files that earlier versions kept documents in. A file is removed when its content is in the ledger;
-// as only those versions write it, it is newer than what the ledger has.
-func (l *Ledger) imports() {
-	for name, file := range l.opts.Import {
-		path := filepath.Join(l.opts.Dir, file)
-		err := l.importFile(name, path)
-		if err != nil {
-			err = fmt.Errorf("take %s over from %s: %w", name, path, err)
-			l.unread[name] = err
-			l.log.Error("earlier state not taken over", "file", path, "error", err)
-		}
-	}
-}
-
-func (l *Ledger) importFile(name, path string) error {
-	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Size() > maxDocument {
-		return fmt.Errorf("%d bytes, at most %d fit", info.Size(), maxDocument)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := l.write([]*put{{name: name, data: data}}, nil); err != nil { // which removes the file
-		return err
-	}
-	l.log.Info("earlier state taken over into the ledger", "file", path, "bytes", len(data))
-	return nil
-}

@@ -49,9 +49,8 @@ var (
 
 // Options configure a Ledger. Dir is required.
 type Options struct {
-	Dir    string            // made with mode 0700 when it is not there
-	Import map[string]string // documents by the files in Dir that earlier versions kept them in: taken over, then removed
-	Logger *slog.Logger      // default: discard
+	Dir    string       // made with mode 0700 when it is not there
+	Logger *slog.Logger // default: discard
 }
 
 // Ledger is the open store. All its methods may be called by any goroutine.
@@ -82,7 +81,7 @@ type Ledger struct {
 
 	state  sync.Mutex        // guards docs, unread and lost
 	docs   map[string][]byte // as they were last written: a new file gets them when this one is lost
-	unread map[string]error  // documents whose old file could not be read
+	unread error             // why the file could not be opened yet
 	lost   lost
 }
 
@@ -112,7 +111,7 @@ func Open(opts Options) (*Ledger, error) {
 	l := &Ledger{
 		opts: opts, path: filepath.Join(opts.Dir, FileName), log: opts.Logger, wait: saveWait,
 		puts: make(chan *put), records: make(chan queued, queueRecords),
-		logs: map[string]*Log{}, tallies: map[string]tally{}, docs: map[string][]byte{}, unread: map[string]error{},
+		logs: map[string]*Log{}, tallies: map[string]tally{}, docs: map[string][]byte{},
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,13 +121,8 @@ func Open(opts Options) (*Ledger, error) {
 	}
 	if err != nil {
 		l.note(err)
-		for name := range opts.Import {
-			l.unread[name] = err
-		}
-		l.unread[""] = err
-		return l, nil
+		l.unread = err
 	}
-	l.imports()
 	return l, nil
 }
 
@@ -202,10 +196,8 @@ func (d *Document) Load() (data []byte, lost string, err error) {
 	if data = l.docs[d.name]; data != nil {
 		return bytes.Clone(data), "", nil
 	}
-	for _, name := range []string{d.name, ""} {
-		if err := l.unread[name]; err != nil {
-			return nil, "", err
-		}
+	if l.unread != nil {
+		return nil, "", l.unread
 	}
 	if age := time.Since(l.lost.At); l.lost.File != "" && age < lostFor && age > -lostFor {
 		return nil, l.lost.File, nil

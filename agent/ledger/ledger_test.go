@@ -118,45 +118,6 @@ func TestOneProcessHasIt(t *testing.T) {
 	}
 }
 
-func TestImport(t *testing.T) {
-	dir := t.TempDir()
-	opts := Options{Dir: dir, Import: map[string]string{"evictions": "evictions.json", "brakes": "brakes.json", "none": "none.json"}}
-	old := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	old("evictions.json", `{"version":1}`)
-	old("brakes.json", "")
-	life(t, opts, func(l *Ledger) {
-		want(t, l, "evictions", `{"version":1}`)
-		if data, _, err := l.Document("brakes").Load(); data == nil || len(data) != 0 || err != nil {
-			t.Errorf("an empty file: %v, %v", data, err)
-		}
-		want(t, l, "none", "")
-		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-			t.Errorf("left beside it: %v, %v", left, err)
-		}
-	})
-	old("evictions.json", "written by an older version meanwhile")
-	life(t, opts, func(l *Ledger) { want(t, l, "evictions", "written by an older version meanwhile") })
-	life(t, opts, func(l *Ledger) { want(t, l, "evictions", "written by an older version meanwhile") })
-
-	if err := os.Mkdir(filepath.Join(dir, "brakes.json"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	life(t, opts, func(l *Ledger) {
-		want(t, l, "evictions", "written by an older version meanwhile")
-		if data, _, err := l.Document("none").Load(); data != nil || err != nil {
-			t.Errorf("another document: %q, %v", data, err)
-		}
-	})
-	l := begin(t, Options{Dir: t.TempDir(), Import: map[string]string{"a": "../" + filepath.Base(dir) + "/brakes.json"}})
-	if _, _, err := l.Document("a").Load(); err == nil || !strings.Contains(err.Error(), "brakes.json") {
-		t.Errorf("a folder: %v", err)
-	}
-}
-
 // What its owner cannot use is moved to a file.
 func TestSetDocumentAside(t *testing.T) {
 	dir := t.TempDir()
