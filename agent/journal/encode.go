@@ -4,59 +4,39 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"log/slog"
-	"reflect"
-	"strconv"
 	"strings"
-	"unicode/utf8"
+	"time"
 )
 
-const (
-	// maxName is the longest field name that journald takes, in bytes (journal_field_valid).
-	maxName = 64
-	// maxValue is the longest value that is sent, in bytes; the rest is cut off and the cut is marked. Journald itself
-	// would take far more; a record that large would only cost memory when there is least of it.
-	maxValue = 1 << 20
-	// maxDepth bounds nested groups.
-	maxDepth = 16
-)
+// maxName is the longest field name that journald takes, in bytes (journal_field_valid).
+const maxName = 64
 
-// appendAttr appends the fields of one attribute. The rules for empty attributes and groups are those of slog.Handler.
+// appendAttr appends the field of one attribute; an empty one is left out. The name of a group is a prefix.
 func appendAttr(b []byte, prefix string, a slog.Attr) []byte {
-	return appendAttrAt(b, prefix, a, 0)
-}
-
-func appendAttrAt(b []byte, prefix string, a slog.Attr, depth int) []byte {
-	v := a.Value.Resolve()
-	if a.Key == "" && v.Kind() == slog.KindAny && v.Any() == nil {
+	a.Value = a.Value.Resolve()
+	if a.Equal(slog.Attr{}) {
 		return b
 	}
-	if v.Kind() != slog.KindGroup {
-		text := valueText(v)
-		if a.Key == "message_id" {
-			if id, ok := messageID(text); ok {
-				return appendField(b, "MESSAGE_ID", id)
-			}
+	if a.Value.Kind() == slog.KindGroup {
+		if a.Key != "" {
+			prefix += a.Key + "_"
 		}
-		return appendField(b, fieldName(prefix+a.Key), text)
+		for _, member := range a.Value.Group() {
+			b = appendAttr(b, prefix, member)
+		}
+		return b
 	}
-	if depth == maxDepth {
-		return appendField(b, fieldName(prefix+a.Key), "(groups nested too deep)")
+	text := valueText(a.Value)
+	if a.Key == "message_id" && isID(text) {
+		return appendField(b, "MESSAGE_ID", text)
 	}
-	if a.Key != "" {
-		prefix += a.Key + "_"
-	}
-	for _, member := range v.Group() {
-		b = appendAttrAt(b, prefix, member, depth+1)
-	}
-	return b
+	return appendField(b, fieldName(prefix+a.Key), text)
 }
 
 // appendField appends one field: NAME=value and a newline, or, when the value holds control characters, the binary form
 // NAME, newline, length as 64-bit little endian, value, newline, which no value can break out of.
 func appendField(b []byte, name, value string) []byte {
-	value = limit(value)
 	b = append(b, name...)
 	if plain(value) {
 		b = append(b, '=')
@@ -76,18 +56,6 @@ func plain(s string) bool {
 		}
 	}
 	return true
-}
-
-// limit cuts a value that is too long, between characters, and says so.
-func limit(s string) string {
-	if len(s) <= maxValue {
-		return s
-	}
-	cut := maxValue
-	for back := 0; back < utf8.UTFMax && !utf8.RuneStart(s[cut]); back++ {
-		cut--
-	}
-	return s[:cut] + "... (" + strconv.Itoa(len(s)-cut) + " bytes cut)"
 }
 
 // fieldName makes a name that journald takes: A-Z, 0-9 and _, not beginning with _ or a digit, at most 64 bytes, and
@@ -137,41 +105,27 @@ func reserved(name string) bool {
 	return false
 }
 
-// messageID accepts 32 hexadecimal digits, dashes in between allowed, and returns them in lower case without dashes.
-func messageID(s string) (string, bool) {
-	s = strings.ToLower(strings.ReplaceAll(s, "-", ""))
-	if len(s) != 32 {
-		return "", false
-	}
-	if _, err := hex.DecodeString(s); err != nil {
-		return "", false
-	}
-	return s, true
+// isID reports whether s is a 128-bit id, as journald wants it.
+func isID(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 32
 }
 
-// valueText is the text of a value: numbers and booleans as in Go, durations with their unit, times as RFC 3339, errors
-// and Stringers by their method, string types as they are, other types as JSON.
+// valueText is the text of a value: numbers and booleans as in Go, durations with their unit, times as RFC 3339 with
+// nanoseconds, lists of strings as JSON, all else as fmt prints it.
 func valueText(v slog.Value) string {
 	switch v.Kind() {
 	case slog.KindTime:
-		return formatTime(v.Time())
+		return v.Time().Format(time.RFC3339Nano)
 	case slog.KindAny:
-	default:
-		return v.String()
+		switch x := v.Any().(type) {
+		case nil:
+			return ""
+		case []string:
+			if text, err := json.Marshal(x); err == nil {
+				return string(text)
+			}
+		}
 	}
-	switch x := v.Any().(type) {
-	case nil:
-		return ""
-	case []byte:
-		return string(x)
-	case error, fmt.Stringer:
-		return fmt.Sprint(x) // fmt survives the panic of a nil receiver
-	}
-	if rv := reflect.ValueOf(v.Any()); rv.Kind() == reflect.String {
-		return rv.String()
-	}
-	if text, err := json.Marshal(v.Any()); err == nil {
-		return string(text)
-	}
-	return fmt.Sprintf("%+v", v.Any())
+	return v.String()
 }

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 )
 
 // DefaultSocket is where journald listens for native messages.
@@ -142,10 +141,6 @@ func (h *Handler) Dropped() uint64 { return h.out.dropped.Load() }
 // Close closes the socket of this handler and of all derived ones; later records are dropped. It may be called again.
 func (h *Handler) Close() error { return h.out.close() }
 
-// Tee returns a handler that passes each record to all the handlers that are enabled for its level, in order; one that
-// fails does not keep the record from the next.
-func Tee(handlers ...slog.Handler) slog.Handler { return slog.NewMultiHandler(handlers...) }
-
 // priority is the syslog severity of a level.
 func priority(l slog.Level) byte {
 	switch {
@@ -169,6 +164,3 @@ const maxPooled = 64 << 10
 func newBuffers() *sync.Pool {
 	return &sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 }
-
-// formatTime is RFC 3339 with nanoseconds, as in slog's JSON.
-func formatTime(t time.Time) string { return t.Format(time.RFC3339Nano) }

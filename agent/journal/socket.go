@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRecord is the largest record that is sent, in bytes; a larger one is dropped.
-const maxRecord = 8 << 20
+// maxRecord is the largest record that is sent, in bytes; a larger one is dropped. Journald would take far more, which costs
+// memory when there is least of it.
+const maxRecord = 1 << 20
 
 // errClosed is why a record after Close was dropped.
 var errClosed = errors.New("handler closed")

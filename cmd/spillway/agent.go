@@ -146,5 +146,5 @@ func newLogger(stderr io.Writer, socket string, level slog.Leveler) (*slog.Logge
 		_ = native.Close() // what comes later would be there twice
 		return slog.New(text), nil
 	}
-	return slog.New(journal.Tee(text, native)), native
+	return slog.New(slog.NewMultiHandler(text, native)), native
 }
