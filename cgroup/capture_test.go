@@ -24,7 +24,7 @@ var (
 	captureUnified = []string{"memory.pressure", "cpu.pressure", "io.pressure"}
 	captureCPU     = []string{"cpu.stat", "cpuacct.usage"}
 	captureRoot    = []string{"cgroup.controllers", "cgroup.clone_children"}
-	captureProc    = []string{"meminfo", "vmstat", "zoneinfo", "pressure/memory", "pressure/cpu", "pressure/io"}
+	captureProc    = []string{"meminfo", "vmstat", "pressure/memory", "pressure/cpu", "pressure/io"}
 )
 
 // capturePods are the directories of the node that is captured, below the root; %s is a container id.

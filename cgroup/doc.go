@@ -16,6 +16,6 @@
 // same amount per CPU (mm/memcontrol.c, MEMCG_CHARGE_BATCH). On kernel 6.18 memory.stat of a cgroup with children was
 // seen to stand still for up to 2 s, the period of the kernel's own flush, while a child grew by 469 MiB; usage stayed
 // right. Reading memory.stat of the growing child too, in each round, bounded it to 8 MiB and 42 ms; on 6.1 and 6.12 it
-// did not happen. Group.StatLag shows it. File formats: Documentation/admin-guide/cgroup-v2.rst
-// and Documentation/admin-guide/cgroup-v1/memory.rst of the kernel.
+// did not happen. File formats: Documentation/admin-guide/cgroup-v2.rst and
+// Documentation/admin-guide/cgroup-v1/memory.rst of the kernel.
 package cgroup

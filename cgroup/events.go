@@ -21,17 +21,8 @@ func (e *Events) clear() {
 // which count this cgroup only. It is an UnsupportedError at the v2 root. On an error all of e is Absent. It does not
 // allocate once the files are open.
 func (g *Group) Events(e *Events) error {
-	return g.eventsFrom(laterEvents, v2Events, "a cgroup below the root", e)
-}
-
-// EventsLocal is Events without the descendants: memory.events.local (kernel 5.2). On v1 it is the same as Events.
-func (g *Group) EventsLocal(e *Events) error {
-	return g.eventsFrom(laterLocal, v2Local, "kernel 5.2 and a cgroup below the root", e)
-}
-
-func (g *Group) eventsFrom(id laterID, v2File, needs string, e *Events) error {
 	e.clear()
-	err := g.enter(v2File)
+	err := g.enter(v2Events)
 	if err != nil {
 		return err
 	}
@@ -39,7 +30,7 @@ func (g *Group) eventsFrom(id laterID, v2File, needs string, e *Events) error {
 	if g.tree.at.version == 1 {
 		err = g.eventsV1(e)
 	} else {
-		err = g.eventsV2(id, v2File, needs, e)
+		err = g.eventsV2(e)
 	}
 	if err != nil {
 		e.clear()
@@ -47,16 +38,16 @@ func (g *Group) eventsFrom(id laterID, v2File, needs string, e *Events) error {
 	return err
 }
 
-func (g *Group) eventsV2(id laterID, file, needs string, e *Events) error {
-	data, found, err := g.readLater(id, dirMemory, file)
+func (g *Group) eventsV2(e *Events) error {
+	data, found, err := g.readLater(laterEvents, dirMemory, v2Events)
 	if err != nil {
 		return err
 	}
 	if !found {
-		return &UnsupportedError{Feature: file + " of " + g.path, Needs: needs}
+		return &UnsupportedError{Feature: v2Events + " of " + g.path, Needs: "a cgroup below the root"}
 	}
 	if fault := parseEventsV2(data, e); fault != nil {
-		return g.parseError(fault, file)
+		return g.parseError(fault, v2Events)
 	}
 	return nil
 }

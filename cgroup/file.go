@@ -61,7 +61,7 @@ func closeFile(fd *int) {
 	*fd = noFile
 }
 
-// maxFile bounds the growth of a buffer. The longest file read here, /proc/zoneinfo of a big machine, has some 100 KiB.
+// maxFile bounds the growth of a buffer.
 const maxFile = 4 << 20
 
 // readWhole reads the file from its start into the buffer, which it replaces by a bigger one when the file fills it. The
@@ -105,7 +105,7 @@ func readLocal(fd int, local []byte, buf *[]byte) ([]byte, error) {
 	}
 }
 
-// readToEnd is readWhole for the files of /proc that the kernel renders line by line (vmstat, zoneinfo): one read
+// readToEnd is readWhole for the files that the kernel renders line by line (/proc/vmstat, cgroup.procs): one read
 // returns at most a page of them, so it reads on until the end.
 func readToEnd(fd int, buf *[]byte) ([]byte, error) {
 	n := 0

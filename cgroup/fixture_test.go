@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -214,15 +213,11 @@ func checkGroup(t *testing.T, tree *Tree, path, root string) {
 		t.Errorf("Limit of %s = %v, %v, want %v", path, l, err, want.Limit)
 	}
 	if !v2root {
-		var e, local Events
+		var e Events
 		if err := g.Events(&e); err != nil {
 			t.Fatal(err)
 		}
 		diff(t, "Events of "+path, o.events(version, "memory.events"), e)
-		if err := g.EventsLocal(&local); err != nil {
-			t.Fatal(err)
-		}
-		diff(t, "EventsLocal of "+path, o.events(version, "memory.events.local"), local)
 	}
 	for r := range numResources {
 		file := filepath.Join(o.dir, r.String()+".pressure")
@@ -320,8 +315,6 @@ func checkNode(t *testing.T, tree *Tree, proc string) {
 		SwapInZ: o.value("vmstat", "zswpin"), SwapOutZ: o.value("vmstat", "zswpout"),
 	}, v)
 
-	checkWatermarks(t, tree, proc+"/zoneinfo")
-
 	data, err := os.ReadFile(proc + "/meminfo")
 	if err != nil {
 		t.Fatal(err)
@@ -357,35 +350,4 @@ func checkNode(t *testing.T, tree *Tree, proc string) {
 		Hugetlb: at("Hugetlb"), HugePagesTotal: at("HugePages_Total"), HugePagesFree: at("HugePages_Free"),
 		Hugepagesize: at("Hugepagesize"), Balloon: at("Balloon"),
 	}, m)
-}
-
-// checkWatermarks sums the zones with a regular expression.
-func checkWatermarks(t *testing.T, tree *Tree, file string) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := func(pattern string) Amount {
-		var n uint64
-		for _, m := range regexp.MustCompile(`(?m)`+pattern).FindAllStringSubmatch(string(data), -1) {
-			k, err := strconv.ParseUint(m[1], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			n += k
-		}
-		return Amount(n * uint64(os.Getpagesize()))
-	}
-	var w Watermarks
-	if err := tree.Watermarks(&w); err != nil {
-		t.Fatal(err)
-	}
-	diff(t, "watermarks", Watermarks{
-		Free: sum(`^  pages free +(\d+)$`), Min: sum(`^        min +(\d+)$`), Low: sum(`^        low +(\d+)$`),
-		High: sum(`^        high +(\d+)$`), Managed: sum(`^        managed +(\d+)$`),
-	}, w)
-	if !(w.Min > 0 && w.Min < w.Low && w.Low < w.High && w.High < w.Managed) {
-		t.Errorf("watermarks out of order: %+v", w)
-	}
 }

@@ -77,7 +77,7 @@ func FuzzMemoryStatV1(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m Memory
 		m.clear()
-		fault := parseStatV1(data, &m)
+		fault := inFull(data, 0, scanStatV1, &m)
 		checkFuzzed(t, data, fault, m.Anon, m.File, m.ActiveFile, m.InactiveFile, m.Shmem, m.MappedFile, m.Dirty, m.Swap)
 		if fault == nil && (m.Anon == Absent || m.InactiveFile == Absent) {
 			t.Fatalf("%+v of %q", m, data)
@@ -93,7 +93,7 @@ func FuzzMemoryStatV2(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m Memory
 		m.clear()
-		fault := parseStatV2(data, &m)
+		fault := inFull(data, 0, scanStatV2, &m)
 		checkFuzzed(t, data, fault, m.Anon, m.File, m.ActiveFile, m.InactiveFile, m.Shmem, m.MappedFile, m.Dirty, m.Kernel, m.SlabReclaimable)
 		if fault == nil && (m.Anon == Absent || m.InactiveFile == Absent) {
 			t.Fatalf("%+v of %q", m, data)
@@ -146,9 +146,8 @@ func FuzzPressure(f *testing.F) {
 func FuzzMeminfo(f *testing.F) {
 	seed(f, "meminfo")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var m Meminfo
-		m.clear()
-		fault := parseMeminfo(data, &m)
+		m := noMeminfo()
+		fault := inFull(data, ':', scanMeminfo, &m)
 		checkFuzzed(t, data, fault, m.Total, m.Free, m.Available, m.SwapTotal, m.HugePagesTotal, m.Percpu)
 		if fault == nil && (m.Total == Absent || m.Free == Absent) {
 			t.Fatalf("%+v of %q", m, data)
@@ -159,20 +158,8 @@ func FuzzMeminfo(f *testing.F) {
 func FuzzVmstat(f *testing.F) {
 	seed(f, "vmstat")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var v Vmstat
-		v.clear()
-		checkFuzzed(t, data, parseVmstat(data, &v), v.AllocStall, v.MajorFaults, v.OOMKill, v.ScanKswapd, v.StealDirect)
-	})
-}
-
-func FuzzZoneinfo(f *testing.F) {
-	seed(f, "zoneinfo")
-	f.Fuzz(func(t *testing.T, data []byte) {
-		w, fault := parseZoneinfo(data, 4096)
-		checkFuzzed(t, data, fault, w.Free, w.Min, w.Low, w.High, w.Managed)
-		if fault == nil && (w.Free == Absent || w.Managed == Absent) {
-			t.Fatalf("%+v of %q", w, data)
-		}
+		v := noVmstat()
+		checkFuzzed(t, data, inFull(data, 0, scanVmstat, &v), v.AllocStall, v.MajorFaults, v.OOMKill, v.ScanKswapd, v.StealDirect)
 	})
 }
 

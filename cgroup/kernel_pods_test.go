@@ -259,7 +259,6 @@ func TestKernelHandlesAreFewAndClosed(t *testing.T) {
 		t.Errorf("a group that is sampled holds %d files, want directory, usage, stat and one more at most", n)
 	}
 	_ = g.Events(new(Events))
-	_ = g.EventsLocal(new(Events))
 	for r := range numResources {
 		_ = g.PressureOf(r, new(Pressure))
 	}

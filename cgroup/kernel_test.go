@@ -121,11 +121,11 @@ func TestKernelReadsBackWhatAChildAllocates(t *testing.T) {
 		after := read(t, g)
 		grew(t, "Usage", before.Usage, after.Usage, n)
 		// The sum over the children may lag by seconds (see the package comment), but then it says by how much.
-		if was, ok := g.StatLag(&before); ok {
-			is, _ := g.StatLag(&after)
-			grew(t, "Anon + StatLag", before.Anon+Amount(was+n), after.Anon+Amount(is+n), n)
+		if was, ok := statLag(g, &before); ok {
+			is, _ := statLag(g, &after)
+			grew(t, "Anon + lag", before.Anon+Amount(was+n), after.Anon+Amount(is+n), n)
 		} else if kernelAtLeast(t, 5, 18) {
-			t.Error("no StatLag")
+			t.Error("no lag")
 		}
 		for deadline := time.Now().Add(patience); after.Anon < before.Anon+n-Amount(tolerance()) && time.Now().Before(deadline); {
 			after = read(t, g)
@@ -191,12 +191,11 @@ func gone(t *testing.T, g *Group) {
 	t.Helper()
 	m := Memory{Usage: 1}
 	for name, err := range map[string]error{
-		"Memory":      g.Memory(&m),
-		"Events":      g.Events(new(Events)),
-		"EventsLocal": g.EventsLocal(new(Events)),
-		"Detail":      g.Detail(new(Detail)),
-		"Usage":       second(g.Usage()),
-		"Limit":       second(g.Limit()),
+		"Memory": g.Memory(&m),
+		"Events": g.Events(new(Events)),
+		"Detail": g.Detail(new(Detail)),
+		"Usage":  second(g.Usage()),
+		"Limit":  second(g.Limit()),
 	} {
 		if !errors.Is(err, ErrGone) {
 			t.Errorf("%s of a removed cgroup: %v, want ErrGone", name, err)
@@ -234,7 +233,6 @@ func TestKernelRecreatedGroupIsNotTheOldOne(t *testing.T) {
 					}
 				}
 				check(old.Events(new(Events)))
-				check(old.EventsLocal(new(Events)))
 				check(old.Pressure(new(Pressure)))
 				check(old.CPU(new(CPU)))
 			}
@@ -342,7 +340,8 @@ func TestKernelOOMKill(t *testing.T) {
 	cg.setLimit(t, tree, "33554432")
 	noSwap(t, tree, cg)
 	g, parent := cg.open(t, tree), outer.open(t, tree)
-	var before, after, local, up, upLocal Events
+	var before, after, up Events
+	var local, upLocal OOMCounts
 	if err := g.Events(&before); err != nil {
 		t.Fatal(err)
 	}
@@ -354,16 +353,16 @@ func TestKernelOOMKill(t *testing.T) {
 	if err := c.cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatalf("the child was not killed: %v", err)
 	}
-	for _, err := range []error{g.Events(&after), g.EventsLocal(&local), parent.Events(&up), parent.EventsLocal(&upLocal)} {
+	for _, err := range []error{g.Events(&after), tree.OOMCounts(cg.path, &local), parent.Events(&up), tree.OOMCounts(outer.path, &upLocal)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if after.OOMKill != 1 || local.OOMKill != 1 {
-		t.Errorf("OOMKill = %v, local %v, want 1", after.OOMKill, local.OOMKill)
+	if after.OOMKill != 1 || local.KillLocal != 1 {
+		t.Errorf("OOMKill = %v, local %v, want 1", after.OOMKill, local.KillLocal)
 	}
-	if upLocal.OOMKill != 0 {
-		t.Errorf("OOMKill of the parent alone = %v, want 0", upLocal.OOMKill)
+	if upLocal.KillLocal != 0 {
+		t.Errorf("OOMKill of the parent alone = %v, want 0", upLocal.KillLocal)
 	}
 	if tree.MemoryVersion() == 1 {
 		if n, ok := after.Failcnt.Bytes(); !ok || n == 0 {

@@ -11,7 +11,6 @@ type laterID uint8
 
 const (
 	laterEvents laterID = iota
-	laterLocal
 	laterFailcnt
 	laterCPUStat
 	laterCPUAcct

@@ -35,18 +35,6 @@ type Meminfo struct {
 	Balloon                Amount // taken back by the hypervisor
 }
 
-func (m *Meminfo) clear() {
-	*m = Meminfo{
-		Total: Absent, Free: Absent, Available: Absent, Buffers: Absent, Cached: Absent, SwapCached: Absent,
-		ActiveAnon: Absent, InactiveAnon: Absent, ActiveFile: Absent, InactiveFile: Absent, Unevictable: Absent,
-		Mlocked: Absent, SwapTotal: Absent, SwapFree: Absent, Zswap: Absent, Zswapped: Absent, Dirty: Absent,
-		Writeback: Absent, AnonPages: Absent, Mapped: Absent, Shmem: Absent, KReclaimable: Absent, Slab: Absent,
-		SReclaimable: Absent, SUnreclaim: Absent, KernelStack: Absent, PageTables: Absent, SecPageTables: Absent,
-		VmallocUsed: Absent, Percpu: Absent, Committed: Absent, AnonHugePages: Absent, Hugetlb: Absent,
-		HugePagesTotal: Absent, HugePagesFree: Absent, Hugepagesize: Absent, Balloon: Absent,
-	}
-}
-
 // fields returns all of them.
 func (m *Meminfo) fields() [37]*Amount {
 	return [...]*Amount{
@@ -56,12 +44,6 @@ func (m *Meminfo) fields() [37]*Amount {
 		&m.SUnreclaim, &m.KernelStack, &m.PageTables, &m.SecPageTables, &m.VmallocUsed, &m.Percpu, &m.Committed,
 		&m.AnonHugePages, &m.Hugetlb, &m.HugePagesTotal, &m.HugePagesFree, &m.Hugepagesize, &m.Balloon,
 	}
-}
-
-func parseMeminfo(data []byte, m *Meminfo) *ParseError {
-	s := scanner{rest: data, sep: ':'}
-	scanMeminfo(&s, m)
-	return s.fault
 }
 
 func scanMeminfo(s *scanner, m *Meminfo) {

@@ -27,27 +27,6 @@ type Memory struct {
 	RefaultAnon, RefaultFile Amount // pages that came back soon after reclaim, a count; up to kernel 5.8 all are file
 }
 
-// StatLag returns the Usage of a reading less the parts that memory.stat accounts for: anon, file, kernel and network
-// buffers. Usage is a plain counter and right at once; what it is ahead by is what the fields from memory.stat, and with
-// InactiveFile the working set, do not know yet. It is small and may be negative as long as memory.stat is up to date
-// (see the package comment). ok is false where Usage itself comes from memory.stat (the v2 root) or Kernel is Absent (v2
-// before 5.18).
-func (g *Group) StatLag(m *Memory) (bytes int64, ok bool) {
-	if g.root {
-		return 0, false
-	}
-	for _, a := range [...]Amount{m.Usage, m.Anon, m.File, m.Kernel} {
-		if a > 1<<60 { // also Absent; the sums below cannot overflow
-			return 0, false
-		}
-	}
-	lag := int64(m.Usage) - int64(m.Anon) - int64(m.File) - int64(m.Kernel)
-	if m.Sock <= 1<<60 { // v1 charges them elsewhere
-		lag -= int64(m.Sock)
-	}
-	return lag, true
-}
-
 func (m *Memory) clear() {
 	*m = Memory{
 		Usage: Absent, WorkingSet: Absent, Anon: Absent, File: Absent, ActiveFile: Absent, InactiveFile: Absent,
@@ -214,13 +193,7 @@ func (g *Group) Limit() (Amount, error) {
 	return g.amountOnce(v2Limit)
 }
 
-// parseStatV1 parses memory.stat of v1. The keys with total_ count the descendants too.
-func parseStatV1(data []byte, m *Memory) *ParseError {
-	s := scanner{rest: data}
-	scanStatV1(&s, m)
-	return s.fault
-}
-
+// scanStatV1 parses memory.stat of v1. The keys with total_ count the descendants too.
 func scanStatV1(s *scanner, m *Memory) {
 	s.notEmpty()
 	for s.next() {
@@ -258,13 +231,7 @@ func scanStatV1(s *scanner, m *Memory) {
 	s.need(m.InactiveFile, "total_inactive_file")
 }
 
-// parseStatV2 parses memory.stat of v2.
-func parseStatV2(data []byte, m *Memory) *ParseError {
-	s := scanner{rest: data}
-	scanStatV2(&s, m)
-	return s.fault
-}
-
+// scanStatV2 parses memory.stat of v2.
 func scanStatV2(s *scanner, m *Memory) {
 	s.notEmpty()
 	for s.next() {

@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -12,16 +11,9 @@ import (
 // and returns ErrInUse while another goroutine is in one. Only Close may be called at any time.
 type Node struct {
 	guard     guard // of what follows
-	meminfo   procFile
-	vmstat    procFile
-	zoneinfo  procFile
+	meminfo   amountsFile
+	vmstat    amountsFile
 	pressures [numResources]procFile
-
-	meminfoShapes, vmstatShapes shapes
-	// Where these files are parsed in full: see slowStat.
-	info   Meminfo
-	vm     Vmstat
-	fields [64]*Amount
 
 	// unsupported keeps the answer for pressure that this kernel does not have: that is settled when it boots.
 	unsupported [numResources]error
@@ -35,9 +27,14 @@ func (t *Tree) Node() *Node {
 }
 
 func (n *Node) init(proc string) {
+	var info Meminfo
+	own := info.fields()
+	n.meminfo = amountsFile{how: readWhole, sep: ':', own: own[:], scan: func(s *scanner) { scanMeminfo(s, &info) }}
 	n.meminfo.init(proc, "meminfo", 4096)
+	var vm Vmstat
+	counters := vm.fields()
+	n.vmstat = amountsFile{how: readToEnd, own: counters[:], scan: func(s *scanner) { scanVmstat(s, &vm) }}
 	n.vmstat.init(proc, "vmstat", 8192)
-	n.zoneinfo.init(proc, "zoneinfo", 8192)
 	for r := range n.pressures {
 		n.pressures[r].init(path.Join(proc, "pressure"), Resource(r).String(), 512)
 	}
@@ -55,7 +52,6 @@ func (n *Node) Close() error {
 func (n *Node) release() {
 	closeFile(&n.meminfo.fd)
 	closeFile(&n.vmstat.fd)
-	closeFile(&n.zoneinfo.fd)
 	for r := range n.pressures {
 		closeFile(&n.pressures[r].fd)
 	}
@@ -76,80 +72,48 @@ func (n *Node) leave() {
 
 // Meminfo reads /proc/meminfo. On an error all of m is Absent.
 func (n *Node) Meminfo(m *Meminfo) error {
-	m.clear()
-	f := &n.meminfo
-	if err := n.enter(f); err != nil {
-		return err
-	}
-	defer n.leave()
-	data, err := f.read(readWhole)
-	if err != nil {
-		return err
-	}
 	fields := m.fields()
-	if n.meminfoShapes.read(data, fields[:]) {
-		return nil
-	}
-	m.clear()
-	n.info.clear()
-	own := n.info.fields()
-	rec := n.meminfoShapes.recorder()
-	s := scanner{rest: data, sep: ':', rec: rec, fields: append(n.fields[:0], own[:]...), target: noField}
-	if scanMeminfo(&s, &n.info); s.fault != nil {
-		return f.fault(s.fault)
-	}
-	n.meminfoShapes.keep(rec)
-	*m = n.info
-	return nil
+	return n.amounts(&n.meminfo, fields[:])
 }
 
 // Vmstat reads /proc/vmstat. On an error all of v is Absent.
 func (n *Node) Vmstat(v *Vmstat) error {
-	v.clear()
-	f := &n.vmstat
-	if err := n.enter(f); err != nil {
+	fields := v.fields()
+	return n.amounts(&n.vmstat, fields[:])
+}
+
+// amounts reads a file into the fields, by its shape where that is known.
+func (n *Node) amounts(f *amountsFile, fields []*Amount) error {
+	setAbsent(fields)
+	if err := n.enter(&f.procFile); err != nil {
 		return err
 	}
 	defer n.leave()
-	data, err := f.read(readToEnd)
+	data, err := f.read(f.how)
 	if err != nil {
 		return err
 	}
-	fields := v.fields()
-	if n.vmstatShapes.read(data, fields[:]) {
+	if f.shapes.read(data, fields) {
 		return nil
 	}
-	v.clear()
-	n.vm.clear()
-	own := n.vm.fields()
-	rec := n.vmstatShapes.recorder()
-	s := scanner{rest: data, rec: rec, fields: append(n.fields[:0], own[:]...), target: noField}
-	if scanVmstat(&s, &n.vm); s.fault != nil {
-		return f.fault(s.fault)
+	setAbsent(fields)
+	setAbsent(f.own)
+	rec := f.shapes.recorder()
+	f.s = scanner{rest: data, sep: f.sep, rec: rec, fields: f.own, target: noField}
+	if f.scan(&f.s); f.s.fault != nil {
+		return f.fault(f.s.fault)
 	}
-	n.vmstatShapes.keep(rec)
-	*v = n.vm
+	f.shapes.keep(rec)
+	for i, a := range f.own {
+		*fields[i] = *a
+	}
 	return nil
 }
 
-// Watermarks reads /proc/zoneinfo. On an error all of w is Absent.
-func (n *Node) Watermarks(w *Watermarks) error {
-	w.clear()
-	f := &n.zoneinfo
-	if err := n.enter(f); err != nil {
-		return err
+func setAbsent(fields []*Amount) {
+	for _, a := range fields {
+		*a = Absent
 	}
-	defer n.leave()
-	data, err := f.read(readToEnd)
-	if err != nil {
-		return err
-	}
-	sum, fault := parseZoneinfo(data, uint64(os.Getpagesize()))
-	if fault != nil {
-		return f.fault(fault)
-	}
-	*w = sum
-	return nil
 }
 
 // Pressure reads /proc/pressure/memory. It is an UnsupportedError where the kernel has no PSI or has it off. On an error
@@ -217,6 +181,18 @@ func (f *procFile) fault(e *ParseError) error {
 	return e
 }
 
+// amountsFile is a file of /proc of which many lines are read.
+type amountsFile struct {
+	procFile
+	how    func(int, *[]byte) ([]byte, error)
+	sep    byte
+	shapes shapes
+	// Where it is parsed in full: see slowStat.
+	s    scanner
+	scan func(*scanner)
+	own  []*Amount // what scan sets
+}
+
 // Meminfo is Node.Meminfo for callers that share the tree; they wait for each other.
 func (t *Tree) Meminfo(m *Meminfo) error {
 	t.nodeMu.Lock()
@@ -229,13 +205,6 @@ func (t *Tree) Vmstat(v *Vmstat) error {
 	t.nodeMu.Lock()
 	defer t.nodeMu.Unlock()
 	return t.node.Vmstat(v)
-}
-
-// Watermarks is Node.Watermarks for callers that share the tree; they wait for each other.
-func (t *Tree) Watermarks(w *Watermarks) error {
-	t.nodeMu.Lock()
-	defer t.nodeMu.Unlock()
-	return t.node.Watermarks(w)
 }
 
 // NodePressure is Node.Pressure for callers that share the tree; they wait for each other.

@@ -54,11 +54,9 @@ func TestNodeReadsTheSameAsTree(t *testing.T) {
 	defer n.Close()
 	var m1, m2 Meminfo
 	var v1, v2 Vmstat
-	var w1, w2 Watermarks
 	var p1, p2 Pressure
 	for _, err := range []error{
-		tree.Meminfo(&m1), n.Meminfo(&m2), tree.Vmstat(&v1), n.Vmstat(&v2), tree.Watermarks(&w1), n.Watermarks(&w2),
-		tree.NodePressureOf(IOPressure, &p1), n.PressureOf(IOPressure, &p2),
+		tree.Meminfo(&m1), n.Meminfo(&m2), tree.Vmstat(&v1), n.Vmstat(&v2), tree.NodePressureOf(IOPressure, &p1), n.PressureOf(IOPressure, &p2),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +64,6 @@ func TestNodeReadsTheSameAsTree(t *testing.T) {
 	}
 	diff(t, "Meminfo", m1, m2)
 	diff(t, "Vmstat", v1, v2)
-	diff(t, "Watermarks", w1, w2)
 	diff(t, "PressureOf", p1, p2)
 	if m2.Total == Absent || v2.MajorFaults == Absent || p2 == (Pressure{}) {
 		t.Errorf("nothing was read: %v, %v, %+v", m2.Total, v2.MajorFaults, p2)
@@ -103,7 +100,6 @@ func TestNodeErrors(t *testing.T) {
 		{"a folder in place of meminfo", map[string]string{"meminfo/x": ""}, meminfo, "read %/meminfo: is a directory"},
 		{"vmstat without events", map[string]string{"vmstat": "nr_free_pages 1\n"}, func(n *Node) error { return n.Vmstat(new(Vmstat)) }, `parse %/vmstat: "pgmajfault": required key is missing`},
 		{"empty vmstat", map[string]string{"vmstat": ""}, func(n *Node) error { return n.Vmstat(new(Vmstat)) }, "parse %/vmstat: empty file"},
-		{"empty zoneinfo", map[string]string{"zoneinfo": ""}, func(n *Node) error { return n.Watermarks(new(Watermarks)) }, "parse %/zoneinfo: empty file"},
 		{"no PSI in the kernel", nil, pressure, "unsupported: %/pressure/memory, needs kernel 4.20 with PSI on (CONFIG_PSI, psi=1)"},
 		{"PSI without avg10", map[string]string{"pressure/memory": "some total=1\n"}, pressure, `parse %/pressure/memory: "some total=1": required key is missing`},
 		{"empty PSI", map[string]string{"pressure/memory": ""}, pressure, "parse %/pressure/memory: empty file"},

@@ -95,6 +95,25 @@ func checkFault(t *testing.T, fault *ParseError, want error) {
 	}
 }
 
+// inFull parses a file as its reader does where its shape is not known.
+func inFull[T any](data []byte, sep byte, scan func(*scanner, *T), into *T) *ParseError {
+	s := scanner{rest: data, sep: sep}
+	scan(&s, into)
+	return s.fault
+}
+
+func noMeminfo() (m Meminfo) {
+	fields := m.fields()
+	setAbsent(fields[:])
+	return m
+}
+
+func noVmstat() (v Vmstat) {
+	fields := v.fields()
+	setAbsent(fields[:])
+	return v
+}
+
 // keyed is a parser of "key value" lines with a good input, a key that it needs and the text of that line.
 type keyed struct {
 	name  string
@@ -119,12 +138,12 @@ func keyedParsers(t testing.TB) []keyed {
 		{"memory.stat v1", v1stat, "total_inactive_file", "total_shmem", func(b []byte) *ParseError {
 			var m Memory
 			m.clear()
-			return parseStatV1(b, &m)
+			return inFull(b, 0, scanStatV1, &m)
 		}},
 		{"memory.stat v2", v2stat, "inactive_file", "slab_reclaimable", func(b []byte) *ParseError {
 			var m Memory
 			m.clear()
-			return parseStatV2(b, &m)
+			return inFull(b, 0, scanStatV2, &m)
 		}},
 		{"memory.stat v1 in detail", v1stat, "total_pgmajfault", "total_rss_huge", func(b []byte) *ParseError {
 			var d Detail
@@ -157,9 +176,8 @@ func keyedParsers(t testing.TB) []keyed {
 			return parseCPUStatV1(b, &c)
 		}},
 		{"vmstat", file("v2-6.12-systemd/proc/vmstat"), "pgmajfault", "oom_kill", func(b []byte) *ParseError {
-			var v Vmstat
-			v.clear()
-			return parseVmstat(b, &v)
+			v := noVmstat()
+			return inFull(b, 0, scanVmstat, &v)
 		}},
 	}
 }
@@ -240,9 +258,8 @@ func TestParseMeminfoOnBadInput(t *testing.T) {
 		{"an unknown key", "Brand_New: several\n" + good, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var m Meminfo
-			m.clear()
-			checkFault(t, parseMeminfo([]byte(c.in), &m), c.cause)
+			m := noMeminfo()
+			checkFault(t, inFull([]byte(c.in), ':', scanMeminfo, &m), c.cause)
 		})
 	}
 }
@@ -283,34 +300,6 @@ func TestParsePressure(t *testing.T) {
 			checkFault(t, fault, c.cause)
 			if fault == nil {
 				diff(t, "Pressure", c.want, p)
-			}
-		})
-	}
-}
-
-func TestParseZoneinfoOnBadInput(t *testing.T) {
-	const good = "Node 0, zone   Normal\n  pages free     10\n        boost    0\n        min      1\n        low      2\n        high     3\n        managed  90\n"
-	for _, c := range []struct {
-		name, in string
-		want     Watermarks
-		cause    error
-	}{
-		{"one zone", good, Watermarks{Free: 40960, Min: 4096, Low: 8192, High: 12288, Managed: 368640}, nil},
-		{"two zones", good + good, Watermarks{Free: 81920, Min: 8192, Low: 16384, High: 24576, Managed: 737280}, nil},
-		{"a CPU's own list", good + "              high:  378\n              high_min:  378\n", Watermarks{Free: 40960, Min: 4096, Low: 8192, High: 12288, Managed: 368640}, nil},
-		{"empty", "", Watermarks{}, errEmpty},
-		{"cut off", good[:len(good)-1], Watermarks{}, errTruncated},
-		{"no watermark", strings.Replace(good, "low", "slow", 1), Watermarks{}, errMissing},
-		{"no number", strings.Replace(good, "low      2", "low", 1), Watermarks{}, errNumber},
-		{"negative", strings.Replace(good, "low      2", "low -2", 1), Watermarks{}, errNumber},
-		{"over 2^63 bytes", strings.Replace(good, "low      2", "low 2251799813685249", 1), Watermarks{}, errTooBig},
-		{"over 2^63 bytes in two zones", strings.Replace(good+good, "low      2", "low 2251799813685248", 1), Watermarks{}, errTooBig},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w, fault := parseZoneinfo([]byte(c.in), 4096)
-			checkFault(t, fault, c.cause)
-			if fault == nil {
-				diff(t, "Watermarks", c.want, w)
 			}
 		})
 	}

@@ -25,9 +25,9 @@ func shapedFiles() []shaped {
 	return []shaped{
 		{"memory.stat v1", "hybrid-6.18-cgroupfs/sys/fs/cgroup/memory/kubepods/memory.stat", 0, memory, func(s *scanner, _ []*Amount) { scanStatV1(s, &m) }},
 		{"memory.stat v2", "v2-6.12-systemd/sys/fs/cgroup/kubepods.slice/memory.stat", 0, memory, func(s *scanner, _ []*Amount) { scanStatV2(s, &m) }},
-		{"meminfo", "v2-6.12-systemd/proc/meminfo", ':', func() []*Amount { info.clear(); f := info.fields(); return f[:] },
+		{"meminfo", "v2-6.12-systemd/proc/meminfo", ':', func() []*Amount { info = noMeminfo(); f := info.fields(); return f[:] },
 			func(s *scanner, _ []*Amount) { scanMeminfo(s, &info) }},
-		{"vmstat", "v2-6.12-systemd/proc/vmstat", 0, func() []*Amount { vm.clear(); f := vm.fields(); return f[:] },
+		{"vmstat", "v2-6.12-systemd/proc/vmstat", 0, func() []*Amount { vm = noVmstat(); f := vm.fields(); return f[:] },
 			func(s *scanner, _ []*Amount) { scanVmstat(s, &vm) }},
 	}
 }

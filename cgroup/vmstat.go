@@ -18,15 +18,6 @@ type Vmstat struct {
 	SwapInZ, SwapOutZ        Amount // zswap, pages
 }
 
-func (v *Vmstat) clear() {
-	*v = Vmstat{
-		ScanKswapd: Absent, ScanDirect: Absent, StealKswapd: Absent, StealDirect: Absent, AllocStall: Absent,
-		ScanKhugepaged: Absent, ScanProactive: Absent, StealKhugepaged: Absent, StealProactive: Absent,
-		MajorFaults: Absent, OOMKill: Absent, SwapIn: Absent, SwapOut: Absent, RefaultAnon: Absent, RefaultFile: Absent,
-		SwapInZ: Absent, SwapOutZ: Absent,
-	}
-}
-
 // fields returns all of them.
 func (v *Vmstat) fields() [17]*Amount {
 	return [...]*Amount{
@@ -34,12 +25,6 @@ func (v *Vmstat) fields() [17]*Amount {
 		&v.StealKhugepaged, &v.StealProactive, &v.MajorFaults, &v.OOMKill, &v.SwapIn, &v.SwapOut, &v.RefaultAnon,
 		&v.RefaultFile, &v.SwapInZ, &v.SwapOutZ,
 	}
-}
-
-func parseVmstat(data []byte, v *Vmstat) *ParseError {
-	s := scanner{rest: data}
-	scanVmstat(&s, v)
-	return s.fault
 }
 
 func scanVmstat(s *scanner, v *Vmstat) {

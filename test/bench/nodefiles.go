@@ -14,10 +14,9 @@ type nodeFiles struct {
 	buf  []byte
 	fds  []int
 
-	info  cgroup.Meminfo
-	vm    cgroup.Vmstat
-	marks cgroup.Watermarks
-	psi   cgroup.Pressure
+	info cgroup.Meminfo
+	vm   cgroup.Vmstat
+	psi  cgroup.Pressure
 }
 
 func newNodeFiles(tree *cgroup.Tree) *nodeFiles {
@@ -35,7 +34,6 @@ func (n *nodeFiles) hasPressure() bool { return n.node.Pressure(&n.psi) == nil }
 
 func (n *nodeFiles) meminfo() error  { return n.node.Meminfo(&n.info) }
 func (n *nodeFiles) vmstat() error   { return n.node.Vmstat(&n.vm) }
-func (n *nodeFiles) zoneinfo() error { return n.node.Watermarks(&n.marks) }
 func (n *nodeFiles) pressure() error { return n.node.Pressure(&n.psi) }
 
 // bare returns a contender that only calls pread; toEnd reads on until the end, for files of which one read is a page.

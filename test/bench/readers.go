@@ -63,7 +63,6 @@ func readers(ctx context.Context, turns, groups int, out io.Writer) (err error) 
 			bare: &contender{name: "preads of usage", per: groups, do: s.bareUsage}},
 		{what: "/proc/meminfo", unit: "read", ours: &contender{name: "Node.Meminfo", per: 1, do: node.meminfo}, bare: node.bare("meminfo", false)},
 		{what: "/proc/vmstat", unit: "read", ours: &contender{name: "Node.Vmstat", per: 1, do: node.vmstat}, bare: node.bare("vmstat", true)},
-		{what: "/proc/zoneinfo", unit: "read", ours: &contender{name: "Node.Watermarks", per: 1, do: node.zoneinfo}, bare: node.bare("zoneinfo", true)},
 	}
 	if node.hasPressure() {
 		rows = append(rows, row{what: "/proc/pressure/memory", unit: "read", ours: &contender{name: "Node.Pressure", per: 1, do: node.pressure}, bare: node.bare("pressure/memory", false)})
