@@ -18,4 +18,8 @@
 // right. Reading memory.stat of the growing child too, in each round, bounded it to 8 MiB and 42 ms; on 6.1 and 6.12 it
 // did not happen. File formats: Documentation/admin-guide/cgroup-v2.rst and
 // Documentation/admin-guide/cgroup-v1/memory.rst of the kernel.
+//
+// It is not built on github.com/containerd/cgroups: Mode there knows /sys/fs/cgroup alone, not a host mounted elsewhere; v1
+// hierarchies and notifications go by path, not by the directory that was opened; and Stat has 0, without an error, for files
+// that it cannot read. Tests compare modes and readings with it.
 package cgroup
