@@ -7,15 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"spillway/agent/status"
@@ -23,43 +22,37 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-// scrape returns what Prometheus would read.
-func scrape(t *testing.T, m *Metrics) string {
-	t.Helper()
-	w := httptest.NewRecorder()
-	promhttp.HandlerFor(m.Registry(), promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	if w.Code != 200 {
-		t.Fatalf("scrape: %d %s", w.Code, w.Body)
-	}
-	return w.Body.String()
-}
-
-// series returns the lines of the metrics with these names.
-func series(t *testing.T, m *Metrics, names ...string) []string {
-	t.Helper()
-	out := []string{}
-	for line := range strings.Lines(scrape(t, m)) {
-		if name := line[:strings.IndexAny(line, "{ ")]; slices.Contains(names, name) {
-			out = append(out, strings.TrimSpace(line))
-		}
-	}
-	return out
-}
-
-// same compares the series of every metric that want names.
+// same compares every metric that want names.
 func same(t *testing.T, m *Metrics, want string) {
 	t.Helper()
-	lines := strings.Split(strings.TrimSpace(want), "\n")
+	lines := map[string]string{}
+	for line := range strings.Lines(strings.TrimSpace(want) + "\n") {
+		lines[line[:strings.IndexAny(line, "{ ")]] += line
+	}
+	var text strings.Builder
 	var names []string
-	for _, line := range lines {
-		names = append(names, line[:strings.IndexAny(line, "{ ")])
+	for _, d := range m.Describe() {
+		if lines[d.Name] != "" {
+			names = append(names, d.Name)
+			fmt.Fprintf(&text, "# HELP %s %s\n# TYPE %[1]s %[3]s\n%[4]s", d.Name, d.Help, d.Type, lines[d.Name])
+		}
 	}
-	got := series(t, m, names...)
-	slices.Sort(got)
-	slices.Sort(lines)
-	if !slices.Equal(got, lines) {
-		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(lines, "\n"))
+	if len(names) != len(lines) {
+		t.Errorf("only %v are metrics", names)
 	}
+	if err := testutil.GatherAndCompare(m.Registry(), strings.NewReader(text.String()), names...); err != nil {
+		t.Error(err)
+	}
+}
+
+// count counts the series of metrics.
+func count(t *testing.T, m *Metrics, names ...string) int {
+	t.Helper()
+	n, err := testutil.GatherAndCount(m.Registry(), names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func full() *status.Status {
@@ -98,7 +91,7 @@ func TestLint(t *testing.T) {
 	m.Incident("oom")
 	m.Config(ConfigApplied)
 	m.Exit("oom")
-	problems, err := promlint.New(strings.NewReader(scrape(t, m))).Lint()
+	problems, err := testutil.GatherAndLint(m.Registry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,11 +196,11 @@ func TestUnknownFiguresAreAbsent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := New("1.0", DefaultPods, func() *status.Status { return s })
 			for _, metric := range []string{"spillway_node_used_ratio", "spillway_node_margin_bytes", "spillway_node_eta_seconds", "spillway_node_memory_stall_ratio", "spillway_pod_working_set_bytes", "spillway_pod_growth_bytes_per_second", "spillway_pod_score"} {
-				if got := series(t, m, metric); len(got) != 0 {
-					t.Errorf("%v", got)
+				if n := count(t, m, metric); n != 0 {
+					t.Errorf("%d series of %s", n, metric)
 				}
 			}
-			if n := len(series(t, m, "spillway_level")); n != map[bool]int{true: 0, false: 5}[s == nil] {
+			if n := count(t, m, "spillway_level"); n != map[bool]int{true: 0, false: 5}[s == nil] {
 				t.Errorf("%d levels", n)
 			}
 		})
@@ -264,7 +257,9 @@ spillway_oom_kills_total{container="",domain="container",namespace="",pod=""} 1
 spillway_oom_kills_total{container="cart",domain="container",namespace="shop",pod="cart-0"} 2
 `
 	same(t, m, want)
-	same(t, m, "spillway_oom_event_latency_seconds_count 3")
+	if n := latencies(t, m); n != 3 {
+		t.Errorf("%d latencies of 3 kills", n)
+	}
 }
 
 // A crash loop with new names at each start must not grow the series without end, and no kill may be lost.
@@ -275,14 +270,14 @@ func TestOOMSeriesAreBounded(t *testing.T) {
 		m.OOMKill(kill("shop", fmt.Sprintf("job-%d", i), "c", 0))
 	}
 	m.OOMKill(kill("shop", "job-0", "c", 0)) // one that is known still counts under its name
-	got := series(t, m, "spillway_oom_kills_total")
-	if len(got) != maxKilled+1 {
-		t.Errorf("%d series, want %d", len(got), maxKilled+1)
+	if n := count(t, m, "spillway_oom_kills_total"); n != maxKilled+1 {
+		t.Errorf("%d series, want %d", n, maxKilled+1)
 	}
-	for _, want := range []string{`spillway_oom_kills_total{container="(other)",domain="container",namespace="(other)",pod="(other)"} 500`, `spillway_oom_kills_total{container="c",domain="container",namespace="shop",pod="job-0"} 2`} {
-		if !slices.Contains(got, want) {
-			t.Errorf("%s is missing", want)
-		}
+	if n := testutil.ToFloat64(m.oomKills.WithLabelValues("(other)", "(other)", "(other)", "container")); n != 500 {
+		t.Errorf("%v kills under (other)", n)
+	}
+	if n := testutil.ToFloat64(m.oomKills.WithLabelValues("shop", "job-0", "c", "container")); n != 2 {
+		t.Errorf("%v kills of job-0", n)
 	}
 }
 
@@ -291,8 +286,8 @@ func TestPodSeriesAreBounded(t *testing.T) {
 	m := New("1.0", 1, full)
 	same(t, m, `spillway_pod_rank{namespace="shop",pod="cart-0"} 1
 spillway_containers_without_limit 1`)
-	if got := series(t, New("1.0", 0, full), "spillway_pod_rank", "spillway_pod_working_set_bytes"); len(got) != 0 {
-		t.Errorf("got %v, want none", got)
+	if n := count(t, New("1.0", 0, full), "spillway_pod_rank", "spillway_pod_working_set_bytes"); n != 0 {
+		t.Errorf("%d series, want none", n)
 	}
 }
 
@@ -385,35 +380,37 @@ func TestGroupKillsAndMissedOnes(t *testing.T) {
 	m := New("v", DefaultPods, func() *status.Status { return nil })
 	m.OOMKill(&status.OOMKill{Namespace: "shop", Pod: "cart-0", Container: "cart", Victims: 20, Domain: "pod", Source: "memory.events"})
 	m.OOMMissed(3)
-	for name, want := range map[string]float64{"spillway_oom_kills_total": 20, "spillway_oom_events_total": 1, "spillway_oom_kills_missed_total": 3} {
-		if got := counter(t, m, name); got != want {
-			t.Errorf("%s is %v, want %v", name, got, want)
+	for name, c := range map[string]struct {
+		counter prometheus.Collector
+		want    float64
+	}{"kills": {m.oomKills, 20}, "events": {m.oomEvents, 1}, "missed": {m.oomMissed, 3}} {
+		if got := testutil.ToFloat64(c.counter); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
-	families, err := m.Registry().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == "spillway_oom_event_latency_seconds" && f.Metric[0].GetHistogram().GetSampleCount() != 0 {
-			t.Error("a latency of a kill whose time is not known")
-		}
+	if latencies(t, m) != 0 {
+		t.Error("a latency of a kill whose time is not known")
 	}
 }
 
-// counter sums all series of a counter.
-func counter(t *testing.T, m *Metrics, name string) (sum float64) {
+// latencies counts the kills whose latency was measured.
+func latencies(t *testing.T, m *Metrics) (n uint64) {
 	t.Helper()
 	families, err := m.Registry().Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == name {
-			for _, s := range f.Metric {
-				sum += s.GetCounter().GetValue()
-			}
+		if f.GetName() == "spillway_oom_event_latency_seconds" {
+			n = f.Metric[0].GetHistogram().GetSampleCount()
 		}
 	}
-	return sum
+	return n
+}
+
+// A name that is no text must not stop the tracer.
+func TestOOMKillOfAnInvalidName(t *testing.T) {
+	m := New("1.0", DefaultPods, full)
+	m.OOMKill(kill("shop", "bad\xff", "c", 0))
+	same(t, m, "spillway_oom_kills_total{container=\"c\",domain=\"container\",namespace=\"shop\",pod=\"bad\uFFFD\"} 1")
 }
