@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,7 @@ import (
 // format is that of the file: its buckets and how values are framed. What documents and records hold has versions of its own.
 const format = 1
 
-// The buckets of the file. A log's is logPrefix and its name.
+// The buckets of the file. A log's is logPrefix and its name, which bucketAbout has as a key: see tallyLine.
 var (
 	bucketAbout     = []byte("ledger")
 	bucketDocuments = []byte("documents")
@@ -317,6 +318,15 @@ func (l *Ledger) take(tx *bbolt.Tx) error {
 	}); err != nil {
 		return err
 	}
+	if err := about.ForEach(func(k, was []byte) error {
+		name, ok := bytes.CutPrefix(k, []byte(logPrefix))
+		if is := tallyLine(tx, tallies[string(name)]); ok && !bytes.Equal(was, is) && bytes.HasPrefix(was, is[:bytes.IndexByte(is, ' ')+1]) {
+			return damaged("log %s: commit, records and bytes are %s, were %s", name, is, was)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
 	l.state.Lock()
 	defer l.state.Unlock()
 	for name, data := range docs {
@@ -336,9 +346,9 @@ func (l *Ledger) take(tx *bbolt.Tx) error {
 
 // store makes the changes of one commit.
 func (l *Ledger) store(tx *bbolt.Tx, puts []*put, records []queued) (map[string]tally, error) {
-	documents := tx.Bucket(bucketDocuments)
-	if documents == nil {
-		return nil, damaged("it has no bucket %s", bucketDocuments)
+	about, documents := tx.Bucket(bucketAbout), tx.Bucket(bucketDocuments)
+	if about == nil || documents == nil {
+		return nil, damaged("it has no bucket %s or %s", bucketAbout, bucketDocuments)
 	}
 	if l.rewrite {
 		l.state.Lock()
@@ -379,5 +389,20 @@ func (l *Ledger) store(tx *bbolt.Tx, puts []*put, records []queued) (map[string]
 			after[name] = t
 		}
 	}
+	for name, t := range after {
+		key := []byte(logPrefix + name)
+		if tx.Bucket(key) == nil {
+			continue
+		}
+		if err := about.Put(key, tallyLine(tx, t)); err != nil {
+			return nil, err
+		}
+	}
 	return after, nil
+}
+
+// tallyLine is what a commit notes of a log: whole records that are missing break no checksum. It counts for its commit alone,
+// as other versions of the agent write none.
+func tallyLine(tx *bbolt.Tx, t tally) []byte {
+	return fmt.Appendf(nil, "%d %d %d", tx.ID(), t.records, t.bytes)
 }

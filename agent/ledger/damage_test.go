@@ -90,6 +90,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		"both meta pages": append(make([]byte, 8192), good[8192:]...),
 		"a document":      flip(bytes.Index(good, []byte("kept")), 1),
 		"a record":        flip(bytes.LastIndex(good, []byte("0299")), 1),
+		"a log's name":    flip(bytes.LastIndex(good, []byte("log:kills"))+5, 1),
 		"too large":       append(bytes.Clone(good), make([]byte, maxFile)...),
 		"another program's": foreign(t, func(*bbolt.Options) {}, func(tx *bbolt.Tx) error {
 			_, err := tx.CreateBucket([]byte("x"))
