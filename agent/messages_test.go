@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// TestMessageIDs: each is one of its kind, and the README lists it.
+// TestMessageIDs: each is one of its kind, and the page of logs lists it.
 func TestMessageIDs(t *testing.T) {
 	source, err := os.ReadFile("messages.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../deploy/docs/logs.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,8 +24,8 @@ func TestMessageIDs(t *testing.T) {
 			t.Errorf("%q is there twice, or no ID of 128 bits", id)
 		}
 		seen[id] = true
-		if !strings.Contains(string(readme), "`"+id+"`") {
-			t.Errorf("the README does not list %s", id)
+		if !strings.Contains(string(page), "`"+id+"`") {
+			t.Errorf("deploy/docs/logs.md does not list %s", id)
 		}
 	}
 	if len(seen) < 10 {
