@@ -3,7 +3,7 @@ package journal
 import "log/slog"
 
 // Message IDs of the log, one for each kind of record: journald has them as MESSAGE_ID, and they never change
-// (systemd.journal-fields(7)). The README lists them.
+// (systemd.journal-fields(7)). deploy/docs/logs.md lists them.
 var (
 	MessageStart    = newID("f9aea77e5f5341a3953efbacc0a5a079") // the agent starts
 	MessageStop     = newID("e2e089f28c8140edb67af8b08ac42ea0")

@@ -18,7 +18,7 @@ import (
 	"spillway/test/scenario"
 )
 
-// TestJournal: a real journald on the node takes the log of the agent that is installed as shipped, and what the README says to
+// TestJournal: a real journald on the node takes the log of the agent that is installed as shipped, and what the page of logs says to
 // type finds the records of an eviction and of an OOM kill.
 func TestJournal(t *testing.T) {
 	long(t)
@@ -49,13 +49,13 @@ func TestJournal(t *testing.T) {
 	}
 	namespace, _, _ := strings.Cut(res.Status.Decisions[i].Victim, "/")
 
-	readme, err := os.ReadFile(filepath.Join(runner.Repo, "README.md"))
+	page, err := os.ReadFile(filepath.Join(runner.Repo, "deploy", "docs", "logs.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := regexp.MustCompile(`(?m)^    (journalctl .*?)\s*(?:#.*)?$`).FindAllStringSubmatch(string(readme), -1)
+	lines := regexp.MustCompile(`(?m)^    (journalctl .*?)\s*(?:#.*)?$`).FindAllStringSubmatch(string(page), -1)
 	if len(lines) < 5 {
-		t.Fatalf("%d lines with journalctl in the README", len(lines))
+		t.Fatalf("%d lines with journalctl in deploy/docs/logs.md", len(lines))
 	}
 	for _, l := range lines {
 		line := strings.NewReplacer(" -f", "", "NAMESPACE=shop", "NAMESPACE="+namespace, "DECISION=0301-110000-1", "DECISION="+res.Status.Decisions[i].ID).Replace(l[1])
