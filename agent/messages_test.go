@@ -1,34 +1,57 @@
 package agent
 
 import (
-	"os"
-	"regexp"
+	"log/slog"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"spillway/agent/journal"
 )
 
-// TestMessageIDs: each is one of its kind, and the README lists it.
+// TestMessageIDs: what journald gets of a record of each kind. People search for these IDs, so they never change.
 func TestMessageIDs(t *testing.T) {
-	source, err := os.ReadFile("messages.go")
+	path := filepath.Join(t.TempDir(), "socket")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile("../README.md")
+	defer conn.Close()
+	h, err := journal.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]bool{}
-	for _, m := range regexp.MustCompile(`messageID\("([^"]*)"\)`).FindAllStringSubmatch(string(source), -1) {
-		id := m[1]
-		if seen[id] || !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
-			t.Errorf("%q is there twice, or no ID of 128 bits", id)
+	defer h.Close()
+	for _, tc := range []struct {
+		kind string
+		attr slog.Attr
+		id   string
+	}{
+		{"agent starts", messageStart, "f9aea77e5f5341a3953efbacc0a5a079"},
+		{"agent stopped", messageStop, "e2e089f28c8140edb67af8b08ac42ea0"},
+		{"level changed", messageLevel, "a0b658fa37a34a15a9de82a3722b8f6f"},
+		{"decision", messageDecision, "af2859e4f5ef407b87486a6acf261766"},
+		{"eviction", messageEviction, "1abd2b17ac17415ab3b05234adf6ae01"},
+		{"oom kill", messageKill, "783663fae324488cb3ed65bfb8618cd2"},
+		{"container exit", messageExit, "8613b60fa2d34944bbdff56b7139b0ce"},
+		{"incident", messageIncident, "5c192227a4ba498bac0ac821f235362f"},
+		{"source", messageSource, "b1665ff703454e0b8d7f796322d88ff3"},
+		{"config", messageConfig, "3ca5c44365c647ac8dd4bf81367a2e61"},
+		{"the agent itself was late", messageLate, "a458c20d2d744219acfdd5ce2a430dc3"},
+	} {
+		slog.New(h).Info(tc.kind, tc.attr)
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
 		}
-		seen[id] = true
-		if !strings.Contains(string(readme), "`"+id+"`") {
-			t.Errorf("the README does not list %s", id)
+		buf := make([]byte, 4096)
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatalf("%s: %v", tc.kind, err)
 		}
-	}
-	if len(seen) < 10 {
-		t.Errorf("%d IDs were found", len(seen))
+		if got := "\n" + string(buf[:n]); !strings.Contains(got, "\nMESSAGE="+tc.kind+"\n") || !strings.Contains(got, "\nMESSAGE_ID="+tc.id+"\n") {
+			t.Errorf("%s: journald gets %q, want MESSAGE_ID=%s", tc.kind, got, tc.id)
+		}
 	}
 }
