@@ -62,6 +62,7 @@ func growing(in Input, mib float64) Input { in.NodeGrowth = mib * testMiB; retur
 
 // Of any node: at most one pod goes, nothing stands against it, and while one may go that gives a real part, one does.
 func TestMaintenanceOfAnyNode(t *testing.T) {
+	plain(t)
 	r := rand.New(rand.NewPCG(7, 11))
 	victims, held := 0, 0
 	for range 20_000 {
