@@ -11,6 +11,8 @@ NODE    ?= host
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CLUSTERCTL  := $(GO) run ./test/cluster/clusterctl
+# Reads go test -json, and fails where a test is skipped that the list does not name.
+SKIPS       := $(GO) run ./test/skips .ci/skips
 # Built on first use, which takes some minutes.
 KUBECTL     := $(GO) -C test/cluster/parts/kubernetes tool kubectl
 
@@ -34,16 +36,20 @@ image: ## write the image as an OCI archive, out/spillway-image.tar, without a d
 		-o out/spillway-image.tar
 
 .PHONY: test
-test: unit race fuzz e2e ## unit and race tests, the kernel smoke test, the parsers' fuzzers, and the end-to-end cases on a real cluster
+test: race plain fuzz e2e ## unit tests under the race detector, with the tests on this machine's kernel, the parsers' fuzzers, and the end-to-end cases on a real cluster
 
 .PHONY: unit
-unit: ## unit tests, and as root the tests on this machine's kernel
+unit: ## the unit tests without the race detector, for work on the code; skips are not counted
 	$(GO) test ./...
 
 .PHONY: race
-race: ## the same under the race detector
+race: ## the same under the race detector; a skip that .ci/skips does not list is a failure
 	@.ci/deps race
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -json -race ./... | $(SKIPS)
+
+.PHONY: plain
+plain: ## without the race detector only the packages that leave something out under it
+	$(GO) test -json $$(grep -rl --include='*_test.go' '"spillway/test/race"' . | xargs -n1 dirname | sort -u) | $(SKIPS)
 
 .PHONY: fuzz
 fuzz: ## the fuzzers of the parsers that read the kernel, a moment each

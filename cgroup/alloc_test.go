@@ -3,12 +3,14 @@ package cgroup
 import (
 	"errors"
 	"testing"
+
+	"spillway/test/race"
 )
 
 // TestNothingIsAllocated reads real files, with the caller's structs on its stack, where a reader that leaks its argument
 // would move them to the heap.
 func TestNothingIsAllocated(t *testing.T) {
-	if raceDetector {
+	if race.Enabled {
 		t.Skip("needs a build without the race detector, which moves buffers to the heap")
 	}
 	tree := host(t)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/test/race"
 )
 
 // fakeGroup writes files into a directory and opens it as the v2 cgroup "/g".
@@ -121,7 +123,7 @@ func TestStatLongerThanTheBuffer(t *testing.T) {
 	if len(g.buf) != 2*grown {
 		t.Errorf("buffer of %d bytes for a file of %d", len(g.buf), grown)
 	}
-	if allocs := testing.AllocsPerRun(10, func() { read(t, g) }); allocs != 0 && !raceDetector {
+	if allocs := testing.AllocsPerRun(10, func() { read(t, g) }); allocs != 0 && !race.Enabled {
 		t.Errorf("%v allocations after the buffer grew", allocs)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"spillway/test/race"
 )
 
 // shaped is a kind of file that is read by its shape.
@@ -142,7 +144,7 @@ func TestShapeIsLearnedAgain(t *testing.T) {
 	if known.last.Load() != second {
 		t.Error("a shape was learned of a file that has none")
 	}
-	if a := testing.AllocsPerRun(10, func() { read(t, g) }); a != 0 && !raceDetector {
+	if a := testing.AllocsPerRun(10, func() { read(t, g) }); a != 0 && !race.Enabled {
 		t.Errorf("%v allocations in a parse in full", a)
 	}
 }

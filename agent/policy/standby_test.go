@@ -91,7 +91,7 @@ func TestStandBy(t *testing.T) {
 		{"a sidecar that started again makes no culprit", met(input(under, pod("payment", size(4500), request(4500), priority(100), func(c *Candidate) {
 			c.Pod.Containers = []Container{{Name: "main", Running: true, StartedAt: testNow.Add(-5 * time.Hour)}, {Name: "side", Running: true, StartedAt: testNow.Add(-20 * time.Second)}}
 		}), pod("culprit", size(1200), gained(1000)))), StateVictim, []string{"culprit"}, ""},
-		{"one innocent where the kubelet would take one", met(input(under, large, pod("payment", size(3000), request(3000), priority(100)))), StateVictim, []string{"large"}, "the least harm"},
+		{"one innocent where the kubelet would take one", met(input(under, large, pod("payment", size(3000), request(3000), priority(100)))), StateVictim, []string{"large"}, ""},
 		{"not a second within 15 minutes", withHistory(met(input(under, large)), PastEviction{OwnerUID: "other", At: testNow.Add(-14 * time.Minute), Bystander: true}), StateStandBy, nil, ""},
 		{"16 minutes later again", withHistory(met(input(under, large)), PastEviction{OwnerUID: "other", At: testNow.Add(-16 * time.Minute), Bystander: true}), StateVictim, []string{"large"}, ""},
 		{"its memory would be filled within ten minutes", func() Input {

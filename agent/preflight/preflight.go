@@ -233,7 +233,7 @@ func (p *inspection) tracer() {
 		log.Close()
 		lower = "the kernel's log, and counters"
 	}
-	fix := "see \"OOM kills\" in the README"
+	fix := "see deploy/docs/oom-kills.md"
 	var unsupported *oomkill.UnsupportedError
 	var refused *oomkill.PermissionError
 	switch {

@@ -8,10 +8,10 @@ import (
 
 // A file that is read again and again fills the memory that the kubelet counts as used; evicting a pod is no answer,
 // also not when the node is under its threshold.
-func TestPageCacheNeverActs(t *testing.T) {
+func pageCacheNeverActs(t *testing.T, every spacing) {
 	for _, slope := range []float64{20, 200, 1000} {
 		t.Run(fmt.Sprintf("%v MiB a second", slope), func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, load: func(s float64) load {
+			tr := trace{every: every, lead: 31 * time.Second, load: func(s float64) load {
 				return load{pods: leftAt(2048) - 1000, podCache: ramp(s, 12, 12+2600/slope, slope), outside: 1000}
 			}}
 			reached := Calm
@@ -35,8 +35,8 @@ func TestPageCacheNeverActs(t *testing.T) {
 }
 
 // The allocatable signal counts the cache of the pods in the same way.
-func TestPageCacheOnTheAllocatableSignal(t *testing.T) {
-	tr := trace{lead: 31 * time.Second, more: []Threshold{{Signal: AllocatableAvailable, Hard: true, Bytes: 100 << 20}},
+func pageCacheOnTheAllocatableSignal(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 31 * time.Second, more: []Threshold{{Signal: AllocatableAvailable, Hard: true, Bytes: 100 << 20}},
 		load:  func(s float64) load { return load{pods: 3000, podCache: ramp(s, 12, 30, 100), outside: 500} },
 		spoil: func(_ float64, x *Sample) { x.PodsLimit = mibBytes(5000) }}
 	reached := Calm
@@ -54,8 +54,8 @@ func TestPageCacheOnTheAllocatableSignal(t *testing.T) {
 }
 
 // A leak beside a slower cache reader is a leak.
-func TestLeakBesideACacheReader(t *testing.T) {
-	tr := trace{lead: 10 * time.Second, load: func(s float64) load {
+func leakBesideACacheReader(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 10 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(4096) - 1000 + ramp(s, 12, 1e9, 100), podCache: ramp(s, 12, 1e9, 50), outside: 1000}
 	}}
 	v, _ := tr.firstEvict(t, 40*time.Second)
@@ -65,8 +65,8 @@ func TestLeakBesideACacheReader(t *testing.T) {
 }
 
 // Growth beside the pods is named as such, whatever the level.
-func TestGrowthOutsideThePods(t *testing.T) {
-	tr := trace{lead: 10 * time.Second, load: func(s float64) load {
+func growthOutsideThePods(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 10 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(2048) - 1000, outside: 1000 + ramp(s, 12, 35, 100)}
 	}}
 	reached := Calm
@@ -82,8 +82,8 @@ func TestGrowthOutsideThePods(t *testing.T) {
 }
 
 // Memory that neither the kubelet's figure nor a pod shows (slab, page tables) is seen by the guard.
-func TestGuardSeesKernelMemory(t *testing.T) {
-	tr := trace{lead: 10 * time.Second, load: func(s float64) load { return load{pods: leftAt(2048) - 1000, outside: 1000} },
+func guardSeesKernelMemory(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 10 * time.Second, load: func(s float64) load { return load{pods: leftAt(2048) - 1000, outside: 1000} },
 		spoil: func(s float64, x *Sample) { x.MemAvailable -= mibBytes(ramp(s, 12, 1e9, 100)) }}
 	v, at := tr.firstEvict(t, 60*time.Second)
 	if v == nil || v.Nearest.Signal != MemAvailable || v.Cause != CauseOutside {
@@ -92,13 +92,13 @@ func TestGuardSeesKernelMemory(t *testing.T) {
 }
 
 // The pods' own part decides between inside and outside.
-func TestMixedGrowth(t *testing.T) {
+func mixedGrowth(t *testing.T, every spacing) {
 	for _, tc := range []struct {
 		pods, outside float64
 		want          Cause
 	}{{100, 0, CausePods}, {60, 40, CausePods}, {40, 60, CauseOutside}, {0, 100, CauseOutside}, {-50, 150, CauseOutside}} {
 		t.Run(fmt.Sprintf("%v in the pods, %v beside", tc.pods, tc.outside), func(t *testing.T) {
-			tr := trace{lead: 10 * time.Second, load: func(s float64) load {
+			tr := trace{every: every, lead: 10 * time.Second, load: func(s float64) load {
 				return load{pods: leftAt(3000) - 1000 + ramp(s, 12, 1e9, tc.pods), outside: 1000 + ramp(s, 12, 1e9, tc.outside)}
 			}}
 			v, _ := tr.firstEvict(t, 60*time.Second)
@@ -110,7 +110,7 @@ func TestMixedGrowth(t *testing.T) {
 }
 
 // A flat node under its threshold is judged by what grew since it was calm.
-func TestCauseOfAShortageThatNoLongerGrows(t *testing.T) {
+func causeOfAShortageThatNoLongerGrows(t *testing.T, every spacing) {
 	for _, tc := range []struct {
 		name string
 		load func(s float64) load
@@ -130,7 +130,7 @@ func TestCauseOfAShortageThatNoLongerGrows(t *testing.T) {
 		}, CauseOutside},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, load: tc.load}
+			tr := trace{every: every, lead: 31 * time.Second, load: tc.load}
 			n := 0
 			tr.run(t, 80*time.Second, func(s float64, v *Verdict) {
 				if s < 50 {

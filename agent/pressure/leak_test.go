@@ -10,13 +10,13 @@ import (
 // A leak from a margin of 2 GiB must be seen while its victim can still leave, wherever that is possible. The growth has
 // to last for a quarter of its ETA first (a fifth of the margin is gone by then), and no trend is older than 0.7 s at
 // its first use: a leak that is faster than that is seen as soon as these allow.
-func TestLeakIsSeenInTime(t *testing.T) {
+func leakIsSeenInTime(t *testing.T, every spacing) {
 	const start, margin = 12.0, 2048.0
 	for _, lead := range []time.Duration{31 * time.Second, 2 * time.Second} {
 		for _, slope := range []float64{20, 50, 100, 200, 400, 800, 2000} {
 			for _, noise := range []float64{0, 1} {
 				t.Run(fmt.Sprintf("%v MiB a second, lead %v, noise %v MiB", slope, lead, noise), func(t *testing.T) {
-					tr := trace{lead: lead, noise: noise, load: func(s float64) load {
+					tr := trace{every: every, lead: lead, noise: noise, load: func(s float64) load {
 						return load{pods: leftAt(margin) - 1000 + ramp(s, start, 1e9, slope), outside: 1000}
 					}}
 					v, when := tr.firstEvict(t, time.Duration((start+margin/slope)*float64(time.Second)))
@@ -44,8 +44,8 @@ func TestLeakIsSeenInTime(t *testing.T) {
 }
 
 // Less than a second to the threshold is critical before it is reached.
-func TestLastSecondIsCritical(t *testing.T) {
-	tr := trace{lead: 2 * time.Second, load: func(s float64) load {
+func lastSecondIsCritical(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 2 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(2048) - 1000 + ramp(s, 12, 1e9, 400), outside: 1000}
 	}}
 	tr.run(t, 17*time.Second, func(s float64, v *Verdict) {
@@ -57,7 +57,7 @@ func TestLastSecondIsCritical(t *testing.T) {
 }
 
 // Growth that ends while the margin is over slope × (lead + slack) evicts no pod.
-func TestGrowthThatEndsInTimeEvictsNobody(t *testing.T) {
+func growthThatEndsInTimeEvictsNobody(t *testing.T, every spacing) {
 	const start = 12.0
 	for _, lead := range []time.Duration{31 * time.Second, 2 * time.Second} {
 		for _, slope := range []float64{5, 20, 100, 400} {
@@ -68,7 +68,7 @@ func TestGrowthThatEndsInTimeEvictsNobody(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%v MiB a second for 20 s, lead %v", slope, lead), func(t *testing.T) {
 				left := math.Max(left, 650) // used stays under the evict threshold: only the ETA could act
-				tr := trace{lead: lead, load: func(s float64) load {
+				tr := trace{every: every, lead: lead, load: func(s float64) load {
 					return load{pods: leftAt(left+grown) - 500 + ramp(s, start, start+20, slope), outside: 500}
 				}}
 				seen := Calm
@@ -87,10 +87,10 @@ func TestGrowthThatEndsInTimeEvictsNobody(t *testing.T) {
 }
 
 // A spike of 2 s that turns while there is still time evicts nobody, neither while it rises nor while it falls.
-func TestSpikeEvictsNobody(t *testing.T) {
+func spikeEvictsNobody(t *testing.T, every spacing) {
 	for _, slope := range []float64{50, 150, 300} {
 		t.Run(fmt.Sprintf("%v MiB a second", slope), func(t *testing.T) {
-			tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+			tr := trace{every: every, lead: 2 * time.Second, noise: 1, load: func(s float64) load {
 				return load{pods: leftAt(2048) - 1000 + ramp(s, 20, 22, slope) - ramp(s, 22, 24, slope), outside: 1000}
 			}}
 			tr.run(t, 60*time.Second, func(s float64, v *Verdict) {
@@ -103,10 +103,10 @@ func TestSpikeEvictsNobody(t *testing.T) {
 }
 
 // A sawtooth (garbage collection) whose tops keep away from the threshold evicts nobody.
-func TestSawtoothEvictsNobody(t *testing.T) {
+func sawtoothEvictsNobody(t *testing.T, every spacing) {
 	for _, period := range []float64{0.5, 1, 2, 5, 10, 30} {
 		t.Run(fmt.Sprintf("every %v s", period), func(t *testing.T) {
-			tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+			tr := trace{every: every, lead: 2 * time.Second, noise: 1, load: func(s float64) load {
 				return load{pods: leftAt(1900) - 1000 - 200 + 200*math.Mod(s, period)/period, outside: 1000}
 			}}
 			if 200/period*4 > 1900 {
@@ -123,11 +123,11 @@ func TestSawtoothEvictsNobody(t *testing.T) {
 
 // A leak in a pod with a limit ends there: it is no reason to evict when the limit leaves room, and one when it does
 // not. The same trace without the grower's room shows that it is the room that decides.
-func TestLeakThatEndsAtALimit(t *testing.T) {
+func leakThatEndsAtALimit(t *testing.T, every spacing) {
 	const slope = 50.0
 	limit := func(s float64) Bytes { return mibBytes(400 - ramp(s, 12, 20, slope)) }
 	// With margin 1100 the ETA is 22 s; lead 10 s + 2 s is met from 600 MiB on, which the growth never reaches.
-	tight := trace{lead: 20 * time.Second, load: func(s float64) load {
+	tight := trace{every: every, lead: 20 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(1100) - 500 + ramp(s, 12, 20, slope), outside: 500}
 	}}
 	if v, _ := tight.firstEvict(t, 21*time.Second); v == nil {
@@ -151,15 +151,15 @@ func TestLeakThatEndsAtALimit(t *testing.T) {
 }
 
 // Five seconds without a sample in the middle of a leak: nothing is guessed, and the leak is seen after them.
-func TestMissingSamples(t *testing.T) {
-	tr := trace{lead: 2 * time.Second, load: func(s float64) load {
+func missingSamples(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 2 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(2048) - 1000 + ramp(s, 12, 1e9, 100), outside: 1000}
 	}, drop: func(s float64) bool { return s > 15 && s < 20 }}
 	v, at := tr.firstEvict(t, 40*time.Second)
 	if v == nil || at < 20 || float64(v.Nearest.Margin)/(1<<20) < 100*2 {
 		t.Fatalf("verdict %+v at %.1f s, want Evict after the gap with 200 MiB left", v, at)
 	}
-	flat := trace{lead: 31 * time.Second, load: func(s float64) load { return load{pods: leftAt(700) - 1000, outside: 1000} },
+	flat := trace{every: every, lead: 31 * time.Second, load: func(s float64) load { return load{pods: leftAt(700) - 1000, outside: 1000} },
 		drop: func(s float64) bool { return s > 15 && s < 20 }}
 	if v, at := flat.firstEvict(t, 40*time.Second); v != nil {
 		t.Errorf("a gap in a flat series made %v at %.1f s: %s", v.Now, at, v.Reason)
@@ -185,10 +185,10 @@ func TestUnknownReadings(t *testing.T) {
 }
 
 // A clock that jumps is not growth.
-func TestClockStep(t *testing.T) {
+func clockStep(t *testing.T, every spacing) {
 	for name, jump := range map[string]time.Duration{"back": -time.Hour, "forward": time.Hour, "back by half a second": -500 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, begin: 2 * time.Hour,
+			tr := trace{every: every, lead: 31 * time.Second, begin: 2 * time.Hour,
 				load: func(s float64) load { return load{pods: leftAt(700) - 1000 + ramp(s, 0, 1e9, 1), outside: 1000} },
 				spoil: func(s float64, x *Sample) {
 					if s > 15.05 {

@@ -8,16 +8,13 @@ import (
 	"time"
 )
 
-// noiseRun is how long a node must stay uneven and calm.
-var noiseRun = 10 * time.Minute
-
 // Every real node is uneven. A node that idles at 94 % must not be evicted from because of it: nothing grows.
-func TestFlatAndUnevenEvictsNobody(t *testing.T) {
+func flatAndUnevenEvictsNobody(t *testing.T, every spacing) {
 	for _, noise := range []float64{0, 0.01, 0.1, 0.5, 1, 4, 16} {
 		t.Run(fmt.Sprintf("uneven by %v MiB", noise), func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, noise: noise, load: func(float64) load { return load{pods: leftAt(485) - 1000, outside: 1000} }}
+			tr := trace{every: every, lead: 31 * time.Second, noise: noise, load: func(float64) load { return load{pods: leftAt(485) - 1000, outside: 1000} }}
 			n := 0
-			tr.run(t, noiseRun, func(s float64, v *Verdict) {
+			tr.run(t, every.calm(), func(s float64, v *Verdict) {
 				if v.Now > Alert {
 					if n++; n == 1 {
 						t.Errorf("%v at %.1f s: %s", v.Now, s, v.Reason)
@@ -32,8 +29,8 @@ func TestFlatAndUnevenEvictsNobody(t *testing.T) {
 }
 
 // The agent's first half second is no evidence of growth by percentage: both windows hold the same five samples.
-func TestFirstSamplesAreNoTrend(t *testing.T) {
-	tr := trace{lead: 2 * time.Second, load: func(s float64) load {
+func firstSamplesAreNoTrend(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 2 * time.Second, load: func(s float64) load {
 		return load{pods: leftAt(480) - 1100 + 100*math.Mod(s, 1), outside: 1000}
 	}}
 	tr.run(t, 2*time.Second, func(s float64, v *Verdict) {
@@ -44,10 +41,10 @@ func TestFirstSamplesAreNoTrend(t *testing.T) {
 }
 
 // A shortage by page cache stays one when the pods are as uneven as pods are.
-func TestUnevenPodsDoNotMakeACacheShortageTheirs(t *testing.T) {
+func unevenPodsDoNotMakeACacheShortageTheirs(t *testing.T, every spacing) {
 	for _, noise := range []float64{0.1, 1, 4} {
 		t.Run(fmt.Sprintf("uneven by %v MiB", noise), func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, noise: noise, load: func(s float64) load {
+			tr := trace{every: every, lead: 31 * time.Second, noise: noise, load: func(s float64) load {
 				return load{pods: leftAt(2048) - 1000, podCache: ramp(s, 12, 26, 200), outside: 1000}
 			}}
 			critical := 0
@@ -67,7 +64,7 @@ func TestUnevenPodsDoNotMakeACacheShortageTheirs(t *testing.T) {
 }
 
 // The same for a service beside the pods, and for a trickle in a pod that began only after the shortage.
-func TestATrickleDoesNotTakeTheBlame(t *testing.T) {
+func aTrickleDoesNotTakeTheBlame(t *testing.T, every spacing) {
 	for _, tc := range []struct {
 		name string
 		load func(s float64) load
@@ -81,7 +78,7 @@ func TestATrickleDoesNotTakeTheBlame(t *testing.T) {
 		}, CauseOutside},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tr := trace{lead: 31 * time.Second, load: tc.load}
+			tr := trace{every: every, lead: 31 * time.Second, load: tc.load}
 			tr.run(t, 80*time.Second, func(s float64, v *Verdict) {
 				if v.Now == Critical && s > 30 && v.Cause != tc.want {
 					t.Fatalf("cause %s at %.1f s, want %s", v.Cause, s, tc.want)
@@ -92,8 +89,8 @@ func TestATrickleDoesNotTakeTheBlame(t *testing.T) {
 }
 
 // A leak beside a faster cache reader is still a leak: what is not cache has to be answered, and in time.
-func TestLeakBesideAFasterCacheReader(t *testing.T) {
-	tr := trace{lead: 10 * time.Second, noise: 1, load: func(s float64) load {
+func leakBesideAFasterCacheReader(t *testing.T, every spacing) {
+	tr := trace{every: every, lead: 10 * time.Second, noise: 1, load: func(s float64) load {
 		return load{pods: leftAt(4096) - 1000 + ramp(s, 12, 1e9, 100), podCache: ramp(s, 12, 1e9, 150), outside: 1000}
 	}}
 	acted := false
@@ -112,16 +109,16 @@ func TestLeakBesideAFasterCacheReader(t *testing.T) {
 }
 
 // A slow wander of a few MiB at 94 % is not growth either.
-func TestWanderingEvictsNobody(t *testing.T) {
+func wanderingEvictsNobody(t *testing.T, every spacing) {
 	r := rand.New(rand.NewPCG(7, 7))
 	w, last := 0.0, 0.0
-	tr := trace{lead: 31 * time.Second, load: func(s float64) load {
+	tr := trace{every: every, lead: 31 * time.Second, load: func(s float64) load {
 		dt := s - last
 		last = s
 		w += 0.3*math.Sqrt(dt/0.1)*(2*r.Float64()-1) - w*dt/60
 		return load{pods: leftAt(485) - 1000 + w, outside: 1000}
 	}}
-	tr.run(t, 10*time.Minute, func(s float64, v *Verdict) {
+	tr.run(t, every.calm(), func(s float64, v *Verdict) {
 		if v.Now > Alert {
 			t.Fatalf("%v at %.1f s: %s", v.Now, s, v.Reason)
 		}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"spillway/test/race"
 )
 
 // noises are the ways in which a flat node is uneven, in MiB, as functions of time made anew for each run.
@@ -139,61 +141,55 @@ func TestWakeUp(t *testing.T) {
 	}
 }
 
-// The traces hold at every spacing that the sampler may choose.
-func TestTracesAtOtherSpacings(t *testing.T) {
-	if raceDetector {
-		t.Skip("runs without the race detector: the code is pure and has no goroutines")
-	}
-	usual, usualRun := cadence, noiseRun
-	t.Cleanup(func() { cadence, noiseRun = usual, usualRun })
-	for _, c := range []struct {
-		name  string
-		noise time.Duration
-		next  func(s float64, v *Verdict) time.Duration
-	}{
-		{"every 20 ms", 3 * time.Minute, func(float64, *Verdict) time.Duration { return 20 * time.Millisecond }},
+// TestTraces: the traces hold at every spacing that the sampler may choose. Under the race detector the usual one does: the code
+// is pure and has no goroutines.
+func TestTraces(t *testing.T) {
+	spacings := map[string]spacing{
+		"every 100 ms": {},
+		"every 20 ms":  {next: evenly(20 * time.Millisecond), long: 3 * time.Minute},
 		// What the loads do begins at 12 or 20 s: the wake-up of a node that is read once a second when calm.
-		{"every second, woken to 20 ms", 30 * time.Second, func(s float64, v *Verdict) time.Duration {
+		"every second, woken to 20 ms": {long: 30 * time.Second, next: func(s float64, v *Verdict) time.Duration {
 			if v.Level > Calm || (s >= 12 && s < 15) || (s >= 20 && s < 24) {
 				return 20 * time.Millisecond
 			}
 			return min(time.Second, max(20*time.Millisecond, time.Duration((12-s)*float64(time.Second))))
 		}},
-		{"uneven", 10 * time.Minute, func(s float64, v *Verdict) time.Duration {
+		"uneven": {next: func(s float64, v *Verdict) time.Duration {
 			return 20*time.Millisecond + time.Duration(60*(1+math.Sin(37*s)))*time.Millisecond
 		}},
+	}
+	for name, run := range map[string]func(*testing.T, spacing){
+		"ATrickleDoesNotTakeTheBlame":             aTrickleDoesNotTakeTheBlame,
+		"CauseOfAShortageThatNoLongerGrows":       causeOfAShortageThatNoLongerGrows,
+		"ClockStep":                               clockStep,
+		"FirstSamplesAreNoTrend":                  firstSamplesAreNoTrend,
+		"FlatAndUnevenEvictsNobody":               flatAndUnevenEvictsNobody,
+		"GrowthOutsideThePods":                    growthOutsideThePods,
+		"GrowthThatEndsInTimeEvictsNobody":        growthThatEndsInTimeEvictsNobody,
+		"GuardSeesKernelMemory":                   guardSeesKernelMemory,
+		"LastSecondIsCritical":                    lastSecondIsCritical,
+		"LeakBesideACacheReader":                  leakBesideACacheReader,
+		"LeakBesideAFasterCacheReader":            leakBesideAFasterCacheReader,
+		"LeakIsSeenInTime":                        leakIsSeenInTime,
+		"LeakThatEndsAtALimit":                    leakThatEndsAtALimit,
+		"MissingSamples":                          missingSamples,
+		"MixedGrowth":                             mixedGrowth,
+		"PageCacheNeverActs":                      pageCacheNeverActs,
+		"PageCacheOnTheAllocatableSignal":         pageCacheOnTheAllocatableSignal,
+		"SawtoothEvictsNobody":                    sawtoothEvictsNobody,
+		"SpikeEvictsNobody":                       spikeEvictsNobody,
+		"UnevenPodsDoNotMakeACacheShortageTheirs": unevenPodsDoNotMakeACacheShortageTheirs,
+		"WanderingEvictsNobody":                   wanderingEvictsNobody,
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			cadence, noiseRun = c.next, c.noise
-			for _, test := range []struct {
-				name string
-				run  func(*testing.T)
-			}{
-				{"PageCacheNeverActs", TestPageCacheNeverActs},
-				{"PageCacheOnTheAllocatableSignal", TestPageCacheOnTheAllocatableSignal},
-				{"LeakBesideACacheReader", TestLeakBesideACacheReader},
-				{"GrowthOutsideThePods", TestGrowthOutsideThePods},
-				{"GuardSeesKernelMemory", TestGuardSeesKernelMemory},
-				{"MixedGrowth", TestMixedGrowth},
-				{"CauseOfAShortageThatNoLongerGrows", TestCauseOfAShortageThatNoLongerGrows},
-				{"LeakIsSeenInTime", TestLeakIsSeenInTime},
-				{"LastSecondIsCritical", TestLastSecondIsCritical},
-				{"GrowthThatEndsInTimeEvictsNobody", TestGrowthThatEndsInTimeEvictsNobody},
-				{"SpikeEvictsNobody", TestSpikeEvictsNobody},
-				{"SawtoothEvictsNobody", TestSawtoothEvictsNobody},
-				{"LeakThatEndsAtALimit", TestLeakThatEndsAtALimit},
-				{"MissingSamples", TestMissingSamples},
-				{"ClockStep", TestClockStep},
-				{"FlatAndUnevenEvictsNobody", TestFlatAndUnevenEvictsNobody},
-				{"FirstSamplesAreNoTrend", TestFirstSamplesAreNoTrend},
-				{"UnevenPodsDoNotMakeACacheShortageTheirs", TestUnevenPodsDoNotMakeACacheShortageTheirs},
-				{"ATrickleDoesNotTakeTheBlame", TestATrickleDoesNotTakeTheBlame},
-				{"LeakBesideAFasterCacheReader", TestLeakBesideAFasterCacheReader},
-				{"WanderingEvictsNobody", TestWanderingEvictsNobody},
-			} {
-				t.Run(test.name, test.run)
+		for at, every := range spacings {
+			if race.Enabled && every.next != nil {
+				continue
 			}
-		})
+			t.Run(name+"/"+at, func(t *testing.T) {
+				t.Parallel()
+				run(t, every)
+			})
+		}
 	}
 }
 
@@ -243,11 +239,8 @@ func TestGrowthReadOnceASecondKeepsItsStart(t *testing.T) {
 
 // A fast leak is answered half a second after it began, also where the short window still holds the calm before it.
 func TestFastLeakAtTwentyMilliseconds(t *testing.T) {
-	usual := cadence
-	t.Cleanup(func() { cadence = usual })
-	cadence = func(float64, *Verdict) time.Duration { return 20 * time.Millisecond }
 	for _, slope := range []float64{800, 1200, 2000} {
-		tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+		tr := trace{every: spacing{next: evenly(20 * time.Millisecond)}, lead: 2 * time.Second, noise: 1, load: func(s float64) load {
 			return load{pods: leftAt(2048) - 1000 + ramp(s, 12, 1e9, slope), outside: 1000}
 		}}
 		if v, at := tr.firstEvict(t, 15*time.Second); v == nil || at < 12 || at > 12.6 {
@@ -258,14 +251,11 @@ func TestFastLeakAtTwentyMilliseconds(t *testing.T) {
 
 // What is taken in one step and then stands still is on its way nowhere.
 func TestStepEvictsNobody(t *testing.T) {
-	usual := cadence
-	t.Cleanup(func() { cadence = usual })
 	for _, every := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
 		for _, step := range []float64{20, 50, 100, 200, 400, 800} {
 			for _, within := range []float64{0.001, 0.02, 0.1} { // s: less than any trend needs
 				name := fmt.Sprintf("%v MiB within %v s, every %v", step, within, every)
-				cadence = func(float64, *Verdict) time.Duration { return every }
-				tr := trace{lead: 2 * time.Second, noise: 1, load: func(s float64) load {
+				tr := trace{every: spacing{next: evenly(every)}, lead: 2 * time.Second, noise: 1, load: func(s float64) load {
 					return load{pods: leftAt(700+step) - 1500 + ramp(s, 12, 12+within, step/within), outside: 1000}
 				}}
 				tr.run(t, 20*time.Second, func(s float64, v *Verdict) {

@@ -1,6 +1,7 @@
 package pressure
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -23,8 +24,9 @@ var defaults = Config{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80}
 // and page cache that is active (the kubelet counts it as used).
 type load struct{ pods, podCache, outside, outsideCache float64 }
 
-// trace is a node of 8 GiB whose load is a function of time, read every 100 ms unless cadence says otherwise.
+// trace is a node of 8 GiB whose load is a function of time, read every 100 ms unless every says otherwise.
 type trace struct {
+	every spacing
 	load  func(s float64) load
 	drop  func(s float64) bool // true: no sample at that time
 	spoil func(s float64, x *Sample)
@@ -55,8 +57,25 @@ func (tr *trace) sample(at time.Duration, l load, noise float64) Sample {
 	}
 }
 
-// cadence says when the next sample comes after one at second s that led to v. Tests of it replace it for a while.
-var cadence = func(s float64, v *Verdict) time.Duration { return testInterval }
+// spacing is when a node is read: how long after the sample at second s, which led to v, the next one comes, and for how long a
+// node that is uneven must stay calm. Zero values: 100 ms, 10 minutes.
+type spacing struct {
+	next func(s float64, v *Verdict) time.Duration
+	long time.Duration
+}
+
+func evenly(d time.Duration) func(float64, *Verdict) time.Duration {
+	return func(float64, *Verdict) time.Duration { return d }
+}
+
+func (e spacing) after(s float64, v *Verdict) time.Duration {
+	if e.next == nil {
+		return testInterval
+	}
+	return e.next(s, v)
+}
+
+func (e spacing) calm() time.Duration { return cmp.Or(e.long, 10*time.Minute) }
 
 // run assesses every sample in turn and hands each verdict to see, with the true margin at that moment.
 func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *Verdict)) {
@@ -69,7 +88,7 @@ func (tr *trace) run(t *testing.T, length time.Duration, see func(s float64, v *
 	var mem Memory
 	var window, minute []Sample
 	var v Verdict
-	for at := time.Duration(0); at <= length; at += cadence(at.Seconds(), &v) {
+	for at := time.Duration(0); at <= length; at += tr.every.after(at.Seconds(), &v) {
 		s := at.Seconds()
 		noise := tr.noise * (2*rng.Float64() - 1)
 		if tr.drop != nil && tr.drop(s) {

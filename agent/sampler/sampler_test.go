@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spillway/cgroup"
+	"spillway/test/race"
 )
 
 func newSampler(t testing.TB, n *node, opts Options) *Sampler {
@@ -249,7 +250,7 @@ func TestFailedReadings(t *testing.T) {
 
 // A sweep of each tier allocates nothing while the set stands still.
 func TestSweepAllocatesNothing(t *testing.T) {
-	if raceDetector {
+	if race.Enabled {
 		t.Skip("needs a build without the race detector, which moves buffers to the heap")
 	}
 	n := newNode(t)

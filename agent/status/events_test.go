@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,19 +29,7 @@ func TestWriteEvents(t *testing.T) {
 	if err := WriteEvents(&out, someEvents(), time.FixedZone("CET", 3600), true); err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "events.txt")
-	if *update {
-		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), out.String()); d != "" {
-		t.Errorf("events (-want +got):\n%s", d)
-	}
+	golden(t, "events.txt", out.String())
 	if err := WriteEvents(failing{}, someEvents(), time.UTC, true); err == nil {
 		t.Error("a disk that is full is not told")
 	}

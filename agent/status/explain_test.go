@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,19 +26,7 @@ func TestWriteExplanation(t *testing.T) {
 	if err := WriteExplanation(&out, someExplanation()); err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "explain.txt")
-	if *update {
-		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), out.String()); d != "" {
-		t.Errorf("explanation (-want +got):\n%s", d)
-	}
+	golden(t, "explain.txt", out.String())
 	if strings.ContainsAny(out.String(), "\x1b\r") {
 		t.Error("a pod's name reaches the terminal")
 	}

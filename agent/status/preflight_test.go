@@ -2,10 +2,7 @@ package status
 
 import (
 	"bytes"
-	"os"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestWriteChecks compares the whole output with testdata/checks.txt.
@@ -19,17 +16,5 @@ func TestWriteChecks(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	const file = "testdata/checks.txt"
-	if *update {
-		if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), out.String()); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
+	golden(t, "checks.txt", out.String())
 }

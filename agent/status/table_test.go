@@ -3,16 +3,11 @@ package status
 import (
 	"bytes"
 	"errors"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 	"unicode"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func ptr[T any](v T) *T { return &v }
 
@@ -74,19 +69,7 @@ func TestTableOfHostileNames(t *testing.T) {
 	if err := WriteTable(&out, s, 0); err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "table.txt")
-	if *update {
-		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out.String() != string(want) {
-		t.Errorf("the table is another one (write it with -update):\n%s", out.String())
-	}
+	golden(t, "table.txt", out.String())
 	for i, line := range strings.Split(out.String(), "\n") {
 		for _, r := range line {
 			if !unicode.IsPrint(r) {

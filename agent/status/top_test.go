@@ -2,13 +2,10 @@ package status
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func topStatus() *Status {
@@ -65,19 +62,7 @@ func TestTop(t *testing.T) {
 			if strings.Contains(got, "\x1b") {
 				t.Error("an escape sequence without colour")
 			}
-			file := "testdata/top-" + tc.name + ".txt"
-			if *update {
-				if err := os.WriteFile(file, []byte(got+"\n"), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got+"\n"); diff != "" {
-				t.Errorf("%s (-want +got):\n%s", file, diff)
-			}
+			golden(t, "top-"+tc.name+".txt", got+"\n")
 		})
 	}
 }

@@ -41,21 +41,17 @@ type File struct {
 	Path string
 	// Source is the file on disk whose content is taken.
 	Source string
-	// Mode holds permission bits; 0 means 0755.
-	Mode os.FileMode
 }
 
 // Options describe one image. Ref and at least one file are needed; everything else may be zero.
 type Options struct {
 	// Ref is the whole name with its tag, such as "localhost/spillway:dev".
 	Ref string
-	// Files make up the single layer. Parent directories are added, mode 0755.
+	// Files make up the single layer, with mode 0755. Parent directories are added.
 	Files []File
-	// Entrypoint, Cmd, Env, Workdir and User are the image's run configuration.
+	// Entrypoint, Cmd and User are the image's run configuration.
 	Entrypoint []string
 	Cmd        []string
-	Env        []string
-	Workdir    string
 	User       string
 	// Labels are the image's labels.
 	Labels map[string]string
@@ -136,25 +132,42 @@ func Write(w io.Writer, o Options) (v1.Hash, error) {
 	if err := o.complete(); err != nil {
 		return v1.Hash{}, err
 	}
-	l, err := writeLayer(o)
+	layer, err := o.layer()
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	config, err := json.Marshal(o.configFile(l.diffID))
-	if err != nil {
-		return v1.Hash{}, fmt.Errorf("encode image configuration: %w", err)
+	var zipped bytes.Buffer
+	zw := gzip.NewWriter(&zipped)
+	if _, err := zw.Write(layer); err != nil {
+		return v1.Hash{}, fmt.Errorf("compress layer: %w", err)
 	}
-	blobs := map[v1.Hash][]byte{l.digest: l.content}
+	if err := zw.Close(); err != nil {
+		return v1.Hash{}, fmt.Errorf("compress layer: %w", err)
+	}
+
+	blobs := map[string][]byte{}
 	put := func(media types.MediaType, content []byte) v1.Descriptor {
 		h := digest(content)
-		blobs[h] = content
+		blobs[h.Hex] = content
 		return v1.Descriptor{MediaType: media, Size: int64(len(content)), Digest: h}
+	}
+	created := v1.Time{Time: o.Created}
+	config, err := json.Marshal(v1.ConfigFile{
+		Architecture: o.Arch,
+		OS:           "linux",
+		Created:      created,
+		Config:       v1.Config{Entrypoint: o.Entrypoint, Cmd: o.Cmd, User: o.User, Labels: o.Labels},
+		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{digest(layer)}},
+		History:      []v1.History{{Created: created, CreatedBy: "deploy/image"}},
+	})
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("encode image configuration: %w", err)
 	}
 	manifest, err := json.Marshal(v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
 		Config:        put(types.OCIConfigJSON, config),
-		Layers:        []v1.Descriptor{{MediaType: types.OCILayer, Size: int64(len(l.content)), Digest: l.digest}},
+		Layers:        []v1.Descriptor{put(types.OCILayer, zipped.Bytes())},
 	})
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("encode image manifest: %w", err)
@@ -163,100 +176,54 @@ func Write(w io.Writer, o Options) (v1.Hash, error) {
 	_, tag, _ := splitRef(o.Ref)
 	md.Annotations = map[string]string{containerdName: o.Ref, refName: tag}
 	md.Platform = &v1.Platform{Architecture: o.Arch, OS: "linux"}
-	index, err := json.Marshal(v1.IndexManifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIImageIndex,
-		Manifests:     []v1.Descriptor{md},
-	})
+	index, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{md}})
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("encode image index: %w", err)
 	}
-	if err := writeLayout(w, o.Created, index, blobs); err != nil {
+
+	a := archive{tar.NewWriter(w), o.Created}
+	err = errors.Join(a.dir("blobs"), a.dir("blobs/sha256"))
+	for _, name := range slices.Sorted(maps.Keys(blobs)) {
+		if err == nil {
+			err = a.file("blobs/sha256/"+name, 0o644, blobs[name])
+		}
+	}
+	if err == nil {
+		err = errors.Join(a.file("index.json", 0o644, index), a.file("oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`)), a.Close())
+	}
+	if err != nil {
 		return v1.Hash{}, fmt.Errorf("write image layout: %w", err)
 	}
 	return md.Digest, nil
 }
 
-func (o Options) configFile(diffID v1.Hash) v1.ConfigFile {
-	created := v1.Time{Time: o.Created}
-	return v1.ConfigFile{
-		Architecture: o.Arch,
-		OS:           "linux",
-		Created:      created,
-		Config: v1.Config{
-			Entrypoint: o.Entrypoint,
-			Cmd:        o.Cmd,
-			Env:        o.Env,
-			WorkingDir: o.Workdir,
-			User:       o.User,
-			Labels:     o.Labels,
-		},
-		RootFS:  v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
-		History: []v1.History{{Created: created, CreatedBy: "deploy/image"}},
-	}
-}
-
-type layer struct {
-	content        []byte // gzip
-	digest, diffID v1.Hash
-}
-
-func writeLayer(o Options) (layer, error) {
+// layer returns the one layer, as a tar file.
+func (o *Options) layer() ([]byte, error) {
 	var out bytes.Buffer
-	zw := gzip.NewWriter(&out)
-	sum := sha256.New()
-	tw := tar.NewWriter(io.MultiWriter(zw, sum))
+	a := archive{tar.NewWriter(&out), o.Created}
 	for _, d := range parents(o.Files) {
-		if err := tw.WriteHeader(dirHeader(d, o.Created)); err != nil {
-			return layer{}, fmt.Errorf("write layer directory %s: %w", d, err)
+		if err := a.dir(d); err != nil {
+			return nil, fmt.Errorf("write layer directory %s: %w", d, err)
 		}
 	}
-	files := slices.SortedFunc(slices.Values(o.Files), func(a, b File) int { return strings.Compare(a.Path, b.Path) })
-	for _, f := range files {
-		if err := addFile(tw, f, o.Created); err != nil {
-			return layer{}, fmt.Errorf("write layer file %s: %w", f.Path, err)
+	for _, f := range slices.SortedFunc(slices.Values(o.Files), func(a, b File) int { return strings.Compare(a.Path, b.Path) }) {
+		if fi, err := os.Stat(f.Source); err != nil {
+			return nil, fmt.Errorf("write layer file %s: %w", f.Path, err)
+		} else if !fi.Mode().IsRegular() {
+			return nil, fmt.Errorf("write layer file %s: source %s: not a regular file", f.Path, f.Source)
+		}
+		content, err := os.ReadFile(f.Source)
+		if err == nil {
+			err = a.file(strings.TrimPrefix(f.Path, "/"), 0o755, content)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("write layer file %s: %w", f.Path, err)
 		}
 	}
-	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
-		return layer{}, fmt.Errorf("write layer: %w", err)
+	if err := a.Close(); err != nil {
+		return nil, fmt.Errorf("write layer: %w", err)
 	}
-	return layer{
-		content: out.Bytes(),
-		digest:  digest(out.Bytes()),
-		diffID:  v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))},
-	}, nil
-}
-
-func addFile(tw *tar.Writer, f File, created time.Time) error {
-	src, err := os.Open(f.Source)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	fi, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("source %s: not a regular file", f.Source)
-	}
-	mode := f.Mode.Perm()
-	if mode == 0 {
-		mode = 0o755
-	}
-	h := &tar.Header{
-		Typeflag: tar.TypeReg,
-		Name:     strings.TrimPrefix(f.Path, "/"),
-		Size:     fi.Size(),
-		Mode:     int64(mode),
-		ModTime:  created,
-		Format:   tar.FormatPAX,
-	}
-	if err := tw.WriteHeader(h); err != nil {
-		return err
-	}
-	_, err = io.Copy(tw, src)
-	return err
+	return out.Bytes(), nil
 }
 
 // parents lists the directories above the files, shortest first.
@@ -270,39 +237,23 @@ func parents(files []File) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-func dirHeader(name string, created time.Time) *tar.Header {
-	return &tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: created, Format: tar.FormatPAX}
+// archive is a tar file whose bytes depend on names, contents and one time alone: root owns all of it.
+type archive struct {
+	*tar.Writer
+	created time.Time
 }
 
-func writeLayout(w io.Writer, created time.Time, index []byte, blobs map[v1.Hash][]byte) error {
-	tw := tar.NewWriter(w)
-	add := func(name string, content []byte) error {
-		h := &tar.Header{
-			Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644, ModTime: created, Format: tar.FormatPAX,
-		}
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err := tw.Write(content)
+func (a archive) dir(name string) error {
+	return a.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: a.created, Format: tar.FormatPAX})
+}
+
+func (a archive) file(name string, mode int64, content []byte) error {
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: mode, ModTime: a.created, Format: tar.FormatPAX}
+	if err := a.WriteHeader(h); err != nil {
 		return err
 	}
-	if err := errors.Join(
-		tw.WriteHeader(dirHeader("blobs", created)),
-		tw.WriteHeader(dirHeader("blobs/sha256", created)),
-	); err != nil {
-		return err
-	}
-	byHex := func(a, b v1.Hash) int { return strings.Compare(a.Hex, b.Hex) }
-	for _, h := range slices.SortedFunc(maps.Keys(blobs), byHex) {
-		if err := add("blobs/sha256/"+h.Hex, blobs[h]); err != nil {
-			return err
-		}
-	}
-	return errors.Join(
-		add("index.json", index),
-		add("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)),
-		tw.Close(),
-	)
+	_, err := a.Write(content)
+	return err
 }
 
 func digest(content []byte) v1.Hash {

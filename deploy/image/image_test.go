@@ -63,7 +63,7 @@ func TestArchiveHoldsWhatWasAsked(t *testing.T) {
 	var out bytes.Buffer
 	id, err := Write(&out, Options{
 		Ref:        "localhost:5000/spillway:dev",
-		Files:      []File{{Path: "/spillway", Source: source(t, "binary")}, {Path: "/etc/spillway/config.yaml", Source: source(t, "a: 1"), Mode: 0o644}},
+		Files:      []File{{Path: "/spillway", Source: source(t, "binary")}, {Path: "/etc/spillway/config.yaml", Source: source(t, "a: 1")}},
 		Entrypoint: []string{"/spillway"}, Cmd: []string{"agent"},
 		Labels: map[string]string{"b": "2", "a": "1"},
 		Arch:   "arm64",

@@ -12,6 +12,7 @@ import (
 	"spillway/agent/habit"
 	"spillway/agent/policy"
 	apps "spillway/test/apps/curve"
+	"spillway/test/race"
 )
 
 // TestApps plays the recorded applications against the limits and the baseline.
@@ -31,7 +32,7 @@ func TestApps(t *testing.T) {
 		t.Fatalf("the baseline has %d episodes, want %d", len(base.tallies), len(all))
 	}
 	p := &population{episodes: all, rules: slices.DeleteFunc(rules(), func(r rule) bool { return r.name != now && r.name != "oracle" })}
-	if raceDetector {
+	if race.Enabled {
 		p.episodes = all[:sample()]
 		p.run(nil)
 		return

@@ -6,13 +6,15 @@ import (
 	"os"
 	"runtime"
 	"testing"
+
+	"spillway/test/race"
 )
 
 var update = flag.Bool("update", false, "write the table anew")
 
 // TestTable runs every load, and compares with the table in the repository: what is decided otherwise is seen in review.
 func TestTable(t *testing.T) {
-	if raceDetector { // two minutes for the same single goroutine again and again
+	if race.Enabled { // two minutes for the same single goroutine again and again
 		for _, s := range scenarios()[:3] {
 			if r := s.run(); s.check(&r) != "" {
 				t.Errorf("%s: %s", s.name, s.check(&r))

@@ -4,11 +4,13 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+
+	"spillway/test/race"
 )
 
 // sample is how many episodes the tests play; under the race detector a few have to do.
 func sample() int {
-	if raceDetector {
+	if race.Enabled {
 		return 12
 	}
 	return 120
@@ -83,7 +85,7 @@ func TestPopulation(t *testing.T) {
 	if len(base.tallies) != defaultEpisodes || base.seed != defaultSeed {
 		t.Fatalf("the baseline has %d episodes of seed %d, want %d of %d", len(base.tallies), base.seed, defaultEpisodes, defaultSeed)
 	}
-	if raceDetector {
+	if race.Enabled {
 		return
 	}
 	all := makeEpisodes(defaultSeed, defaultEpisodes)

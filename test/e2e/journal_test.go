@@ -66,6 +66,23 @@ func TestJournal(t *testing.T) {
 			t.Errorf("%s: %d records, %v", line, n, err)
 		}
 	}
+
+	// Each kind of record that such a node makes is found by its own ID.
+	for kind, id := range map[string]string{
+		"agent starts":   "f9aea77e5f5341a3953efbacc0a5a079",
+		"level changed":  "a0b658fa37a34a15a9de82a3722b8f6f",
+		"decision":       "af2859e4f5ef407b87486a6acf261766",
+		"eviction ":      "1abd2b17ac17415ab3b05234adf6ae01",
+		"oom kill":       "783663fae324488cb3ed65bfb8618cd2",
+		"container exit": "8613b60fa2d34944bbdff56b7139b0ce",
+		"event recorded": "5c192227a4ba498bac0ac821f235362f",
+		"source is ":     "b1665ff703454e0b8d7f796322d88ff3",
+	} {
+		out, err := runner.Cluster.Command(ctx, "journalctl", "MESSAGE_ID="+id, "--no-pager", "--quiet", "-o", "cat").Output()
+		if err != nil || !strings.HasPrefix(string(out), kind) {
+			t.Errorf("MESSAGE_ID=%s: %v: %q, want %q", id, err, out, kind)
+		}
+	}
 }
 
 // startJournald runs systemd-journald where the agent's DaemonSet looks for it, and removes it with the test. It is kept from

@@ -29,7 +29,6 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	fs.StringVar(&o.Ref, "ref", "", "image `name:tag`")
 	fs.StringVar(&output, "o", "", "archive to write")
 	fs.StringVar(&o.Arch, "arch", "amd64", "GOARCH of the files")
-	fs.StringVar(&o.Workdir, "workdir", "", "working directory")
 	fs.StringVar(&o.User, "user", "", "user[:group] to run as")
 	fs.Func("file", "`path=source`, may be repeated", func(s string) error {
 		dst, src, ok := strings.Cut(s, "=")
@@ -41,7 +40,6 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	})
 	fs.Func("entrypoint", "one `word` of the entry point, may be repeated", list(&o.Entrypoint))
 	fs.Func("cmd", "one `word` of the default arguments, may be repeated", list(&o.Cmd))
-	fs.Func("env", "`name=value`, may be repeated", list(&o.Env))
 	fs.Func("label", "`name=value`, may be repeated", func(s string) error {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok {

@@ -1,5 +1,0 @@
-//go:build !race
-
-package pressure
-
-const raceDetector = false
