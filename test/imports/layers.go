@@ -53,7 +53,6 @@ var owners = []owner{
 	{"github.com/cilium/ebpf", []string{"ebpf/oomkill"}, "BPF objects are loaded, attached and closed in one place, so that a kernel without BPF costs one degraded state"},
 	{"google.golang.org/grpc", []string{"cri"}, "the container runtime is the only gRPC peer; its time-outs and dial rules are set in one place"},
 	{"go.etcd.io/bbolt", []string{"agent/ledger"}, "it panics or faults on a damaged file; the ledger checks what it maps and guards every call"},
-	{"gonum.org/v1/gonum", []string{"agent/pressure"}, "regression is the one piece of statistics, and the core's only foreign library"},
 	{"github.com/containerd/cgroups", []string{"cgroup"}, "it answers 0 without an error for unreadable memory files; cgroup alone knows which of its calls are safe"},
 }
 
