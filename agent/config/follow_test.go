@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,9 +18,9 @@ func TestFollow(t *testing.T) {
 	const capOf = "hourlyCap: "
 	synctest.Test(t, func(t *testing.T) {
 		changes := make(chan Config)
-		looks := 0
-		var said []string
-		f, err := NewFollower(FollowOptions{Path: file, Selector: selector, Changes: changes, Look: func() { looks++ }, Refuse: func(err error) { said = append(said, err.Error()) }})
+		var looks atomic.Int64
+		refused := make(chan error, 8)
+		f, err := NewFollower(FollowOptions{Path: file, Selector: selector, Changes: changes, Look: func() { looks.Add(1) }, Refuse: func(err error) { refused <- err }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -27,7 +28,7 @@ func TestFollow(t *testing.T) {
 		done := make(chan error, 1)
 		for i, step := range []struct {
 			name, text string // "": there is no file
-			looks      int
+			looks      int64
 			taken      int      // hourlyCap of what is taken; 0: nothing is
 			refused    []string // parts of the one refusal; none: nothing is refused
 		}{
@@ -49,7 +50,7 @@ func TestFollow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			said, looks = nil, 0
+			looks.Store(0)
 			if i == 0 {
 				go func() { done <- f.Run(ctx) }()
 			}
@@ -69,8 +70,12 @@ func TestFollow(t *testing.T) {
 			if taken != step.taken {
 				t.Errorf("%s: took hourlyCap %d, want %d", step.name, taken, step.taken)
 			}
-			if looks != step.looks {
-				t.Errorf("%s: %d looks, want %d", step.name, looks, step.looks)
+			if n := looks.Load(); n != step.looks {
+				t.Errorf("%s: %d looks, want %d", step.name, n, step.looks)
+			}
+			var said []string
+			for range len(refused) {
+				said = append(said, (<-refused).Error())
 			}
 			if len(said) > 1 || (len(said) == 1) != (step.refused != nil) || slices.ContainsFunc(step.refused, func(part string) bool { return !strings.Contains(said[0], part) }) {
 				t.Errorf("%s: refused %q, want one with %q", step.name, said, step.refused)
