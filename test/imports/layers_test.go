@@ -21,6 +21,8 @@ func TestLayersBite(t *testing.T) {
 		{"a part imports the wiring", Package{ImportPath: "m/agent/evict", Imports: []string{"m/agent"}}, "cannot be tested or replaced alone"},
 		{"a part imports a part", Package{ImportPath: "m/agent/evict", Imports: []string{"m/agent/kube"}}, "do not know each other"},
 		{"a test imports a part across the line", Package{ImportPath: "m/agent/evict", TestImports: []string{"m/agent/kube"}}, "in its tests"},
+		{"a test of a part uses another part's package for tests", Package{ImportPath: "m/agent/brake", TestImports: []string{"m/agent/ledger/ledgertest"}}, ""},
+		{"a part uses another part's package for tests", Package{ImportPath: "m/agent/brake", Imports: []string{"m/agent/ledger/ledgertest"}}, "do not know each other"},
 		{"core imports core", Package{ImportPath: "m/agent/policy", Imports: []string{"m/agent/pressure"}}, "the core has no edges"},
 		{"core imports an edge", Package{ImportPath: "m/agent/ring", Imports: []string{"m/cgroup"}}, "the core has no edges"},
 		{"core imports a part", Package{ImportPath: "m/agent/status", Imports: []string{"m/agent/evict"}}, "the core has no edges"},
