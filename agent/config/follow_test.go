@@ -15,7 +15,7 @@ import (
 // TestFollow: each text of the file is taken or refused once, and a file that cannot be read is refused at the second look.
 func TestFollow(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	const capOf = "hourlyCap: "
+	const capOf, none = "hourlyCap: ", "there is no file"
 	synctest.Test(t, func(t *testing.T) {
 		changes := make(chan Config)
 		var looks atomic.Int64
@@ -27,7 +27,7 @@ func TestFollow(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		for i, step := range []struct {
-			name, text string // "": there is no file
+			name, text string
 			looks      int64
 			taken      int      // hourlyCap of what is taken; 0: nothing is
 			refused    []string // parts of the one refusal; none: nothing is refused
@@ -37,12 +37,14 @@ func TestFollow(t *testing.T) {
 			{"another one", capOf + "8", 1, 8, nil},
 			{"a wrong one", capOf + "4000", 3, 0, []string{file, "line 1: hourlyCap: 4000, want 1 to 100"}},
 			{"the one before it", capOf + "8", 1, 8, nil},
-			{"no file for one look", "", 1, 0, nil},
+			{"no file for one look", none, 1, 0, nil},
 			{"the same text after it", capOf + "8", 2, 0, nil},
-			{"no file", "", 4, 0, []string{"no such file"}},
+			{"no file", none, 4, 0, []string{"no such file"}},
 			{"the same text again", capOf + "8", 1, 8, nil},
+			{"no file once more", none, 2, 0, []string{"no such file"}},
+			{"an empty one", "", 1, 10, nil},
 		} {
-			if step.text == "" {
+			if step.text == none {
 				err = os.Remove(file)
 			} else {
 				err = os.WriteFile(file, []byte(step.text), 0o600)
