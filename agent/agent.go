@@ -163,7 +163,7 @@ func New(opts Options) (*Agent, error) {
 	if a.server, err = status.ListenFor(opts.Socket, opts.SocketGroup, views); err != nil {
 		return nil, err // a second agent on this node would act twice
 	}
-	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: time.Duration(a.cfg.Sampling.Fastest), Slowest: time.Duration(a.cfg.Sampling.Slowest), Logger: a.log}); err != nil {
+	if a.samples, err = sampler.New(sampler.Options{Tree: a.tree, Fastest: a.cfg.Sampling.Fastest, Slowest: a.cfg.Sampling.Slowest, Logger: a.log}); err != nil {
 		return nil, err
 	}
 	a.holdMemory()
@@ -322,7 +322,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	a.log.Info("agent starts", journal.MessageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", time.Duration(a.cfg.Sampling.Fastest).String(), "slowest", time.Duration(a.cfg.Sampling.Slowest).String())
+	a.log.Info("agent starts", journal.MessageStart, "version", a.opts.Version, "node", a.opts.NodeName, "mode", string(a.cfg.Mode), "cgroup", a.tree.Mode().String(), "fastest", a.cfg.Sampling.Fastest.String(), "slowest", a.cfg.Sampling.Slowest.String())
 	start("sampler", a.samples.Run)
 	if a.waker != nil {
 		start("waker", a.waker.Run)

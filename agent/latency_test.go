@@ -277,7 +277,7 @@ func latencyAgent(t *testing.T, n *latencyNode, dir string) *Agent {
 		t.Fatal("the machine's memory is not known")
 	}
 	cfg := config.Default()
-	cfg.Mode, cfg.HourlyCap, cfg.Cooldown = config.Enforce, 100, config.Duration(10*time.Second)
+	cfg.Mode, cfg.HourlyCap, cfg.Cooldown = config.Enforce, 100, 10*time.Second
 	cfg.CRI.Endpoint = "none"
 	cfg.Kubelet = config.Kubelet{MemoryAvailable: strconv.FormatUint(total-latencyRoom, 10)}
 	a, err := New(Options{Config: cfg, NodeName: latencyNodeName, Kubeconfig: kubeconfig, CgroupRoot: n.root, Socket: filepath.Join(dir, "socket"), StateDir: filepath.Join(dir, "state"), Version: "latency"})

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -45,7 +44,7 @@ func (a *Agent) watchConfig(ctx context.Context) error {
 
 // evictLimits are what evictions need of the configuration.
 func evictLimits(c *config.Config) evict.Limits {
-	return evict.Limits{DryRun: c.Mode != config.Enforce, Cooldown: time.Duration(c.Cooldown), RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap,
+	return evict.Limits{DryRun: c.Mode != config.Enforce, Cooldown: c.Cooldown, RoundLimit: c.RoundLimit, KeepGrace: !c.ShortenGrace, HourlyCap: c.HourlyCap,
 		Shares: evict.Shares{Hour: c.Budget.PercentPerHour, Day: c.Budget.PercentPerDay, ReliefHour: c.Budget.ReliefPercentPerHour, ReliefDay: c.Budget.ReliefPercentPerDay}}
 }
 
@@ -103,7 +102,7 @@ func (l *loop) configure(now time.Time, next config.Config) {
 		a.nameReclaim()
 	}
 	if a.opts.Level != nil {
-		a.opts.Level.Set(slog.Level(live.Log.Level))
+		a.opts.Level.Set(live.Log.Level.Level())
 	}
 	changed := slices.Concat(keys, parts)
 	a.tell(now, report.ConfigChanged{At: now, Mode: string(live.Mode), Keys: changed, Later: parts})

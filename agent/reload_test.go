@@ -185,7 +185,7 @@ func TestConfigReload(t *testing.T) {
 		t.Fatal("the agent goes on with the sampling of before")
 	}
 	var changed *ConfigChanged
-	if !errors.As(err, &changed) || !slices.Equal(changed.Keys, []string{"sampling"}) || changed.Config.Sampling.Fastest != config.Duration(100*time.Millisecond) || changed.Config.RoundLimit != 3 || changed.Config.Mode != config.Enforce {
+	if !errors.As(err, &changed) || !slices.Equal(changed.Keys, []string{"sampling"}) || changed.Config.Sampling.Fastest != 100*time.Millisecond || changed.Config.RoundLimit != 3 || changed.Config.Mode != config.Enforce {
 		t.Errorf("ended with %v (%+v)", err, changed)
 	}
 }

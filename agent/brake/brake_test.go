@@ -10,11 +10,12 @@ import (
 
 	"go.uber.org/goleak"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/cgroup"
 )
 
 func TestNewNeeds(t *testing.T) {
-	for _, o := range []Options{{}, {Store: &shelf{}}, {Kernel: newKernel()}} {
+	for _, o := range []Options{{}, {Store: &ledgertest.Document{}}, {Kernel: newKernel()}} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
@@ -26,7 +27,7 @@ func TestRunLeavesNoGoroutine(t *testing.T) {
 	k := newKernel()
 	entered := make(chan struct{})
 	k.takes, k.before = time.Hour, func() { close(entered) }
-	m, err := New(Options{Kernel: k, Store: &shelf{}})
+	m, err := New(Options{Kernel: k, Store: &ledgertest.Document{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,9 +58,9 @@ func TestHighFor(t *testing.T) {
 // The figures are read again right before the write; before that, the brake is on disk.
 func TestSet(t *testing.T) {
 	k := newKernel()
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	k.before = func() {
-		if data := string(file.text()); !strings.Contains(data, `"uid":"a"`) {
+		if data := file.Text(); !strings.Contains(data, `"uid":"a"`) {
 			t.Errorf("kept before the write: %s", data)
 		}
 	}
@@ -169,7 +170,7 @@ func TestNotSet(t *testing.T) {
 		{"gone", func(r *rig) { delete(r.k.groups, "/a") }, Gone, "before it could be braked", false},
 		{"a node that cannot", func(r *rig) { r.k.setErr = &cgroup.UnsupportedError{Feature: "x", Needs: "y"} }, Refused, "unsupported", true},
 		{"the write fails", func(r *rig) { r.k.setErr = errors.New("EIO") }, Failed, "EIO", false},
-		{"no disk", func(r *rig) { r.file.fail(errors.New("no space left")) }, Failed, "could not be remembered", false},
+		{"no disk", func(r *rig) { r.file.Fail(nil, errors.New("no space left")) }, Failed, "could not be remembered", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := newKernel()
@@ -190,7 +191,7 @@ func TestNotSet(t *testing.T) {
 					if k.writes != 0 || !strings.Contains(r.m.Fault(), "brake state") {
 						t.Errorf("%d writes, fault %q", k.writes, r.m.Fault())
 					}
-				} else if r.file.text() != nil && len(r.listed()) != 0 {
+				} else if r.file.Text() != "" && len(r.listed()) != 0 {
 					t.Errorf("on disk: %v", r.listed())
 				}
 				_, ok := r.m.Start(time.Now(), request("b"))
@@ -234,7 +235,7 @@ func TestCgroupGoes(t *testing.T) {
 func TestStopIsBounded(t *testing.T) {
 	k := newKernel()
 	synctest.Test(t, func(t *testing.T) {
-		m, err := New(Options{Kernel: slow{k}, Store: &shelf{}})
+		m, err := New(Options{Kernel: slow{k}, Store: &ledgertest.Document{}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/cgroup"
 )
 
@@ -98,56 +99,12 @@ func (s slow) ResetHigh(ctx context.Context, _ string, _ uint64, _ cgroup.Amount
 	return ctx.Err()
 }
 
-// shelf is a store in memory; agent has the test with the real one.
-type shelf struct {
-	mu      sync.Mutex // guards all
-	data    []byte
-	lost    string
-	aside   []byte
-	loadErr error
-	saveErr error
-}
-
-func (s *shelf) Load() ([]byte, string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.data, s.lost, s.loadErr
-}
-
-func (s *shelf) Save(data []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.saveErr == nil {
-		s.data, s.lost = data, ""
-	}
-	return s.saveErr
-}
-
-func (s *shelf) SetAside() (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.aside, s.data = s.data, nil
-	return "the cellar", nil
-}
-
-func (s *shelf) text() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.data
-}
-
-func (s *shelf) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.saveErr = err
-}
-
 // rig runs a Manager in a bubble of fake time.
 type rig struct {
 	t    *testing.T
 	k    *kernel
 	m    *Manager
-	file *shelf
+	file *ledgertest.Document
 	gone map[string]string // why an eviction is over, by UID
 }
 
@@ -165,13 +122,13 @@ func play(t *testing.T, k *kernel, opts Options, f func(r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		opts.Kernel = k
 		if opts.Store == nil {
-			opts.Store = &shelf{}
+			opts.Store = &ledgertest.Document{}
 		}
 		m, err := New(opts)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{t: t, k: k, m: m, file: opts.Store.(*shelf), gone: map[string]string{}}
+		r := &rig{t: t, k: k, m: m, file: opts.Store.(*ledgertest.Document), gone: map[string]string{}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- m.Run(ctx) }()
@@ -225,7 +182,7 @@ func (r *rig) pass(d time.Duration, under bool, paused string) {
 func (r *rig) listed() (out []string) {
 	r.t.Helper()
 	var s state
-	if err := json.Unmarshal(r.file.text(), &s); err != nil {
+	if err := json.Unmarshal([]byte(r.file.Text()), &s); err != nil {
 		r.t.Fatal(err)
 	}
 	for _, b := range s.Brakes {

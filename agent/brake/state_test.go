@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/cgroup"
 )
 
@@ -38,7 +39,7 @@ func TestUndoThatFails(t *testing.T) {
 
 // The next agent undoes what one left that could not, or was killed.
 func TestCrash(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	k := newKernel()
 	k.change("/a", func(f *Figures) { f.High = 5000 * mibi })
 	play(t, k, Options{Store: file}, func(r *rig) {
@@ -75,11 +76,11 @@ func TestCrash(t *testing.T) {
 
 // A crash between disk and write: nothing is there to undo.
 func TestCrashBeforeTheWrite(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	k := newKernel()
 	s := state{Version: stateVersion, Brakes: []saved{{UID: "a", Pod: "shop/a", Path: "/a", ID: 7}, {UID: "b", Pod: "shop/b", Path: "/b", ID: 8}}}
 	var err error
-	if file.data, err = json.Marshal(s); err != nil {
+	if file.Data, err = json.Marshal(s); err != nil {
 		t.Fatal(err)
 	}
 	k.change("/b", func(f *Figures) { f.High = 1 * mibi }) // of another cgroup: its id is 7
@@ -94,10 +95,10 @@ func TestCrashBeforeTheWrite(t *testing.T) {
 func TestStatesThatCannotBeUsed(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "cut": `{"version":1,"bra`, "another version": `{"version":2}`, "no version": `{}`, "another kind": `[]`} {
 		t.Run(name, func(t *testing.T) {
-			file := &shelf{data: []byte(text)}
+			file := &ledgertest.Document{Data: []byte(text)}
 			play(t, newKernel(), Options{Store: file}, func(r *rig) {
-				if string(file.aside) != text || r.m.SetAside() != "the cellar" {
-					t.Errorf("set aside %q as %q", file.aside, r.m.SetAside())
+				if string(file.Moved) != text || r.m.SetAside() != ledgertest.Aside {
+					t.Errorf("set aside %q as %q", file.Moved, r.m.SetAside())
 				}
 				if a := r.set("a"); a.State != Braking {
 					t.Errorf("attempt %+v", a)
@@ -106,14 +107,14 @@ func TestStatesThatCannotBeUsed(t *testing.T) {
 		})
 	}
 	t.Run("the store was set aside", func(t *testing.T) {
-		play(t, newKernel(), Options{Store: &shelf{lost: "ledger.bad"}}, func(r *rig) {
+		play(t, newKernel(), Options{Store: &ledgertest.Document{Lost: "ledger.bad"}}, func(r *rig) {
 			if a := r.set("a"); a.State != Braking || r.m.SetAside() != "ledger.bad" {
 				t.Errorf("attempt %+v, set aside %q", a, r.m.SetAside())
 			}
 		})
 	})
 	t.Run("the store cannot be read", func(t *testing.T) {
-		m, err := New(Options{Kernel: newKernel(), Store: &shelf{loadErr: errors.New("EIO")}})
+		m, err := New(Options{Kernel: newKernel(), Store: &ledgertest.Document{LoadErr: errors.New("EIO")}})
 		if err != nil {
 			t.Fatal(err)
 		}

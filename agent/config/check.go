@@ -70,7 +70,7 @@ func (c *Config) check(parse Selector) (policy.Config, problems) {
 	if t.TargetPercent >= t.EvictPercent {
 		bad.add("thresholds.targetPercent", "%v, want below evictPercent %v", t.TargetPercent, t.EvictPercent)
 	}
-	within(&bad, "cooldown", time.Duration(c.Cooldown), 10*time.Second, time.Hour, "10s to 1h")
+	within(&bad, "cooldown", c.Cooldown, 10*time.Second, time.Hour, "10s to 1h")
 	within(&bad, "roundLimit", c.RoundLimit, 1, policy.MaxRound, fmt.Sprintf("1 to %d", policy.MaxRound))
 	within(&bad, "hourlyCap", c.HourlyCap, 1, 100, "1 to 100")
 	within(&bad, "budget.percentPerHour", c.Budget.PercentPerHour, 0, 100, "0 (no bound) to 100")
@@ -91,7 +91,7 @@ func (c *Config) check(parse Selector) (policy.Config, problems) {
 	if slices.Contains(c.ExcludedNodes, "") {
 		bad.add("excludedNodes", "an empty name, want names of nodes")
 	}
-	fastest, slowest := time.Duration(c.Sampling.Fastest), time.Duration(c.Sampling.Slowest)
+	fastest, slowest := c.Sampling.Fastest, c.Sampling.Slowest
 	within(&bad, "sampling.fastest", fastest, 20*time.Millisecond, 200*time.Millisecond, "20ms to 200ms")
 	within(&bad, "sampling.slowest", slowest, fastest, time.Second, fmt.Sprintf("fastest (%s) to 1s", fastest))
 	within(&bad, "recording.maxMiB", c.Recording.MaxMiB, 0, 4096, "0 (no recording) to 4096")
@@ -99,18 +99,20 @@ func (c *Config) check(parse Selector) (policy.Config, problems) {
 	if e := c.CRI.Endpoint; e != "" && e != "none" && !strings.HasPrefix(e, "unix://") && !strings.HasPrefix(e, "/") {
 		bad.add("cri.endpoint", "%q, want unix:///path, a path, none, or empty", e)
 	}
+	if l := c.Log.Level; !slices.Contains([]LogLevel{"debug", "info", "warn", "error"}, l) {
+		bad.add("log.level", "%q, want debug, info, warn, error", l)
+	}
 	rules := c.rules(parse, &bad)
 	return rules, append(bad, rules.Problems()...)
 }
 
 // rules are c in the terms of the policy; selectors that do not parse are added to bad.
 func (c *Config) rules(parse Selector, bad *problems) policy.Config {
-	p, h := &c.Protection, &c.History
+	p := &c.Protection
 	out := policy.Config{
 		Profile: c.Profile, Patience: c.Patience, KeepGrace: !c.ShortenGrace, ProtectedNamespaces: p.Namespaces, ProtectedPrefixes: p.NamePrefixes, RecreatingOwners: p.RecreatingOwners, PriorityCeiling: p.PriorityCeiling,
 		ProtectLastReplica: p.LastReplica, ProtectEmptyDir: p.EmptyDir, ProtectMemoryEmptyDir: p.MemoryEmptyDir, ProtectPVC: p.VolumeClaims,
-		History: policy.HistoryConfig{WorkloadCooldown: time.Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
-			RepeatWindow: time.Duration(h.RepeatWindow), BoomerangWindow: time.Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement},
+		History: policy.HistoryConfig(c.History),
 		Cluster: policy.ClusterConfig{RespectScalers: c.HPA.Respect, NoRoom: c.NoRoom, UnknownBudget: c.Unknown.Budget, UnknownScaler: c.Unknown.Scaler, UnknownRoom: c.Unknown.Room},
 	}
 	if len(c.Weights) > 0 {

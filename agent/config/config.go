@@ -3,6 +3,7 @@ package config
 
 import (
 	"cmp"
+	"log/slog"
 	"os"
 	"time"
 
@@ -25,7 +26,7 @@ type Config struct {
 	Preset        Preset          `yaml:"preset"`
 	Thresholds    Thresholds      `yaml:"thresholds"`
 	EvictWhenFlat bool            `yaml:"evictWhenFlat"`
-	Cooldown      Duration        `yaml:"cooldown"`
+	Cooldown      time.Duration   `yaml:"cooldown"`
 	RoundLimit    int             `yaml:"roundLimit"`
 	HourlyCap     int             `yaml:"hourlyCap"`
 	Budget        Budget          `yaml:"budget"`
@@ -80,13 +81,13 @@ var presets = map[Preset]struct {
 	"large":  {90, 95, 5},
 }
 
-// History says what follows from past evictions of this node: see policy.HistoryConfig.
+// History says what follows from past evictions of this node: see policy.HistoryConfig, which has the same fields.
 type History struct {
-	WorkloadCooldown Duration `yaml:"workloadCooldown"`
-	RepeatCount      int      `yaml:"repeatCount"`
-	RepeatWindow     Duration `yaml:"repeatWindow"`
-	BoomerangWindow  Duration `yaml:"boomerangWindow"`
-	AwaitReplacement bool     `yaml:"awaitReplacement"`
+	WorkloadCooldown time.Duration `yaml:"workloadCooldown"`
+	RepeatCount      int           `yaml:"repeatCount"`
+	RepeatWindow     time.Duration `yaml:"repeatWindow"`
+	BoomerangWindow  time.Duration `yaml:"boomerangWindow"`
+	AwaitReplacement bool          `yaml:"awaitReplacement"`
 }
 
 // Recording bounds the files that hold what was seen and decided from alert to calm; 0 MiB: no recording.
@@ -110,8 +111,8 @@ type Protection struct {
 
 // Sampling bounds the time between two readings of the node: slowest far from a threshold, fastest near one.
 type Sampling struct {
-	Fastest Duration `yaml:"fastest"`
-	Slowest Duration `yaml:"slowest"`
+	Fastest time.Duration `yaml:"fastest"`
+	Slowest time.Duration `yaml:"slowest"`
 }
 
 // CRI says where the container runtime listens; "" tries the well-known sockets, "none" does without. Without
@@ -152,6 +153,15 @@ type Log struct {
 	Level LogLevel `yaml:"level"`
 }
 
+// LogLevel is debug, info, warn or error.
+type LogLevel string
+
+// Level is l as log/slog has it; info for what is none.
+func (l LogLevel) Level() (level slog.Level) {
+	_ = level.UnmarshalText([]byte(l))
+	return level
+}
+
 // Variables that stand for a key where the file is silent, so that an overlay of the DaemonSet need not rewrite the file.
 const (
 	modeVariable     = "SPILLWAY_MODE"
@@ -160,11 +170,10 @@ const (
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	h := policy.DefaultHistory()
 	return Config{
 		Mode:         Mode(cmp.Or(os.Getenv(modeVariable), string(Observe))),
 		Thresholds:   Thresholds{AlertPercent: 88, EvictPercent: 93, TargetPercent: 80},
-		Cooldown:     Duration(90 * time.Second),
+		Cooldown:     90 * time.Second,
 		RoundLimit:   policy.DefaultRoundLimit,
 		HourlyCap:    10,
 		Budget:       Budget{PercentPerHour: 5, PercentPerDay: 15, ReliefPercentPerHour: 1, ReliefPercentPerDay: 5},
@@ -176,12 +185,12 @@ func Default() Config {
 		HPA:          HPA{Respect: true},
 		NoRoom:       policy.Hold,
 		Unknown:      Unknown{Budget: policy.Evict, Scaler: policy.Evict, Room: policy.Evict},
-		Sampling:     Sampling{Fastest: Duration(20 * time.Millisecond), Slowest: Duration(time.Second)},
-		History: History{WorkloadCooldown: Duration(h.WorkloadCooldown), RepeatCount: h.RepeatCount,
-			RepeatWindow: Duration(h.RepeatWindow), BoomerangWindow: Duration(h.BoomerangWindow), AwaitReplacement: h.AwaitReplacement},
-		Recording: Recording{MaxMiB: 64},
-		CRI:       CRI{Endpoint: os.Getenv(endpointVariable), Events: true},
-		Kubelet:   Kubelet{ConfigFile: "/var/lib/kubelet/config.yaml"},
-		Metrics:   Metrics{PodSeries: 250},
+		Sampling:     Sampling{Fastest: 20 * time.Millisecond, Slowest: time.Second},
+		History:      History(policy.DefaultHistory()),
+		Recording:    Recording{MaxMiB: 64},
+		CRI:          CRI{Endpoint: os.Getenv(endpointVariable), Events: true},
+		Kubelet:      Kubelet{ConfigFile: "/var/lib/kubelet/config.yaml"},
+		Metrics:      Metrics{PodSeries: 250},
+		Log:          Log{Level: "info"},
 	}
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -37,11 +36,25 @@ func TestParse(t *testing.T) {
 		{"everything", "mode: enforce\nthresholds: {alertPercent: 80, evictPercent: 90, targetPercent: 70}\ncooldown: 30s\nhourlyCap: 3\nprofile: classic\nprotection:\n  namespaces: [a, b]\nsampling: {fastest: 50ms, slowest: 500ms}\ncri: {endpoint: none, events: false}\nlog:\n  level: debug\n", nil},
 		{"unknown key", "mode: observe\nthreshholds: {}\n", []string{"line 2", `unknown key "threshholds"`}},
 		{"unknown nested key", "thresholds:\n  alertPercent: 80\n  evict: 90\n", []string{"line 3", `unknown key "evict"`}},
-		{"key twice", "mode: observe\nmode: enforce\n", []string{"line 2", "mode"}},
+		{"key twice", "mode: observe\nmode: enforce\n", []string{"line 2: mode: given twice, first in line 1"}},
 		{"wrong mode", "mode: kill\n", []string{"line 1", "mode", `"kill"`, "observe or enforce"}},
-		{"text for a number", "thresholds:\n  alertPercent: high\n", []string{"line 2", `"high"`, "a number"}},
-		{"number for a duration", "cooldown: 90\n", []string{"line 1", `"90"`, "duration"}},
-		{"map for a duration", "cooldown: {a: b}\n", []string{"line 1", "duration"}},
+		{"text for a number", "thresholds:\n  alertPercent: high\n", []string{`line 2: thresholds.alertPercent: "high", want a number`}},
+		{"a list for a number", "thresholds:\n  alertPercent: [1]\n", []string{"line 2: thresholds.alertPercent: a list, want a number"}},
+		{"text for a whole number", "roundLimit: two\n", []string{`line 1: roundLimit: "two", want a whole number`}},
+		{"text for a ceiling", "protection: {priorityCeiling: high}\n", []string{`line 1: protection.priorityCeiling: "high", want a whole number`}},
+		{"number for a duration", "cooldown: 90\n", []string{`line 1: cooldown: "90", want a duration such as 90s or 100ms`}},
+		{"map for a duration", "cooldown: {a: b}\n", []string{"line 1: cooldown: keys with values, want a duration"}},
+		{"no duration", "cooldown:\nhistory: {workloadCooldown: 0}\n", nil},
+		{"text for a list", "protection:\n  namespaces: a\n", []string{`line 2: protection.namespaces: "a", want a list of strings`}},
+		{"a list of lists", "protection:\n  namespaces: [a, [b]]\n", []string{"line 2: protection.namespaces: a list, want a list of strings"}},
+		{"a list for a text", "mode: [observe]\n", []string{"line 1: mode: a list, want a text"}},
+		{"text for keys", "sampling: fast\n", []string{`line 1: sampling: "fast", want keys with values`}},
+		{"text for weights", "weights: all\n", []string{`line 1: weights: "all", want keys with values`}},
+		{"text for a weight", "weights:\n  age: much\n", []string{`line 2: weights.age: "much", want a number`}},
+		{"a weight twice", "weights:\n  age: 1\n  age: 2\n", []string{"line 3: weights.age: given twice, first in line 2"}},
+		{"an alias", "cri: &none {endpoint: none}\nkubelet: {configFile: &f /a, dropInDir: *f}\n", nil},
+		{"an alias of itself", "cri: &c {endpoint: *c}\n", []string{"line 1: cri.endpoint: keys with values, want a text"}},
+		{"a long text", "hourlyCap: " + strings.Repeat("x", 1000) + "\n", []string{`xxx", want a whole number`}},
 		{"evict below alert", "thresholds:\n  alertPercent: 90\n  evictPercent: 85\n", []string{"line 3", "evictPercent", "below alertPercent"}},
 		{"negative percentage", "thresholds:\n  alertPercent: -3\n", []string{"line 2", "alertPercent", "1 to 100"}},
 		{"not a number", "thresholds:\n  evictPercent: .nan\n", []string{"line 2", "evictPercent", "1 to 100"}},
@@ -79,7 +92,9 @@ func TestParse(t *testing.T) {
 		{"two faults at once", "mode: x\nhourlyCap: -1\n", []string{"line 1", "line 2"}},
 		{"two documents", "mode: observe\n---\nmode: enforce\n", []string{"more than one YAML document"}},
 		{"not yaml", "mode: [\n", []string{"line"}},
-		{"a list", "- a\n", []string{"line 1"}},
+		{"a list", "- a\n", []string{"line 1: a list, want keys with values"}},
+		{"nothing", "~\n", nil},
+		{"several faults of kind", "mode: [x]\nhourlyCap: y\nfoo: z\n", []string{"line 1", "line 2", "line 3"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse([]byte(tc.text), selector)
@@ -96,6 +111,9 @@ func TestParse(t *testing.T) {
 				if !strings.Contains(err.Error(), part) {
 					t.Errorf("error %q does not say %q", err, part)
 				}
+			}
+			if len(err.Error()) > 300 {
+				t.Errorf("an error of %d bytes: %.100q", len(err.Error()), err)
 			}
 			if strings.Contains(err.Error(), "config.") {
 				t.Errorf("error %q shows a Go type", err)
@@ -138,7 +156,7 @@ func TestParseKeepsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Mode != Observe || c.Thresholds.EvictPercent != 93 || time.Duration(c.Cooldown) != 90*time.Second || len(c.Protection.Namespaces) != 4 {
+	if c.Mode != Observe || c.Thresholds.EvictPercent != 93 || c.Cooldown != 90*time.Second || len(c.Protection.Namespaces) != 4 {
 		t.Errorf("defaults lost: %+v", c)
 	}
 }
@@ -164,30 +182,29 @@ func TestShippedConfigIsTheDefault(t *testing.T) {
 	if diff := cmp.Diff(Default(), got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("defaults (-) against what the comments show (+):\n%s", diff)
 	}
-	var root yaml.Node
+	var root map[string]any
 	if err := yaml.Unmarshal(shown, &root); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range keys(reflect.TypeFor[Config](), "") {
-		if lineOf(&root, key) == "" {
-			t.Errorf("key %s is not shown", key)
-		}
-	}
+	wantKeys(t, root, reflect.TypeFor[Config](), "")
 }
 
-// keys lists the dotted keys of a config struct that hold a value.
-func keys(t reflect.Type, prefix string) []string {
-	var out []string
-	for i := range t.NumField() {
-		f := t.Field(i)
-		key := prefix + f.Tag.Get("yaml")
+// wantKeys wants each key of a config struct in a file.
+func wantKeys(t *testing.T, file map[string]any, config reflect.Type, prefix string) {
+	for f := range config.Fields() {
+		key := f.Tag.Get("yaml")
+		v, ok := file[key]
+		if !ok {
+			t.Errorf("key %s%s is not shown", prefix, key)
+		}
+		if wants[f.Type.Kind()] == "" {
+			t.Errorf("key %s%s: an error would not say what it takes", prefix, key)
+		}
 		if f.Type.Kind() == reflect.Struct {
-			out = append(out, keys(f.Type, key+".")...)
-		} else {
-			out = append(out, key)
+			inner, _ := v.(map[string]any)
+			wantKeys(t, inner, f.Type, prefix+key+".")
 		}
 	}
-	return out
 }
 
 func FuzzParse(f *testing.F) {
@@ -231,7 +248,7 @@ func TestTextIsRead(t *testing.T) {
 	for _, change := range []func(*Config){
 		func(*Config) {},
 		func(c *Config) {
-			c.Mode, c.Preset, c.RoundLimit, c.Cooldown, c.Log.Level = Enforce, "large", 1, Duration(95*time.Second), LogLevel(slog.LevelWarn)
+			c.Mode, c.Preset, c.RoundLimit, c.Cooldown, c.Log.Level = Enforce, "large", 1, 95*time.Second, "warn"
 			c.Weights = policy.Weights{policy.TermQoS: 0.1 + 0.2}
 			c.Protection.PriorityCeiling, c.Protection.Labels = &ceiling, []string{"tier in (a,b)"}
 			c.Thresholds.AlertPercent = 87.1

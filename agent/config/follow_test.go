@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,20 +15,20 @@ import (
 // TestFollow: each text of the file is taken or refused once, and a file that cannot be read is refused at the second look.
 func TestFollow(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	const capOf = "hourlyCap: "
+	const capOf, none = "hourlyCap: ", "there is no file"
 	synctest.Test(t, func(t *testing.T) {
 		changes := make(chan Config)
-		looks := 0
-		var said []string
-		f, err := NewFollower(FollowOptions{Path: file, Selector: selector, Changes: changes, Look: func() { looks++ }, Refuse: func(err error) { said = append(said, err.Error()) }})
+		var looks atomic.Int64
+		refused := make(chan error, 8)
+		f, err := NewFollower(FollowOptions{Path: file, Selector: selector, Changes: changes, Look: func() { looks.Add(1) }, Refuse: func(err error) { refused <- err }})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		for i, step := range []struct {
-			name, text string // "": there is no file
-			looks      int
+			name, text string
+			looks      int64
 			taken      int      // hourlyCap of what is taken; 0: nothing is
 			refused    []string // parts of the one refusal; none: nothing is refused
 		}{
@@ -36,12 +37,14 @@ func TestFollow(t *testing.T) {
 			{"another one", capOf + "8", 1, 8, nil},
 			{"a wrong one", capOf + "4000", 3, 0, []string{file, "line 1: hourlyCap: 4000, want 1 to 100"}},
 			{"the one before it", capOf + "8", 1, 8, nil},
-			{"no file for one look", "", 1, 0, nil},
+			{"no file for one look", none, 1, 0, nil},
 			{"the same text after it", capOf + "8", 2, 0, nil},
-			{"no file", "", 4, 0, []string{"no such file"}},
+			{"no file", none, 4, 0, []string{"no such file"}},
 			{"the same text again", capOf + "8", 1, 8, nil},
+			{"no file once more", none, 2, 0, []string{"no such file"}},
+			{"an empty one", "", 1, 10, nil},
 		} {
-			if step.text == "" {
+			if step.text == none {
 				err = os.Remove(file)
 			} else {
 				err = os.WriteFile(file, []byte(step.text), 0o600)
@@ -49,7 +52,7 @@ func TestFollow(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			said, looks = nil, 0
+			looks.Store(0)
 			if i == 0 {
 				go func() { done <- f.Run(ctx) }()
 			}
@@ -69,8 +72,12 @@ func TestFollow(t *testing.T) {
 			if taken != step.taken {
 				t.Errorf("%s: took hourlyCap %d, want %d", step.name, taken, step.taken)
 			}
-			if looks != step.looks {
-				t.Errorf("%s: %d looks, want %d", step.name, looks, step.looks)
+			if n := looks.Load(); n != step.looks {
+				t.Errorf("%s: %d looks, want %d", step.name, n, step.looks)
+			}
+			var said []string
+			for range len(refused) {
+				said = append(said, (<-refused).Error())
 			}
 			if len(said) > 1 || (len(said) == 1) != (step.refused != nil) || slices.ContainsFunc(step.refused, func(part string) bool { return !strings.Contains(said[0], part) }) {
 				t.Errorf("%s: refused %q, want one with %q", step.name, said, step.refused)

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"regexp"
-	"strconv"
+	"reflect"
 	"strings"
 	"time"
 
@@ -50,33 +48,34 @@ func Load(path string, parse Selector) (Config, error) {
 
 // Parse parses and checks a config file's text.
 func Parse(data []byte, parse Selector) (Config, error) {
-	c := Default()
-	var size struct {
-		Preset Preset `yaml:"preset"`
-	}
-	if yaml.Unmarshal(data, &size) == nil { // what is wrong otherwise is said below
-		if p, ok := presets[size.Preset]; ok {
-			c.Thresholds.AlertPercent, c.Thresholds.EvictPercent, c.RoundLimit = p.alert, p.evict, p.round
-		}
-	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return Config{}, explainYAML(err)
+	var root yaml.Node
+	if err := dec.Decode(&root); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return Config{}, errors.New("more than one YAML document")
 	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return Config{}, explainYAML(err)
+	c := Default()
+	var size struct {
+		Preset Preset `yaml:"preset"`
 	}
-	var errs []error
+	_ = root.Decode(&size) // what is wrong is said below
+	if p, ok := presets[size.Preset]; ok {
+		c.Thresholds.AlertPercent, c.Thresholds.EvictPercent, c.RoundLimit = p.alert, p.evict, p.round
+	}
+	r := reader{lines: map[string]int{}}
+	for _, n := range root.Content { // none in an empty file
+		r.value("", n.Line, n, reflect.ValueOf(&c).Elem())
+	}
+	if len(r.errs) > 0 {
+		return Config{}, errors.Join(r.errs...)
+	}
 	_, bad := c.check(parse)
 	for _, p := range bad {
-		errs = append(errs, fmt.Errorf("%s%s: %s", lineOf(&root, p.Field), p.Field, p.Problem))
+		r.fail(p.Field, r.lines[p.Field], "%s", p.Problem)
 	}
-	return c, errors.Join(errs...)
+	return c, errors.Join(r.errs...)
 }
 
 // Text returns c as a file that Parse reads.
@@ -85,92 +84,86 @@ func (c *Config) Text() (string, error) {
 	return string(text), err
 }
 
-// Duration is a time.Duration that is written as in Go: 90s, 100ms.
-type Duration time.Duration
-
-// UnmarshalYAML accepts only a string with a unit.
-func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	v, err := time.ParseDuration(n.Value)
-	if err != nil || n.Kind != yaml.ScalarNode {
-		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a duration such as 90s or 100ms", n.Line, n.Value)}}
-	}
-	*d = Duration(v)
-	return nil
+// reader takes the values of a file, so that an error can name the key and what it takes: the library names a line and a type of
+// Go.
+type reader struct {
+	lines map[string]int // of the file's keys, dotted
+	errs  []error
 }
 
-// MarshalYAML writes what UnmarshalYAML reads.
-func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(), nil }
-
-// LogLevel is debug, info, warn or error.
-type LogLevel slog.Level
-
-// UnmarshalYAML accepts the names of the levels.
-func (l *LogLevel) UnmarshalYAML(n *yaml.Node) error {
-	switch n.Value {
-	case "debug", "info", "warn", "error":
-		var level slog.Level
-		if err := level.UnmarshalText([]byte(n.Value)); err != nil {
-			return err
-		}
-		*l = LogLevel(level)
-		return nil
+// fail adds an error; line 0 is that of a key that the file does not have.
+func (r *reader) fail(key string, line int, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if key != "" {
+		text = key + ": " + text
 	}
-	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a log level: debug, info, warn, error", n.Line, n.Value)}}
+	if line > 0 {
+		text = fmt.Sprintf("line %d: %s", line, text)
+	}
+	r.errs = append(r.errs, errors.New(text))
 }
 
-// MarshalYAML writes what UnmarshalYAML reads.
-func (l LogLevel) MarshalYAML() (any, error) { return strings.ToLower(slog.Level(l).String()), nil }
-
-var (
-	yamlLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	yamlUnknown = regexp.MustCompile(`^field (\S+) not found in type .*$`)
-	yamlKind    = regexp.MustCompile("^cannot unmarshal \\S+ `?([^`]*)`? ?into (\\S+)$")
-)
-
-// explainYAML rewords the library's errors: line first, then the key or value, without Go's type names.
-func explainYAML(err error) error {
-	var te *yaml.TypeError
-	if !errors.As(err, &te) {
-		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	var errs []error
-	for _, text := range te.Errors {
-		line, rest := "", text
-		if m := yamlLine.FindStringSubmatch(text); m != nil {
-			line, rest = "line "+m[1]+": ", m[2]
-		}
-		if m := yamlUnknown.FindStringSubmatch(rest); m != nil {
-			rest = fmt.Sprintf("unknown key %q", m[1])
-		} else if m := yamlKind.FindStringSubmatch(rest); m != nil {
-			want := map[string]string{"float64": "a number", "int": "a whole number", "bool": "true or false", "[]string": "a list of strings"}[m[2]]
-			if want == "" {
-				want = "another kind of value"
-			}
-			rest = fmt.Sprintf("%q, want %s", m[1], want)
-		}
-		errs = append(errs, errors.New(line+rest))
-	}
-	return errors.Join(errs...)
+// wants says what a key takes, by the kind that it has in Config.
+var wants = map[reflect.Kind]string{
+	reflect.Struct: "keys with values", reflect.Map: "keys with values", reflect.Slice: "a list of strings", reflect.String: "a text", reflect.Bool: "true or false",
+	reflect.Float64: "a number", reflect.Int: "a whole number", reflect.Pointer: "a whole number", reflect.Int64: "a duration such as 90s or 100ms",
 }
 
-// lineOf returns "line N: " for a dotted key, "" when the file does not have it.
-func lineOf(root *yaml.Node, key string) string {
-	n := root
-	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
-		n = n.Content[0]
+// value takes what n says of key into v. A key without a value empties a list, and leaves the default otherwise.
+func (r *reader) value(key string, line int, n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
 	}
-	line := 0
-	for _, part := range strings.Split(key, ".") {
-		found := false
-		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-			if n.Content[i].Value == part {
-				line, n, found = n.Content[i].Line, n.Content[i+1], true
-				break
+	var err error
+	switch kind := v.Kind(); {
+	case n.Kind == yaml.MappingNode && (kind == reflect.Struct || kind == reflect.Map):
+		r.mapping(key, n, v)
+	case kind == reflect.Int64 && n.ShortTag() != "!!null": // the library has no 0 without a unit
+		var d time.Duration
+		d, err = time.ParseDuration(n.Value)
+		v.SetInt(int64(d))
+	default:
+		err = n.Decode(v.Addr().Interface())
+	}
+	if err != nil {
+		given := map[yaml.Kind]string{yaml.MappingNode: "keys with values", yaml.SequenceNode: "a list"}[n.Kind]
+		if given == "" {
+			given = fmt.Sprintf("%.60q", n.Value)
+		}
+		r.fail(key, line, "%s, want %s", given, wants[v.Kind()])
+	}
+}
+
+// mapping takes the keys of n into v, a struct or a map.
+func (r *reader) mapping(key string, n *yaml.Node, v reflect.Value) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, line := n.Content[i].Value, n.Content[i].Line
+		full := strings.TrimPrefix(key+"."+name, ".")
+		if first, ok := r.lines[full]; ok {
+			r.fail(full, line, "given twice, first in line %d", first)
+			continue
+		}
+		var into reflect.Value
+		if v.Kind() == reflect.Map {
+			into = reflect.New(v.Type().Elem()).Elem()
+		} else {
+			for f, field := range v.Fields() {
+				if f.Tag.Get("yaml") == name {
+					into = field
+				}
 			}
 		}
-		if !found {
-			return ""
+		if !into.IsValid() {
+			r.fail("", line, "unknown key %q", name)
+			continue
+		}
+		r.lines[full] = line
+		r.value(full, line, n.Content[i+1], into)
+		if v.Kind() == reflect.Map {
+			if v.IsNil() {
+				v.Set(reflect.MakeMap(v.Type()))
+			}
+			v.SetMapIndex(reflect.ValueOf(name), into)
 		}
 	}
-	return "line " + strconv.Itoa(line) + ": "
 }

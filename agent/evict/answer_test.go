@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -106,7 +107,7 @@ func TestBackoffGrows(t *testing.T) {
 
 // A grace period may be as long as the API's int64 of seconds lets it be.
 func TestEndlessGrace(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	endless := victim("a")
 	endless.Pod.Grace = math.MaxInt64
 	check := func(r *rig) {

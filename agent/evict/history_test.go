@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -218,7 +219,7 @@ func TestReturned(t *testing.T) {
 
 // The history, who came back, and the owner of a victim on its way out live on.
 func TestHistoryAfterARestart(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	var before policy.History
 	play(t, Options{Store: file}, func(r *rig) {
 		r.evictOwned("a")
@@ -242,7 +243,7 @@ func TestHistoryAfterARestart(t *testing.T) {
 		}
 	})
 	t.Run("the answer was lost with the agent", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Store: file}, func(r *rig) {
 			r.answer = silence
 			if _, ok := r.m.Start(time.Now(), owned("a")); !ok {
@@ -269,8 +270,8 @@ const oldState = `{"version":1,"savedAt":"2000-01-01T00:00:00Z","coolUntil":"200
 	`"askedAt":"1999-12-31T23:59:49Z","answeredAt":"1999-12-31T23:59:50Z","deadline":"2000-01-01T00:00:25Z"}]}`
 
 func TestOldStateFile(t *testing.T) {
-	file := &shelf{}
-	file.data = []byte(oldState)
+	file := &ledgertest.Document{}
+	file.Data = []byte(oldState)
 	play(t, Options{Store: file}, func(r *rig) { // the bubble begins at midnight of 2000-01-01
 		if r.m.SetAside() != "" || r.m.Fault() != "" || r.m.InFlight() != 1 || len(r.m.History(time.Now())) != 0 {
 			t.Fatalf("set aside %q, fault %q, %d in flight, history %v", r.m.SetAside(), r.m.Fault(), r.m.InFlight(), r.m.History(time.Now()))
@@ -289,7 +290,7 @@ func TestOldStateFile(t *testing.T) {
 		synctest.Wait()
 	})
 	// The file of a new agent is one that an old one understands: the same version, and every field that it knows.
-	data := []byte(file.text())
+	data := []byte(file.Text())
 	var now, then map[string]any
 	if json.Unmarshal(data, &now) != nil || json.Unmarshal([]byte(oldState), &then) != nil || now["version"] != 1.0 {
 		t.Fatalf("%s", data)

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -154,7 +155,7 @@ func TestLeadsAreBounded(t *testing.T) {
 }
 
 func TestLeadAfterARestart(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	play(t, Options{Store: file}, func(r *rig) {
 		r.took("a", 4*time.Second, true)
 		r.took("b", 4*time.Second, true)
@@ -173,7 +174,7 @@ func TestLeadAfterARestart(t *testing.T) {
 		}
 	})
 	t.Run("the victim outlives the agent", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		for range 2 {
 			play(t, Options{Store: file}, func(r *rig) {
 				r.free(true)
@@ -212,8 +213,8 @@ func FuzzTakeOver(f *testing.F) {
 	f.Add([]byte(`{"version":1,"victims":[{"name":"a","uid":"u","state":"in-flight"}],"roundSpent":-3}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		file := &shelf{}
-		file.data = data
+		file := &ledgertest.Document{}
+		file.Data = data
 		now := time.Unix(1_800_000_000, 0)
 		m, err := New(Options{Call: say(policy.Answer{}), Store: file, Now: now})
 		if err != nil || m.Fault() != "" {

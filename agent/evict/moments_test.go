@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -213,7 +214,7 @@ func TestACutWithSidecarsIsNotMeasured(t *testing.T) {
 
 // Of an eviction that an agent before this one began, the time until now says nothing.
 func TestMomentsOfAnotherAgent(t *testing.T) {
-	store := &shelf{}
+	store := &ledgertest.Document{}
 	play(t, Options{Store: store}, func(r *rig) { r.evict("a") })
 	play(t, Options{Store: store}, func(r *rig) {
 		if len(r.m.Outcomes()) != 1 {

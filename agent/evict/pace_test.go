@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestDryRunsPaceObserveModeOnly(t *testing.T) {
 	for _, count := range []int{1, 4, 10} {
 		t.Run(fmt.Sprint(count), func(t *testing.T) {
-			file := &shelf{}
+			file := &ledgertest.Document{}
 			observe, enforce := Limits{DryRun: true, HourlyCap: 10}, Limits{HourlyCap: 10}
 			free := func(r *rig) {
 				t.Helper()
@@ -111,7 +112,7 @@ func TestStateWithDryRunsMixedIn(t *testing.T) {
 		{"a new agent's", state{DryApart: true, CoolUntil: ago(-80), Accepted: []time.Time{ago(600), ago(10)}}, 2, 80 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			file := &shelf{}
+			file := &ledgertest.Document{}
 			tc.state.Version = stateVersion
 			if err := tc.state.keep(file); err != nil {
 				t.Fatal(err)
@@ -220,7 +221,7 @@ func TestWhatTheHistoryKnows(t *testing.T) {
 	for _, bystander := range []bool{false, true} {
 		for _, level := range []string{"evict", "critical"} {
 			for _, lost := range []bool{false, true} {
-				file := &shelf{}
+				file := &ledgertest.Document{}
 				play(t, Options{Store: file}, func(r *rig) {
 					v := owned("a")
 					v.Bystander, v.Level = bystander, level

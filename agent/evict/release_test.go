@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/agent/ledger/ledgertest"
 )
 
 // TestACgroupThatStays: processes have ended, but the pod's cgroup stays, as its volumes are not unmounted.
@@ -111,7 +113,7 @@ func TestACgroupThatStays(t *testing.T) {
 		}
 	})
 	t.Run("after a restart nothing that was not seen is measured", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Store: file}, func(r *rig) { r.evict("a"); r.facts["uid-a"] = leaving; r.pass(time.Second, false) })
 		play(t, Options{Store: file}, func(r *rig) {
 			r.facts["uid-a"] = left(8 * kib)

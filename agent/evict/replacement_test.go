@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -341,7 +342,7 @@ func TestFollowNobody(t *testing.T) {
 }
 
 func TestFollowSurvivesARestart(t *testing.T) {
-	file, s := &shelf{}, newShop()
+	file, s := &ledgertest.Document{}, newShop()
 	s.pods["a"] = full
 	play(t, Options{Look: s.look, Store: file}, func(r *rig) {
 		r.evictWeb("a")
@@ -371,10 +372,10 @@ func TestFollowSurvivesARestart(t *testing.T) {
 
 // The state of an agent that did not follow yet.
 func TestFollowOfAnOlderState(t *testing.T) {
-	file, s := &shelf{}, newShop()
+	file, s := &ledgertest.Document{}, newShop()
 	now := time.Now().UTC()
 	text := fmt.Sprintf(`{"version":1,"history":[{"podUid":"uid-a","ownerUid":"owner-web","namespace":"shop","ownerKind":"ReplicaSet","ownerName":"web","at":%q}]}`, now.Add(-time.Minute).Format(time.RFC3339Nano))
-	file.data = []byte(text)
+	file.Data = []byte(text)
 	m, err := New(Options{Call: say(policy.Answer{}), Look: s.look, Store: file, Now: now})
 	if err != nil || m.SetAside() != "" {
 		t.Fatalf("%v, set aside %q", err, m.SetAside())

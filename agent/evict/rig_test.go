@@ -2,7 +2,6 @@ package evict
 
 import (
 	"context"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,48 +10,6 @@ import (
 )
 
 const testMiB = 1 << 20
-
-// shelf is a store in memory; agent has the test with the real one.
-type shelf struct {
-	mu      sync.Mutex // guards all
-	data    []byte
-	lost    string
-	aside   []byte
-	loadErr error
-	saveErr error
-	busy    chan struct{} // nil, or until when a save hangs
-}
-
-func (s *shelf) Load() ([]byte, string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.data, s.lost, s.loadErr
-}
-
-func (s *shelf) Save(data []byte) error {
-	if s.busy != nil {
-		<-s.busy
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.saveErr == nil {
-		s.data, s.lost = data, ""
-	}
-	return s.saveErr
-}
-
-func (s *shelf) SetAside() (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.aside, s.data = s.data, nil
-	return "the cellar", nil
-}
-
-func (s *shelf) text() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return string(s.data)
-}
 
 // rig is a Manager with its Run goroutine inside a synctest bubble, and an API server that answers as told.
 type rig struct {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -265,7 +266,7 @@ func TestRoundInObserveMode(t *testing.T) {
 		r.about("the next may start", r.free(true), 90*time.Second)
 	})
 	t.Run("with a victim of the agent before it, which was in enforce mode", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Store: file}, func(r *rig) { r.evict("a"); synctest.Wait() })
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) { r.refuses("one on its way out", "on its way out") })
 	})
@@ -312,7 +313,7 @@ func TestRoundAfterARestart(t *testing.T) {
 		}, "may still happen", 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			file := &shelf{}
+			file := &ledgertest.Document{}
 			play(t, Options{Limits: Limits{RoundLimit: tc.limit}, Store: file}, func(r *rig) {
 				r.evict("a")
 				r.facts["uid-a"], r.facts["uid-b"] = leaving, leaving
@@ -342,7 +343,7 @@ func TestRoundAfterARestart(t *testing.T) {
 
 // A state that waited is not written over a newer one.
 func TestAnOlderStateIsNotWritten(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	m, err := New(Options{Call: say(policy.Answer{}), Store: file})
 	if err != nil {
 		t.Fatal(err)
@@ -375,7 +376,7 @@ func TestRoundNeverExceedsItsLimit(t *testing.T) {
 	for seed := range uint64(120) {
 		rng := rand.New(rand.NewPCG(seed, 11))
 		opts := Options{Limits: Limits{RoundLimit: 1 + rng.IntN(policy.MaxRound), HourlyCap: 1 + rng.IntN(40), Cooldown: time.Duration(1 + rng.IntN(int(90*time.Second)))}, Call: say(policy.Answer{}),
-			Store: &shelf{}, Now: time.Unix(1_800_000_000, 0)}
+			Store: &ledgertest.Document{}, Now: time.Unix(1_800_000_000, 0)}
 		m, err := New(opts)
 		if err != nil {
 			t.Fatal(err)

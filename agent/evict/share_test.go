@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
@@ -84,7 +85,7 @@ func TestShares(t *testing.T) {
 
 // TestSharesSurviveARestart: what was evicted before it counts, by class, and so does a call whose answer was lost with the agent.
 func TestSharesSurviveARestart(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	limits := Limits{HourlyCap: 20, Cooldown: time.Second, Shares: DefaultShares}
 	counts := func(r *rig) (all, relief int) {
 		r.m.CountPods(27)

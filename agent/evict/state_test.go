@@ -8,13 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spillway/agent/ledger/ledgertest"
 	"spillway/agent/policy"
 )
 
 // The agent dies and starts again, one life after the other on one file.
 func TestRestart(t *testing.T) {
 	t.Run("a victim on its way out, the cooldown and the cap", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Limits: Limits{HourlyCap: 2}, Store: file}, func(r *rig) {
 			r.evict("a")
 			r.facts["uid-a"] = leaving
@@ -43,7 +44,7 @@ func TestRestart(t *testing.T) {
 		})
 	})
 	t.Run("the answer was lost with the agent", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Store: file}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
@@ -71,7 +72,7 @@ func TestRestart(t *testing.T) {
 		})
 	})
 	t.Run("the answer was lost with the agent, and the pod went", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Store: file}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
@@ -92,7 +93,7 @@ func TestRestart(t *testing.T) {
 		})
 	})
 	t.Run("a dry run whose answer was lost is nothing", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) {
 			entered := make(chan struct{})
 			r.answer = func(ctx context.Context, req Request) policy.Answer {
@@ -105,7 +106,7 @@ func TestRestart(t *testing.T) {
 		play(t, Options{Store: file}, func(r *rig) { r.evict("b") })
 	})
 	t.Run("observe mode leaves neither victim nor cooldown", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) { r.evict("a") })
 		play(t, Options{Limits: Limits{DryRun: true}, Store: file}, func(r *rig) {
 			if len(r.m.Outcomes()) != 0 || r.m.Forbid(time.Now()) != "" {
@@ -117,10 +118,10 @@ func TestRestart(t *testing.T) {
 
 // What happened has to be kept before the API server is asked.
 func TestStateIsKeptBeforeTheCall(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	play(t, Options{Store: file}, func(r *rig) {
 		r.answer = func(context.Context, Request) policy.Answer {
-			if text := file.text(); !strings.Contains(text, `"uid-a"`) || !strings.Contains(text, `"asking"`) {
+			if text := file.Text(); !strings.Contains(text, `"uid-a"`) || !strings.Contains(text, `"asking"`) {
 				t.Errorf("state at the time of the call: %s", text)
 			}
 			return policy.Answer{Verb: policy.Accepted, Code: 201}
@@ -131,10 +132,10 @@ func TestStateIsKeptBeforeTheCall(t *testing.T) {
 
 // A disk that takes its time holds a call up for a moment only; it is said, and made good.
 func TestACallGoesAheadOfASlowDisk(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	play(t, Options{Store: file}, func(r *rig) {
 		busy := make(chan struct{})
-		file.busy = busy
+		file.Busy = busy
 		r.answer = say(policy.Answer{Verb: policy.Gone, Code: 404})
 		begin := time.Now()
 		r.evict("a")
@@ -150,7 +151,7 @@ func TestACallGoesAheadOfASlowDisk(t *testing.T) {
 		}
 		close(busy)
 		synctest.Wait()
-		if text := file.text(); !strings.Contains(text, `"uid-c"`) || r.m.Fault() != "" {
+		if text := file.Text(); !strings.Contains(text, `"uid-c"`) || r.m.Fault() != "" {
 			t.Errorf("kept %s, fault %q", text, r.m.Fault())
 		}
 	})
@@ -158,9 +159,9 @@ func TestACallGoesAheadOfASlowDisk(t *testing.T) {
 
 // A state that cannot be written is a call that is not made; when it can be again, calls are.
 func TestNoCallWithoutState(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	play(t, Options{Store: file}, func(r *rig) {
-		file.saveErr = errors.New("no space left")
+		file.SaveErr = errors.New("no space left")
 		o := r.evict("a")
 		if len(r.calls) != 0 || o.State != Refused || !strings.Contains(r.m.Fault(), "no space left") || !strings.Contains(r.m.Forbid(time.Now()), "not asked") {
 			t.Errorf("calls %v, outcome %+v, fault %q, %q", r.calls, o, r.m.Fault(), r.m.Forbid(time.Now()))
@@ -169,9 +170,7 @@ func TestNoCallWithoutState(t *testing.T) {
 			t.Errorf("counted %d", n)
 		}
 		synctest.Wait() // the state of the refusal is being written
-		file.mu.Lock()
-		file.saveErr = nil
-		file.mu.Unlock()
+		file.Fail(nil, nil)
 		r.free(false)
 		if o := r.evict("b"); len(r.calls) != 1 || o.State != InFlight || r.m.Fault() != "" {
 			t.Errorf("calls %v, outcome %+v, fault %q", r.calls, o, r.m.Fault())
@@ -182,17 +181,17 @@ func TestNoCallWithoutState(t *testing.T) {
 func TestStatesThatCannotBeUsed(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "cut": `{"version":1,"accep`, "another version": `{"version":2}`, "no version": `{}`, "another kind": `[]`} {
 		t.Run(name, func(t *testing.T) {
-			file := &shelf{data: []byte(text)}
+			file := &ledgertest.Document{Data: []byte(text)}
 			play(t, Options{Store: file}, func(r *rig) {
-				if string(file.aside) != text || r.m.SetAside() != "the cellar" {
-					t.Errorf("set aside %q as %q", file.aside, r.m.SetAside())
+				if string(file.Moved) != text || r.m.SetAside() != ledgertest.Aside {
+					t.Errorf("set aside %q as %q", file.Moved, r.m.SetAside())
 				}
 				r.about("the next may start", r.free(false), 90*time.Second)
 			})
 		})
 	}
 	t.Run("the store was set aside", func(t *testing.T) {
-		file := &shelf{lost: "ledger.bad"}
+		file := &ledgertest.Document{Lost: "ledger.bad"}
 		play(t, Options{Store: file}, func(r *rig) {
 			if r.m.SetAside() != "ledger.bad" {
 				t.Errorf("set aside %q", r.m.SetAside())
@@ -200,27 +199,25 @@ func TestStatesThatCannotBeUsed(t *testing.T) {
 			r.about("the next may start", r.free(false), 90*time.Second)
 			r.evict("a")
 		})
-		if file.text() == "" {
+		if file.Text() == "" {
 			t.Error("nothing was saved")
 		}
 	})
 	t.Run("the store cannot be read", func(t *testing.T) {
-		file := &shelf{}
+		file := &ledgertest.Document{}
 		play(t, Options{Limits: Limits{HourlyCap: 1}, Store: file}, func(r *rig) { r.evict("a") })
-		before := file.text()
-		file.loadErr = errors.New("EIO")
+		before := file.Text()
+		file.LoadErr = errors.New("EIO")
 		play(t, Options{Limits: Limits{HourlyCap: 1}, Store: file}, func(r *rig) {
 			r.facts["uid-a"] = gone
 			r.pass(5*time.Minute, false)
 			if why := r.m.Forbid(time.Now()); !strings.Contains(r.m.Fault(), "read eviction state: EIO") || !strings.Contains(why, "not known who was evicted lately: read eviction state: EIO") {
 				t.Errorf("fault %q, forbidden because %q", r.m.Fault(), why)
 			}
-			if _, ok := r.m.Start(time.Now(), victim("b")); ok || file.text() != before {
-				t.Errorf("started %t, the state of before is now %s", ok, file.text())
+			if _, ok := r.m.Start(time.Now(), victim("b")); ok || file.Text() != before {
+				t.Errorf("started %t, the state of before is now %s", ok, file.Text())
 			}
-			file.mu.Lock()
-			file.loadErr = nil
-			file.mu.Unlock()
+			file.Fail(nil, nil)
 			r.pass(10*time.Second, false)
 			if n, _ := r.m.LastHour(time.Now()); n != 1 || r.m.Fault() != "" || r.m.Outcomes()[0].Victim.Pod.Name != "a" || r.m.Outcomes()[0].State != Released {
 				t.Errorf("counted %d, fault %q, outcomes %+v", n, r.m.Fault(), r.m.Outcomes())
@@ -234,7 +231,7 @@ func TestStatesThatCannotBeUsed(t *testing.T) {
 
 // The clock was set back: no cooldown is longer than it would be now.
 func TestStateFromTheFuture(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	now := time.Now()
 	s := state{Version: stateVersion, DryApart: true, CoolUntil: now.Add(24 * time.Hour), Accepted: []time.Time{now.Add(24 * time.Hour)},
 		Victims: []saved{{Name: "a", Namespace: "shop", UID: "uid-a", State: InFlight, Grace: 30 * time.Second, Deadline: now.Add(24 * time.Hour)}}}

@@ -4,11 +4,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/agent/ledger/ledgertest"
 )
 
 // Right after a restart nothing has been seen yet: neither cgroups nor pods. That is no sign that a victim is gone.
 func TestRestartDoesNotReleaseWhatWasNotSeen(t *testing.T) {
-	file := &shelf{}
+	file := &ledgertest.Document{}
 	play(t, Options{Store: file}, func(r *rig) {
 		r.evict("a")
 		r.facts["uid-a"] = leaving

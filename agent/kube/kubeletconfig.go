@@ -164,6 +164,7 @@ func parseKubeletDocument(data []byte) (map[string]any, error) {
 		return nil, errors.New("empty")
 	}
 	var doc map[string]any
+	// The kubelet's own library: it reads YAML 1.1, in which yes and on are true, and the one of our config file YAML 1.2.
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, err
 	}

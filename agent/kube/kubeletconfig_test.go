@@ -105,6 +105,12 @@ func TestReadKubeletConfigFile(t *testing.T) {
 			thresholds: both(100 * mib),
 		},
 		{
+			name: "yes is true, as in YAML 1.1", main: kubeletHead + "evictionHard: {nodefs.available: 1Gi}\nmergeDefaultEvictionSettings: yes\n",
+			want: KubeletConfig{Source: "0", EvictionHard: with("nodefs.available", "1Gi"), EnforceNodeAllocatable: pods, CgroupDriver: "cgroupfs",
+				MergeDefaultEvictionSettings: true},
+			thresholds: both(100 * mib),
+		},
+		{
 			name: "switched off with 0%", main: kubeletHead + "evictionHard: {memory.available: 0%}\n",
 			want: KubeletConfig{Source: "0", EvictionHard: map[string]string{"memory.available": "0%"}, EnforceNodeAllocatable: pods, CgroupDriver: "cgroupfs"},
 		},

@@ -1,10 +1,6 @@
 package pressure
 
-import (
-	"time"
-
-	"gonum.org/v1/gonum/stat"
-)
+import "time"
 
 // When the history of a day speaks for a shortage to come.
 const (
@@ -32,29 +28,26 @@ type Risk struct {
 // A history that does not begin before riskSpan, or with fewer than riskPoints values, is not judged; nor is one of a node
 // whose size is unknown.
 func RiskOf(points []Point, capacity Bytes) Risk {
-	x, y := make([]float64, 0, len(points)), make([]float64, 0, len(points))
+	known := make([]xy, 0, len(points))
+	var first, span time.Duration
 	for _, p := range points {
-		if p.Value.Known() {
-			x = append(x, p.At.Seconds())
-			y = append(y, float64(p.Value))
+		if !p.Value.Known() {
+			continue
 		}
+		if len(known) == 0 {
+			first = p.At
+		}
+		span = p.At - first // hours of uptime would cost digits
+		known = append(known, xy{span.Seconds(), float64(p.Value)})
 	}
-	if len(x) < riskPoints || !capacity.Known() || capacity <= 0 {
+	if len(known) < riskPoints || !capacity.Known() || capacity <= 0 || span < riskSpan {
 		return Risk{}
 	}
-	span := time.Duration((x[len(x)-1] - x[0]) * float64(time.Second))
-	if span < riskSpan {
-		return Risk{}
-	}
-	// From the first point on, so that hours of uptime do not cost digits.
-	first := x[0]
-	for i := range x {
-		x[i] -= first
-	}
-	alpha, beta := stat.LinearRegression(x, y, nil, false)
-	r := Risk{Known: true, Slope: beta, Span: span, PercentPerHr: beta * 3600 / float64(capacity) * 100}
-	if spread := stat.Variance(y, nil); spread > 0 {
-		r.R2 = min(1, max(0, stat.RSquared(x, y, nil, alpha, beta)))
+	s := squaresOf(known)
+	r := Risk{Known: true, Slope: s.xy / s.xx, Span: span}
+	r.PercentPerHr = r.Slope * 3600 / float64(capacity) * 100
+	if s.yy > 0 {
+		r.R2 = min(1, r.Slope*s.xy/s.yy)
 	}
 	r.High = r.PercentPerHr > riskSlope && r.R2 > riskR2
 	return r

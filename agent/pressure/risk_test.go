@@ -2,6 +2,7 @@ package pressure
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -67,6 +68,47 @@ func TestRisk(t *testing.T) {
 				t.Errorf("r2 %.3f, want %v", r.R2, tc.r2)
 			}
 		})
+	}
+}
+
+// uneven is a day of a node that is uneven by noise MiB on both sides, wanders and grows by slope MiB an hour. One minute in
+// seven has no reading.
+func uneven(noise, wander, slope float64) []Point {
+	r := rand.New(rand.NewPCG(1, 2))
+	away := func(by float64) float64 { return float64(by * (2*r.Float64() - 1)) }
+	w := 0.0
+	return day(1440, func(m int) Bytes {
+		w += away(wander)
+		used := 5000 + float64(slope*float64(m)/60) + w + away(noise)
+		if m%7 == 3 {
+			return Unknown
+		}
+		return mibBytes(used)
+	})
+}
+
+// TestRiskFigures holds the figures to those of another implementation: gonum.org/v1/gonum/stat v0.17.0, LinearRegression and
+// RSquared.
+func TestRiskFigures(t *testing.T) {
+	for _, tc := range []struct{ noise, wander, growth, slope, r2 float64 }{
+		{0, 0, 0, 0, 0},
+		{0.01, 0, 0, 0.007893360701388125, 0.0010315067879287376},
+		{0.1, 0, 0, 0.0789339044883763, 0.0010315142149740497},
+		{0.5, 0, 0, 0.3946729601422837, 0.00103153242301679},
+		{1, 0, 0, 0.7893456717349462, 0.0010315317469694607},
+		{4, 0, 0, 3.157382233539073, 0.0010315314883085902},
+		{16, 0, 0, 12.629528046738006, 0.0010315313419768657},
+		{0, 0.3, 0, 56.53432742340701, 0.4321857108569107},
+		{1, 0.3, 20, 5882.745895759574, 0.9998602912199329},
+		{16, 0, 20, 5838.0517506619235, 0.9954882621266945},
+		{16, 4, 60, 18242.68723154513, 0.9972789538389614},
+		{16, 0, 200, 58266.85175066196, 0.9999545032126267},
+		{4, 0, -50, -14560.398173761825, 0.9999544637426033},
+	} {
+		r := RiskOf(uneven(tc.noise, tc.wander, tc.growth), capacity)
+		if !r.Known || math.Abs(r.Slope-tc.slope) > 1e-9*math.Abs(tc.slope) || math.Abs(r.R2-tc.r2) > 1e-9 {
+			t.Errorf("noise %v, wander %v, growth %v: slope %v, r2 %v, want %v and %v", tc.noise, tc.wander, tc.growth, r.Slope, r.R2, tc.slope, tc.r2)
+		}
 	}
 }
 

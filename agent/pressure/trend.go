@@ -75,7 +75,6 @@ type bucket struct {
 	sumAt       time.Duration
 	sum         float64
 	first, last time.Duration
-	at, value   float64 // the mean, in seconds and bytes
 }
 
 // line collects one window of a series, newest point first.
@@ -123,8 +122,31 @@ func (l *line) add(at time.Duration, v Bytes) bool {
 	return true
 }
 
-// trend rounds every product before it is added: some processors would fuse both steps, and the same series would not have
+// xy is a point of a plane.
+type xy struct{ x, y float64 }
+
+// squares are what a least-squares line is made of: the means of its points and the sums of products of the distances from them.
+type squares struct{ meanX, meanY, xx, xy, yy float64 }
+
+// squaresOf rounds every product before it is added: some processors would fuse both steps, and the same series would not have
 // the same line everywhere.
+func squaresOf(points []xy) (s squares) {
+	n := float64(len(points))
+	for _, p := range points {
+		s.meanX += p.x
+		s.meanY += p.y
+	}
+	s.meanX /= n
+	s.meanY /= n
+	for _, p := range points {
+		dx, dy := p.x-s.meanX, p.y-s.meanY
+		s.xx += float64(dx * dx)
+		s.xy += float64(dx * dy)
+		s.yy += float64(dy * dy)
+	}
+	return s
+}
+
 func (l *line) trend() Trend {
 	if l.broken || l.n == 0 {
 		return Trend{}
@@ -135,28 +157,20 @@ func (l *line) trend() Trend {
 	if n < MinPoints || tr.Span < MinSpan {
 		return tr
 	}
-	var meanT, meanV float64
+	var room [maxBucket]xy
+	points := room[:n] // each bucket's mean, in seconds and bytes
 	for i := range b {
 		n := float64(b[i].n)
-		b[i].at, b[i].value = b[i].sumAt.Seconds()/n, b[i].sum/n
-		meanT += b[i].at
-		meanV += b[i].value
+		points[i] = xy{b[i].sumAt.Seconds() / n, b[i].sum / n}
 	}
-	meanT /= float64(n)
-	meanV /= float64(n)
-	var sxx, sxy float64
-	for i := range b {
-		dt := b[i].at - meanT
-		sxx += float64(dt * dt)
-		sxy += float64(dt * (b[i].value - meanV))
-	}
-	if sxx == 0 {
+	s := squaresOf(points)
+	if s.xx == 0 {
 		return tr
 	}
-	tr.Known, tr.Slope = true, sxy/sxx
+	tr.Known, tr.Slope = true, s.xy/s.xx
 	var rest, pairs, before float64
-	for i := range b {
-		e := b[i].value - meanV - float64(tr.Slope*(b[i].at-meanT))
+	for _, p := range points {
+		e := p.y - s.meanY - float64(tr.Slope*(p.x-s.meanX))
 		rest += float64(e * e)
 		pairs += float64(e * before)
 		before = e
@@ -164,7 +178,7 @@ func (l *line) trend() Trend {
 	if rest <= 0 {
 		return tr
 	}
-	tr.Error = math.Sqrt(rest / float64(n-2) / sxx)
+	tr.Error = math.Sqrt(rest / float64(n-2) / s.xx)
 	// Residuals of which each resembles the next are worth fewer points: n (1 − r) / (1 + r) of them for a first-order
 	// process of correlation r. In a window as short as these, r comes out too low by about (1 + 4 r) / n.
 	if r := pairs / rest; r > 0 {

@@ -48,7 +48,7 @@ Settings that change how it decides are in the config file; the flags say where 
 			opts.Version = version
 			opts.SelfUID = os.Getenv("POD_UID")
 			opts.Level = new(slog.LevelVar)
-			opts.Level.Set(slog.Level(opts.Config.Log.Level))
+			opts.Level.Set(opts.Config.Log.Level.Level())
 			opts.Logger, opts.Journal = newLogger(stderr, opts.JournalSocket, opts.Level)
 			if opts.Journal != nil {
 				defer opts.Journal.Close()
@@ -125,7 +125,7 @@ func runAgent(ctx context.Context, opts agent.Options) error {
 		}
 		opts.Logger.Info("the agent is made anew", "keys", changed.Keys)
 		opts.Config = changed.Config
-		opts.Level.Set(slog.Level(opts.Config.Log.Level))
+		opts.Level.Set(opts.Config.Log.Level.Level())
 	}
 }
 

@@ -29,6 +29,8 @@ func TestLayersBite(t *testing.T) {
 		{"a test imports a part across the line", Package{ImportPath: "m/agent/evict", TestImports: []string{"m/agent/kube"}}, "in its tests"},
 		{"the judge imports the core", Package{ImportPath: "m/agent/judge", Imports: []string{"m/agent/pressure", "m/agent/policy"}}, ""},
 		{"the judge imports a part", Package{ImportPath: "m/agent/judge", Imports: []string{"m/agent/evict"}}, "imports only go down"},
+		{"a test of a part uses another part's package for tests", Package{ImportPath: "m/agent/brake", TestImports: []string{"m/agent/ledger/ledgertest"}}, ""},
+		{"a part uses another part's package for tests", Package{ImportPath: "m/agent/brake", Imports: []string{"m/agent/ledger/ledgertest"}}, "do not know each other"},
 		{"core imports core", Package{ImportPath: "m/agent/policy", Imports: []string{"m/agent/pressure"}}, "the core has no edges"},
 		{"core imports an edge", Package{ImportPath: "m/agent/ring", Imports: []string{"m/cgroup"}}, "the core has no edges"},
 		{"core imports a part", Package{ImportPath: "m/agent/status", Imports: []string{"m/agent/evict"}}, "the core has no edges"},
