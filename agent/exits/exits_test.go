@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,9 +31,9 @@ type node struct {
 	status    *status.Status
 	most      int // OOM kills that status has
 
-	listed   []string // UIDs of pods whose Events were asked for
-	measured int      // how often volumes were
-	asked    []string // of the runtime
+	listed   []string     // UIDs of pods whose Events were asked for
+	measured atomic.Int32 // how often volumes were
+	asked    []string     // of the runtime
 	told     []status.Exit
 	kills    []int // in the containers of told
 }
@@ -47,7 +48,7 @@ func (n *node) PodEvents(_ context.Context, _, uid string) ([]kube.PodEvent, boo
 }
 
 func (n *node) KubeletVolumes(context.Context, kube.Node) (kube.VolumeUses, error) {
-	n.measured++
+	n.measured.Add(1)
 	return n.uses, n.usesErr
 }
 
@@ -59,6 +60,9 @@ func (n *node) watcher(t *testing.T) *Watcher {
 		Report: func(x *status.Exit, kills int) { n.told, n.kills = append(n.told, *x), append(n.kills, kills) }, Begin: time.Now().Add(-time.Minute), Kills: n.most,
 		Runtime: func(_ context.Context, id string) (cri.Exit, bool, error) {
 			n.asked = append(n.asked, id)
+			if n.runtime == nil {
+				return cri.Exit{}, false, errors.New("not found")
+			}
 			return n.runtime(id)
 		},
 	})
@@ -240,28 +244,29 @@ func TestExitsLookAtMissedPods(t *testing.T) {
 			}
 			return x.Evidence[len(x.Evidence)-1]
 		}
-		if got := crash("a", "u"); !strings.Contains(got, "the kubelet shows none of this pod's own") || n.measured != 1 {
-			t.Errorf("%q after %d questions", got, n.measured)
+		if got := crash("a", "u"); !strings.Contains(got, "the kubelet shows none of this pod's own") || n.measured.Load() != 1 {
+			t.Errorf("%q after %d questions", got, n.measured.Load())
 		}
 		time.Sleep(lookEvery)
 		n.uses.Pods = map[string][]kube.VolumeUse{"u": {{Name: "data", Used: 8, Capacity: 8}}, "v": {{Name: "logs", Used: 8, Capacity: 8}}}
 		w.Follow(view(1), view(2, container("b", "u", cri.StateRunning), container("c", "v", cri.StateRunning)))
 		w.Follow(view(2), view(3, container("b", "u", cri.StateRunning)))
-		if rest(lookAfter - time.Millisecond); n.measured != 1 {
+		if rest(lookAfter - time.Millisecond); n.measured.Load() != 1 {
 			t.Error("looked before it was due")
 		}
-		if rest(time.Millisecond); n.measured != 2 {
-			t.Errorf("%d questions, want one more for the pod that runs again", n.measured)
+		if rest(time.Millisecond); n.measured.Load() != 2 {
+			t.Errorf("%d questions, want one more for the pod that runs again", n.measured.Load())
 		}
-		n.uses.Pods = nil // no container runs
-		if rest(volumesFresh); n.measured != 2 {
-			t.Errorf("%d questions while nothing happens", n.measured)
+		w.Follow(view(3, container("b", "u", cri.StateRunning)), view(4, container("b", "u", cri.StateRunning))) // it runs on
+		n.uses.Pods = nil                                                                                        // no container runs
+		if rest(volumesFresh); n.measured.Load() != 2 {
+			t.Errorf("%d questions while nothing happens", n.measured.Load())
 		}
-		if got := crash("b", "u"); !strings.Contains(got, "data") || !strings.Contains(got, "while it ran") || n.measured != 3 {
-			t.Errorf("%q after %d questions, want what was seen before", got, n.measured)
+		if got := crash("b", "u"); !strings.Contains(got, "data") || !strings.Contains(got, "while it ran") || n.measured.Load() != 3 {
+			t.Errorf("%q after %d questions, want what was seen before", got, n.measured.Load())
 		}
-		if got := crash("c", "v"); !strings.Contains(got, "the kubelet shows none") || n.measured != 3 {
-			t.Errorf("%q after %d questions, want that none is known, from the same answer", got, n.measured)
+		if got := crash("c", "v"); !strings.Contains(got, "the kubelet shows none") || n.measured.Load() != 3 {
+			t.Errorf("%q after %d questions, want that none is known, from the same answer", got, n.measured.Load())
 		}
 		time.Sleep(volumesFresh)
 		n.usesErr = errors.New("no route to the kubelet")
@@ -270,8 +275,8 @@ func TestExitsLookAtMissedPods(t *testing.T) {
 		}
 		time.Sleep(volumesFresh)
 		n.unknown = true
-		if got := crash("e", "u"); !strings.Contains(got, "address is not known") || n.measured != 4 {
-			t.Errorf("%q after %d questions", got, n.measured)
+		if got := crash("e", "u"); !strings.Contains(got, "address is not known") || n.measured.Load() != 4 {
+			t.Errorf("%q after %d questions", got, n.measured.Load())
 		}
 	})
 	w := new(node).watcher(t)
