@@ -27,6 +27,7 @@ import (
 	"spillway/agent/recording"
 	"spillway/agent/sampler"
 	"spillway/agent/status"
+	"spillway/agent/waits"
 	"spillway/cgroup"
 	"spillway/cri"
 )
@@ -80,7 +81,7 @@ type Agent struct {
 	habits   *habits        // nil without a cluster
 	timings  *timings       // likewise
 	mapper   *podmap.Mapper
-	podCPU   *podCPU          // nil: standalone
+	waits    *waits.Reader    // nil: standalone
 	runtime  *cri.Client      // nil: none here
 	kube     *kube.Client     // nil: standalone
 	cluster  *cluster.Reader  // likewise
@@ -192,7 +193,9 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	if !a.standalone {
-		a.podCPU = newPodCPU(a.tree, a.mapper)
+		if a.waits, err = waits.New(waits.Options{Tree: a.tree, Map: a.mapper.Map}); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.openExits(); err != nil {
 		return nil, err
@@ -374,8 +377,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		start("events", func(context.Context) error { return a.events.Run() }) // ends with the loop
 	}
 	start("journald", a.followJournal)
-	if a.podCPU != nil {
-		start("pod CPU", a.podCPU.run)
+	if a.waits != nil {
+		start("pod CPU", a.waits.Run)
 	}
 	start("loop", a.loop.run)
 	if a.opts.ConfigFile != "" {

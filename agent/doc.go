@@ -39,7 +39,7 @@
 //
 // Why a container ended is said by a goroutine beside the loop, agent/exits: it joins what pod status and the runtime tell with the OOM
 // kills and evictions of the published Status, asks for Events and volumes within a budget, and hands it all to agent/triage,
-// which is pure. Nothing of it holds the loop up. Another one reads each 15 s what pods wait for besides memory (podCPU), for
+// which is pure. Nothing of it holds the loop up. Another one reads each 15 s what pods wait for besides memory (agent/waits), for
 // metrics alone.
 //
 // # Failure
@@ -52,7 +52,7 @@
 //
 //	cmd
 //	agent
-//	observe once publish oom exits preflight self   (stations)
+//	observe once publish oom exits preflight self waits   (stations)
 //	sampler podmap kube evict brake reclaim ledger metrics recording config
 //	judge incident oom/domain                (pure)
 //	pressure policy ring status journal triage      (leaves; pressure, policy and triage are pure)

@@ -97,8 +97,8 @@ func (l *loop) pressureStatus() status.Pressure {
 
 func (l *loop) podsStatus() []status.Pod {
 	s := publish.Seen{Map: l.a.mapper.Map(), Ranking: l.judge.Ranking(), Readings: l.readings, Risks: l.history.Pods()}
-	if l.a.podCPU != nil {
-		s.Waits = *l.a.podCPU.view.Load()
+	if l.a.waits != nil {
+		s.Waits = l.a.waits.Pods()
 	}
 	return publish.Pods(s)
 }

@@ -24,7 +24,7 @@ var layers = []line{
 		reason: "cmd holds flags and subcommands only; nothing builds on a command"},
 	{name: "agent", rooms: []string{"agent"},
 		reason: "agent wires all parts together; a part that knows its wiring cannot be tested or replaced alone"},
-	{name: "stations", rooms: []string{"agent/observe", "agent/once", "agent/publish", "agent/oom", "agent/exits", "agent/preflight", "agent/self", "agent/report", "agent/events"},
+	{name: "stations", rooms: []string{"agent/observe", "agent/once", "agent/publish", "agent/oom", "agent/exits", "agent/preflight", "agent/self", "agent/report", "agent/events", "agent/waits"},
 		reason: "a station owns one stage of the loop or one goroutine and is tested through its constructor; agent hands one's results to the next"},
 	{name: "parts", rooms: []string{"agent/sampler", "agent/podmap", "agent/kube", "agent/evict", "agent/ledger", "agent/notify", "agent/metrics", "agent/recording", "agent/reclaim", "agent/brake", "agent/config"},
 		reason: "parts of the agent do not know each other; agent hands one's results to the next"},

@@ -57,11 +57,12 @@ var cells = []cell{
 		[]string{"TestKernelOOMKillDomains", "TestKernelOOMKillOfAChild", "TestKernelOOMKillOfAShortContainer",
 			"TestKernelOOMBurst", "TestKernelOOMKillsMissed", "TestKernelOOMLadder", "TestKernelOOMOfTheNode"}, "TestKernelOOM", true},
 	{"agent/oom", CgroupV2, []string{"needs v1"}, []string{"TestKernelBadInput", "TestKernelBadLockdown"}, badInput, false},
-	{"agent", CgroupV2, []string{"needs v1"}, []string{"TestKernelBadLedger", "TestKernelBadClock", "TestKernelThrottling", "TestKernelOOMKillReported"}, badInput, false},
+	{"agent", CgroupV2, []string{"needs v1"}, []string{"TestKernelBadLedger", "TestKernelBadClock", "TestKernelOOMKillReported"}, badInput, false},
+	{"agent/waits", CgroupV2, nil, []string{"TestKernelThrottling"}, "TestKernel", false},
 }
 
-// badInput selects the tests that take from the node what the agent needs, for good, and two that need nothing special.
-const badInput = "TestKernelBad|TestKernelThrottling|TestKernelOOMKillReported"
+// badInput selects the tests that take from the node what the agent needs, for good, and one that needs nothing special.
+const badInput = "TestKernelBad|TestKernelOOMKillReported"
 
 // TestKernels runs the packages that read the kernel on kernels and hierarchies that this machine does not have.
 func TestKernels(t *testing.T) {

@@ -1,4 +1,4 @@
-package agent
+package waits
 
 import (
 	"os"
@@ -12,16 +12,32 @@ import (
 	"spillway/test/oomnode"
 )
 
-// TestKernelThrottling: a container at its CPU limit is seen to be stopped by it, and what its pod was stopped in all stays
-// when it begins anew.
+// TestMain: a child does what its mode says.
+func TestMain(m *testing.M) {
+	oomnode.Child()
+	m.Run()
+}
+
+// reader is one whose looks are the test's.
+func reader(n *oomnode.Node, m *podmap.Map) *Reader {
+	n.T.Helper()
+	r, err := New(Options{Tree: n.Tree, Map: func() *podmap.Map { return m }})
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	return r
+}
+
+// TestKernelThrottling: a container at its CPU limit is seen to be throttled by it, and the sum of its pod stays when the
+// container is made again.
 func TestKernelThrottling(t *testing.T) {
 	n := oomnode.New(t)
 	pod, container, uid, id := n.Pod(1)
 	limit := cpuLimit(n, container)
 	m := &podmap.Map{Pods: []podmap.Pod{{UID: uid, Path: pod, Containers: []podmap.Container{{ID: id, Path: container}}}}}
-	c := newPodCPU(n.Tree, nil)
+	c := reader(n, m)
 	c.look(m)
-	first := (*c.view.Load())[uid]
+	first := c.Pods()[uid]
 	if first == nil || first.CPUThrottledPeriods != 0 {
 		t.Fatalf("at rest: %+v", first)
 	}
@@ -32,7 +48,7 @@ func TestKernelThrottling(t *testing.T) {
 		t.Helper()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 			c.look(m)
-			w := (*c.view.Load())[uid]
+			w := c.Pods()[uid]
 			// The kernel counts the time when a stop ends, which may be some periods later.
 			if w.CPUThrottledPeriods >= least && w.CPUThrottledSeconds > 0 {
 				return w
@@ -52,24 +68,24 @@ func TestKernelThrottling(t *testing.T) {
 	if n.V2() && (len(w.Pressure) != 3 || w.Pressure[1].Resource != "cpu" || w.Pressure[1].SomeSeconds <= 0) {
 		t.Errorf("pressure %+v, want that the pod waited for the CPU", w.Pressure)
 	}
-	// The container is made anew, and its counters begin at 0.
+	// The container is made again, and its counters begin at 0.
 	again := container + "1"
 	n.Mkdir(again)
 	m.Pods[0].Containers[0] = podmap.Container{ID: id + "1", Path: again}
 	c.look(m)
-	if now := (*c.view.Load())[uid]; now.CPUThrottledPeriods < w.CPUThrottledPeriods {
+	if now := c.Pods()[uid]; now.CPUThrottledPeriods < w.CPUThrottledPeriods {
 		t.Errorf("%d throttled periods after a restart, %d before", now.CPUThrottledPeriods, w.CPUThrottledPeriods)
 	}
 	// An agent that comes later counts from 0.
-	later := newPodCPU(n.Tree, nil)
+	later := reader(n, m)
 	m.Pods[0].Containers[0] = podmap.Container{ID: id, Path: container}
 	later.look(&podmap.Map{}) // before anything is mapped
 	later.look(m)
-	if now := (*later.view.Load())[uid]; now.CPUThrottledPeriods != 0 {
+	if now := later.Pods()[uid]; now.CPUThrottledPeriods != 0 {
 		t.Errorf("%d throttled periods from before the agent", now.CPUThrottledPeriods)
 	}
 	c.look(&podmap.Map{})
-	if left := *c.view.Load(); len(left) != 0 || len(c.last) != 0 {
+	if left := c.Pods(); len(left) != 0 || len(c.last) != 0 {
 		t.Errorf("pods that are gone are kept: %v, %v", left, c.last)
 	}
 }
@@ -109,8 +125,8 @@ func cpuLimit(n *oomnode.Node, path string) func(pid int) {
 	return func(pid int) { n.T.Helper(); set("cgroup.procs", strconv.Itoa(pid)) }
 }
 
-// BenchmarkPodCPU is one look at the 330 containers of 110 pods.
-func BenchmarkPodCPU(b *testing.B) {
+// BenchmarkLook is one look at the 330 containers of 110 pods.
+func BenchmarkLook(b *testing.B) {
 	n := oomnode.New(b)
 	m := new(podmap.Map)
 	for i := range 110 {
@@ -124,7 +140,7 @@ func BenchmarkPodCPU(b *testing.B) {
 		}
 		m.Pods = append(m.Pods, p)
 	}
-	c := newPodCPU(n.Tree, nil)
+	c := reader(n, m)
 	b.ReportAllocs()
 	for b.Loop() {
 		c.look(m)
