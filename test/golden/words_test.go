@@ -66,7 +66,10 @@ func (m *masks) text(s string) string {
 var (
 	gap  = regexp.MustCompile(` {2,}`)
 	plot = regexp.MustCompile(`[▁▂▃▄▅▆▇█]|^ *\^ \d`) // figures, and the moment of an incident among them
-	late = regexp.MustCompile(`; late: memory comes back in N s, the threshold is N s away`)
+	// How the node was when an incident began, and how far its series went, depends on the moment in which the answer came.
+	begun = regexp.MustCompile(`at level evict \([^()]*\)`)
+	reach = regexp.MustCompile(`until it$|to N s after it$`)
+	late  = regexp.MustCompile(`; late: memory comes back in N s, the threshold is N s away`)
 )
 
 // story masks an incident's story. Where its lines end depends on the figures in them: a paragraph or a table is one line.
@@ -79,7 +82,8 @@ func (m *masks) story(s string) string {
 				words = append(words, strings.Fields(line)...)
 			}
 		}
-		out = append(out, m.text(strings.Join(words, " ")))
+		line := begun.ReplaceAllString(m.text(strings.Join(words, " ")), "at level evict ($$REASON)")
+		out = append(out, reach.ReplaceAllString(line, "$$REACH"))
 	}
 	return strings.Join(out, "\n") + "\n"
 }
