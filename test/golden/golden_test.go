@@ -1,7 +1,7 @@
 // Package golden runs the real binary on a node of plain files, with a fake API server and kubelet, through short stories, and
-// compares all that it shows with the files in testdata: status, metrics, log, explanations, events of its own and of
-// Kubernetes, and the Evictions that it asks for. Moments, figures and names of the run are masked; names, labels, states,
-// structure and reasons are not. go test ./test/golden -update rewrites the files, once two runs agree.
+// compares all that it shows with the files in testdata: status, metrics, log, explanations, events, the story of an incident,
+// Kubernetes Events, and the Evictions that it asks for. Moments, figures and names of the run are masked; names, labels,
+// states, structure and reasons are not. go test ./test/golden -update rewrites the files, once two runs agree.
 package golden
 
 import (

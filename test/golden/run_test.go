@@ -263,6 +263,13 @@ func (r *run) show() error {
 	defer resp.Body.Close()
 	metrics, err := io.ReadAll(resp.Body)
 	r.files["metrics.txt"] = metrics
+	s, serr := status.Get(r.t.Context(), r.socket)
+	if err = errors.Join(err, serr); err != nil {
+		return err
+	}
+	for i := range s.Incidents { // one at most
+		err = errors.Join(err, r.print("incident.txt", "events", "show", s.Incidents[i].ID))
+	}
 	return errors.Join(err,
 		r.print("status.json", "status", "-o", "json"), r.print("status.txt", "status"),
 		r.print("explain.json", "explain", "shop/cart", "-o", "json"), r.print("explain.txt", "explain", "shop/cart"),
@@ -297,6 +304,8 @@ func (r *run) masked() (map[string]string, error) {
 		switch {
 		case name == "metrics.txt":
 			out[name], err = m.metrics(string(data))
+		case name == "incident.txt":
+			out[name] = m.story(string(data))
 		case strings.HasSuffix(name, ".json"):
 			out[name], err = m.document(data)
 		default:
@@ -304,6 +313,9 @@ func (r *run) masked() (map[string]string, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if strings.HasPrefix(name, "explain-leaky") { // it is asked for after the decision, on a busy machine long after
+			out[name] = late.ReplaceAllString(out[name], "")
 		}
 	}
 	if out["log.txt"], err = m.log(r.stderr.Bytes()); err != nil {

@@ -63,7 +63,30 @@ func (m *masks) text(s string) string {
 	})
 }
 
-var gap = regexp.MustCompile(` {2,}`)
+var (
+	gap  = regexp.MustCompile(` {2,}`)
+	plot = regexp.MustCompile(`[▁▂▃▄▅▆▇█]|^ *\^ \d`) // figures, and the moment of an incident among them
+	// How the node was when an incident began, and how far its series went, depends on the moment in which the answer came.
+	begun = regexp.MustCompile(`at level evict \([^()]*\)`)
+	reach = regexp.MustCompile(`until it$|to N s after it$`)
+	late  = regexp.MustCompile(`; late: memory comes back in N s, the threshold is N s away`)
+)
+
+// story masks an incident's story. Where its lines end depends on the figures in them: a paragraph or a table is one line.
+func (m *masks) story(s string) string {
+	var out []string
+	for paragraph := range strings.SplitSeq(s, "\n\n") {
+		var words []string
+		for line := range strings.Lines(paragraph) {
+			if !plot.MatchString(line) {
+				words = append(words, strings.Fields(line)...)
+			}
+		}
+		line := begun.ReplaceAllString(m.text(strings.Join(words, " ")), "at level evict ($$REASON)")
+		out = append(out, reach.ReplaceAllString(line, "$$REACH"))
+	}
+	return strings.Join(out, "\n") + "\n"
+}
 
 // table masks what a command prints for people; the width of a column depends on the figures in it.
 func (m *masks) table(s string) string {
