@@ -25,9 +25,9 @@ type Guard struct {
 
 // The guards that cases remove.
 var (
-	RuntimeHung = Guard{"hung-runtime", "agent/loop.go", "case runtime.Hung:", "case runtime.Hung && false:"}
-	KubeletDead = Guard{"dead-kubelet", "agent/loop.go", `lease.Load().dead(now); why != "" {`, `lease.Load().dead(now); why != "" && false {`}
-	PodsStale   = Guard{"stale-pods", "agent/loop.go", "case now.Sub(view.LastContact) > podContactMax:", "case now.Sub(view.LastContact) > podContactMax && false:"}
+	RuntimeHung = Guard{"hung-runtime", "agent/judge/hold.go", "when(c.RuntimeHung,", "when(c.RuntimeHung && false,"}
+	KubeletDead = Guard{"dead-kubelet", "agent/judge/hold.go", "return c.KubeletDead", `return ""`}
+	PodsStale   = Guard{"stale-pods", "agent/judge/hold.go", "when(c.PodsAge > podContactMax,", "when(c.PodsAge > podContactMax && false,"}
 	StateOnDisk = Guard{"state-on-disk", "agent/evict/evict.go", "if err := m.writeFirst(ctx, s.state); err != nil {", "if err := m.writeFirst(ctx, s.state); err != nil && false {"}
 	HourlyCap   = Guard{"hourly-cap", "agent/evict/round.go", "n >= m.opts.HourlyCap {", "n >= m.opts.HourlyCap && false {"}
 	Protection  = Guard{"protection", "agent/policy/protect.go", "return optedOut(c.Pod, AnnotationEvict)", `return ""`}
