@@ -24,19 +24,19 @@ func TestNothingIsAllocated(t *testing.T) {
 	node := tree.Node()
 	defer node.Close()
 	for name, f := range map[string]func() error{
-		"Memory":         func() error { var m Memory; return g.Memory(&m) },
-		"Memory of /":    func() error { var m Memory; return root.Memory(&m) },
-		"Usage":          func() error { return second(g.Usage()) },
-		"Usage of /":     func() error { return second(root.Usage()) },
-		"Events":         func() error { var e Events; return g.Events(&e) },
-		"Pressure":       func() error { var p Pressure; return g.Pressure(&p) },
-		"PressureOf cpu": func() error { var p Pressure; return g.PressureOf(CPUPressure, &p) },
-		"CPU":            func() error { var c CPU; return g.CPU(&c) },
-		"Meminfo":        func() error { var m Meminfo; return node.Meminfo(&m) },
-		"Vmstat":         func() error { var v Vmstat; return node.Vmstat(&v) },
-		"Node.Pressure":  func() error { var p Pressure; return node.Pressure(&p) },
-		"shared Meminfo": func() error { var m Meminfo; return tree.Meminfo(&m) },
-		"NodePressure":   func() error { var p Pressure; return tree.NodePressure(&p) },
+		"Memory":          func() error { var m Memory; return g.Memory(&m) },
+		"Memory of /":     func() error { var m Memory; return root.Memory(&m) },
+		"Usage":           func() error { return second(g.Usage()) },
+		"Usage of /":      func() error { return second(root.Usage()) },
+		"Events":          func() error { var e Events; return g.Events(&e) },
+		"PressureOf":      func() error { var p Pressure; return g.PressureOf(MemoryPressure, &p) },
+		"PressureOf cpu":  func() error { var p Pressure; return g.PressureOf(CPUPressure, &p) },
+		"CPU":             func() error { var c CPU; return g.CPU(&c) },
+		"Meminfo":         func() error { var m Meminfo; return node.Meminfo(&m) },
+		"Vmstat":          func() error { var v Vmstat; return node.Vmstat(&v) },
+		"Node.PressureOf": func() error { var p Pressure; return node.PressureOf(MemoryPressure, &p) },
+		"shared Meminfo":  func() error { var m Meminfo; return tree.Meminfo(&m) },
+		"NodePressure":    func() error { var p Pressure; return tree.NodePressure(&p) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var ue *UnsupportedError

@@ -202,12 +202,12 @@ func BenchmarkPressure(b *testing.B) {
 	tree := host(b)
 	g := newGroup(b, tree).open(b, tree)
 	var p Pressure
-	if err := g.Pressure(&p); err != nil {
+	if err := g.PressureOf(MemoryPressure, &p); err != nil {
 		b.Skip(err)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := g.Pressure(&p); err != nil {
+		if err := g.PressureOf(MemoryPressure, &p); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -71,7 +71,7 @@ func TestErrorsNamePathFileAndInput(t *testing.T) {
 		{"swap", "memory.swap.current", "1\n2\n", memory, `parse /g/memory.swap.current: "1\n2\n": not a single value`},
 		{"limit", "memory.max", "many\n", func(g *Group) error { return second(g.Limit()) }, `parse /g/memory.max: "many\n": not a number`},
 		{"events", "memory.events", "max\n", func(g *Group) error { return g.Events(new(Events)) }, `parse /g/memory.events: "max": not a number`},
-		{"pressure", "memory.pressure", "some total=1\n", func(g *Group) error { return g.Pressure(new(Pressure)) }, `parse /g/memory.pressure: "some total=1": required key is missing`},
+		{"pressure", "memory.pressure", "some total=1\n", func(g *Group) error { return g.PressureOf(MemoryPressure, new(Pressure)) }, `parse /g/memory.pressure: "some total=1": required key is missing`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g, _, err := fakeGroup(t, files(c.file, c.text))

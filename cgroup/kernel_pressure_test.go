@@ -125,14 +125,14 @@ func TestKernelPressureSwitchedOff(t *testing.T) {
 	for _, opened := range []bool{true, false} {
 		writeTo(t, sw, "0")
 		var ue *UnsupportedError
-		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) || !strings.Contains(ue.Needs, "cgroup.pressure=1") {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) || !strings.Contains(ue.Needs, "cgroup.pressure=1") {
 			t.Errorf("cgroup.pressure=0, file open %v: %v, want an UnsupportedError", opened, err)
 		}
-		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) {
 			t.Errorf("again: %v, want an UnsupportedError", err)
 		}
 		writeTo(t, sw, "1")
-		if err := g.Pressure(new(Pressure)); err != nil {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); err != nil {
 			t.Errorf("cgroup.pressure=1 again: %v", err)
 		}
 		g.Close()
@@ -151,7 +151,7 @@ func TestKernelPressureWithoutV2Cgroup(t *testing.T) {
 		removeDir(t, dir)
 	}
 	var ue *UnsupportedError
-	if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
+	if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
 		t.Errorf("Pressure without a v2 cgroup: %v, want an UnsupportedError", err)
 	}
 	if err := g.CPU(new(CPU)); !errors.As(err, &ue) {
@@ -168,7 +168,7 @@ func TestKernelPressureWithoutV2Cgroup(t *testing.T) {
 		}
 		pressureOrSkip(t, g, MemoryPressure)
 		removeDir(t, dir)
-		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || ue.Needs != "the same cgroup in the v2 hierarchy" {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) || ue.Needs != "the same cgroup in the v2 hierarchy" {
 			t.Errorf("Pressure after the v2 cgroup was removed: %v", err)
 		}
 	}

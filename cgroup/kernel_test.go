@@ -205,7 +205,7 @@ func gone(t *testing.T, g *Group) {
 		t.Errorf("Memory of a removed cgroup left %v, %v in the caller's struct", m.Usage, m.WorkingSet)
 	}
 	if g.tree.unified != nil {
-		if err := g.Pressure(new(Pressure)); !errors.Is(err, ErrGone) {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.Is(err, ErrGone) {
 			t.Errorf("Pressure of a removed cgroup: %v, want ErrGone", err)
 		}
 	}
@@ -233,7 +233,7 @@ func TestKernelRecreatedGroupIsNotTheOldOne(t *testing.T) {
 					}
 				}
 				check(old.Events(new(Events)))
-				check(old.Pressure(new(Pressure)))
+				check(old.PressureOf(MemoryPressure, new(Pressure)))
 				check(old.CPU(new(CPU)))
 			}
 			cg.remove(t)

@@ -116,11 +116,8 @@ func setAbsent(fields []*Amount) {
 	}
 }
 
-// Pressure reads /proc/pressure/memory. It is an UnsupportedError where the kernel has no PSI or has it off. On an error
-// p is zero, which is no reading.
-func (n *Node) Pressure(p *Pressure) error { return n.PressureOf(MemoryPressure, p) }
-
-// PressureOf is Pressure for any resource.
+// PressureOf reads /proc/pressure/memory, or that of another resource. It is an UnsupportedError where the kernel has no PSI or
+// has it off. On an error p is zero, which is no reading.
 func (n *Node) PressureOf(r Resource, p *Pressure) error {
 	*p = Pressure{}
 	if r >= numResources {
@@ -207,7 +204,7 @@ func (t *Tree) Vmstat(v *Vmstat) error {
 	return t.node.Vmstat(v)
 }
 
-// NodePressure is Node.Pressure for callers that share the tree; they wait for each other.
+// NodePressure is NodePressureOf for memory.
 func (t *Tree) NodePressure(p *Pressure) error { return t.NodePressureOf(MemoryPressure, p) }
 
 // NodePressureOf is Node.PressureOf for callers that share the tree; they wait for each other.

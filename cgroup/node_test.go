@@ -81,7 +81,7 @@ func TestNodeErrors(t *testing.T) {
 	}
 	pressure := func(n *Node) error {
 		p := Pressure{Some: Line{Total: 7}}
-		err := n.Pressure(&p)
+		err := n.PressureOf(MemoryPressure, &p)
 		if err != nil && p != (Pressure{}) {
 			t.Errorf("after %v the pressure is %+v", err, p)
 		}
@@ -128,7 +128,7 @@ func TestNodeWithoutPressureAllocatesNothing(t *testing.T) {
 	n := openNode(t, t.TempDir())
 	var p Pressure
 	var err error
-	if a := testing.AllocsPerRun(100, func() { err = n.Pressure(&p) }); a != 0 || err == nil {
+	if a := testing.AllocsPerRun(100, func() { err = n.PressureOf(MemoryPressure, &p) }); a != 0 || err == nil {
 		t.Errorf("%v allocations, %v", a, err)
 	}
 }
@@ -224,7 +224,7 @@ func TestKernelPressureNotSupported(t *testing.T) {
 		defer n.Close()
 		n.pressures[MemoryPressure].fd = unreadable(t, tree)
 		for range 2 {
-			if err := n.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
+			if err := n.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
 				t.Errorf("%v, want an UnsupportedError", err)
 			}
 		}
@@ -232,7 +232,7 @@ func TestKernelPressureNotSupported(t *testing.T) {
 	t.Run("cgroup", func(t *testing.T) {
 		g := newGroup(t, tree).open(t, tree)
 		g.later[laterPressure].fd = unreadable(t, tree)
-		if err := g.Pressure(new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
+		if err := g.PressureOf(MemoryPressure, new(Pressure)); !errors.As(err, &ue) || errors.Is(err, ErrGone) {
 			t.Errorf("%v, want an UnsupportedError", err)
 		}
 	})

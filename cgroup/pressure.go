@@ -50,12 +50,9 @@ type Pressure struct {
 	HasFull bool // false where the kernel prints no "full" line (cpu before 5.13)
 }
 
-// Pressure reads memory.pressure of the cgroup. On a hybrid node it is that of the same path in the v2 hierarchy. It is an
-// UnsupportedError on v1, where that path does not exist, and where PSI is off.
-func (g *Group) Pressure(p *Pressure) error { return g.PressureOf(MemoryPressure, p) }
-
-// PressureOf is Pressure for any resource. It does not allocate once the file is open. On an error p is zero, which is
-// no reading.
+// PressureOf reads memory.pressure of the cgroup, or that of another resource. On a hybrid node it is that of the same path in
+// the v2 hierarchy. It is an UnsupportedError on v1, where that path does not exist, and where PSI is off. It does not allocate
+// once the file is open. On an error p is zero, which is no reading.
 func (g *Group) PressureOf(r Resource, p *Pressure) error {
 	*p = Pressure{}
 	if r >= numResources {

@@ -103,9 +103,6 @@ func (s *Series) History(dst []HistoryPoint, scratch []uint64) ([]HistoryPoint, 
 // Containers returns the leaves that are followed; the slice is immutable.
 func (s *Series) Containers() []*Container { return *s.containers.Load() }
 
-// Gone reports whether the cgroup was removed.
-func (c *Container) Gone() bool { return c.gone.Load() }
-
 // Newest returns the newest reading; ok is false when there is none yet. It is renewed each 2 s, and in each sweep
 // while its pod grows.
 func (c *Container) Newest() (x GroupSample, ok bool) {

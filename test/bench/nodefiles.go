@@ -30,11 +30,13 @@ func (n *nodeFiles) close() {
 	}
 }
 
-func (n *nodeFiles) hasPressure() bool { return n.node.Pressure(&n.psi) == nil }
+func (n *nodeFiles) hasPressure() bool {
+	return n.node.PressureOf(cgroup.MemoryPressure, &n.psi) == nil
+}
 
 func (n *nodeFiles) meminfo() error  { return n.node.Meminfo(&n.info) }
 func (n *nodeFiles) vmstat() error   { return n.node.Vmstat(&n.vm) }
-func (n *nodeFiles) pressure() error { return n.node.Pressure(&n.psi) }
+func (n *nodeFiles) pressure() error { return n.node.PressureOf(cgroup.MemoryPressure, &n.psi) }
 
 // bare returns a contender that only calls pread; toEnd reads on until the end, for files of which one read is a page.
 func (n *nodeFiles) bare(name string, toEnd bool) *contender {

@@ -65,7 +65,7 @@ func readers(ctx context.Context, turns, groups int, out io.Writer) (err error) 
 		{what: "/proc/vmstat", unit: "read", ours: &contender{name: "Node.Vmstat", per: 1, do: node.vmstat}, bare: node.bare("vmstat", true)},
 	}
 	if node.hasPressure() {
-		rows = append(rows, row{what: "/proc/pressure/memory", unit: "read", ours: &contender{name: "Node.Pressure", per: 1, do: node.pressure}, bare: node.bare("pressure/memory", false)})
+		rows = append(rows, row{what: "/proc/pressure/memory", unit: "read", ours: &contender{name: "Node.PressureOf", per: 1, do: node.pressure}, bare: node.bare("pressure/memory", false)})
 	}
 	rows = append(rows, ringRows()...)
 	for _, r := range rows {
@@ -112,7 +112,7 @@ func (s *sweep) add(name string) error {
 		return err
 	}
 	s.groups = append(s.groups, group)
-	err = group.Pressure(&s.psi)
+	err = group.PressureOf(cgroup.MemoryPressure, &s.psi)
 	s.pressure = err == nil
 	var missing *cgroup.UnsupportedError
 	if err != nil && !errors.As(err, &missing) {
@@ -173,7 +173,7 @@ func (s *sweep) ours() error {
 			return err
 		}
 		if s.pressure {
-			if err := g.Pressure(&s.psi); err != nil {
+			if err := g.PressureOf(cgroup.MemoryPressure, &s.psi); err != nil {
 				return err
 			}
 		}

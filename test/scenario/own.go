@@ -164,9 +164,6 @@ func (o *Own) Kill() {
 	o.cmd = nil
 }
 
-// Ended is the channel on which the end of the agent is told.
-func (o *Own) Ended() <-chan error { return o.done }
-
 // Apart gives the agent a mount namespace of its own from its next start on: what is mounted there only it meets.
 func (o *Own) Apart() { o.wrap = []string{"unshare", "--mount"} }
 
