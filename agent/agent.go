@@ -107,7 +107,7 @@ type Agent struct {
 	modes       chan config.Mode   // capacity 1: that the loop changed to
 	lookEvery   time.Duration      // at the file
 	events      *events.Store      // nil: standalone
-	sources     sources
+	sources     *status.Sources
 
 	loop loop
 }
@@ -134,7 +134,7 @@ func New(opts Options) (*Agent, error) {
 			return nil, errors.New("no node name: set NODE_NAME or --node-name to the name of this node's Node object, or use --standalone")
 		}
 	}
-	a.sources.init(a.log)
+	a.sources = status.NewSources(a.log, journal.MessageSource)
 	a.metrics = metrics.New(opts.Version, opts.Config.Metrics.PodSeries, a.snapshot.Load)
 	ok := false
 	defer func() {
@@ -146,9 +146,9 @@ func New(opts Options) (*Agent, error) {
 		return nil, fmt.Errorf("open cgroups: %w", err)
 	}
 	if a.tree.Namespaced() {
-		a.sources.set("cgroup", status.Degraded, "this is the cgroup namespace of a container, not the node's tree: mount the host's /sys/fs/cgroup and name it with --cgroup-root")
+		a.sources.Set("cgroup", status.Degraded, "this is the cgroup namespace of a container, not the node's tree: mount the host's /sys/fs/cgroup and name it with --cgroup-root")
 	} else {
-		a.sources.set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot(), a.tree.ProcessSource()))
+		a.sources.Set("cgroup", status.OK, fmt.Sprintf("%s, memory controller v%d at %s, ends of processes from %s", a.tree.Mode(), a.tree.MemoryVersion(), a.tree.MemoryRoot(), a.tree.ProcessSource()))
 	}
 	if err := a.openPreflight(); err != nil {
 		return nil, err
@@ -208,22 +208,22 @@ func New(opts Options) (*Agent, error) {
 func (a *Agent) openRuntime() {
 	a.runtimeView.Store(&cri.View{})
 	if a.standalone || a.cfg.CRI.Endpoint == "none" {
-		a.sources.set("cri", status.Off, "not used")
+		a.sources.Set("cri", status.Off, "not used")
 		return
 	}
 	client, err := cri.Dial(cri.Options{Endpoint: a.cfg.CRI.Endpoint, PollOnly: !a.cfg.CRI.Events, Logger: a.log})
 	if err != nil {
-		a.sources.set("cri", status.Degraded, err.Error())
+		a.sources.Set("cri", status.Degraded, err.Error())
 		return
 	}
 	a.runtime = client
-	a.sources.set("cri", status.Degraded, "not connected yet")
+	a.sources.Set("cri", status.Degraded, "not connected yet")
 }
 
 func (a *Agent) openCluster() error {
 	if a.standalone {
-		a.sources.set("api-server", status.Off, "standalone")
-		a.sources.set("kubelet-config", status.Off, "standalone")
+		a.sources.Set("api-server", status.Off, "standalone")
+		a.sources.Set("kubelet-config", status.Off, "standalone")
 		return nil
 	}
 	client, err := kube.New(kube.Options{Kubeconfig: a.opts.Kubeconfig, NodeName: a.opts.NodeName, UserAgent: "spillway/" + a.opts.Version,
@@ -232,10 +232,10 @@ func (a *Agent) openCluster() error {
 		return fmt.Errorf("%w (use --standalone on a machine without Kubernetes)", err)
 	}
 	a.kube = client
-	a.cluster = cluster.New(cluster.Options{Client: client, Settings: clusterSettings(&a.cfg), V2: a.tree.MemoryVersion() == 2, Source: a.sources.set, Logger: a.log})
+	a.cluster = cluster.New(cluster.Options{Client: client, Settings: clusterSettings(&a.cfg), V2: a.tree.MemoryVersion() == 2, Source: a.sources.Set, Logger: a.log})
 	client.PauseFor(config.PausedBeside(a.opts.ConfigFile, kube.PauseKey)) // before the first look of watchConfig
-	a.sources.set("api-server", status.Degraded, "not connected yet")
-	a.sources.set("kubelet-config", status.Degraded, "not read yet")
+	a.sources.Set("api-server", status.Degraded, "not connected yet")
+	a.sources.Set("kubelet-config", status.Degraded, "not read yet")
 	a.openHabits()
 	a.openTimings()
 	a.evicts, err = evict.New(evict.Options{
@@ -371,7 +371,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		// A taken port degrades the agent, it does not stop it; it is tried again.
 		start("metrics", func(ctx context.Context) error { return a.serveMetrics(ctx, address) })
 	} else {
-		a.sources.set("metrics", status.Off, "no address given")
+		a.sources.Set("metrics", status.Off, "no address given")
 	}
 	if a.events != nil {
 		start("events", func(context.Context) error { return a.events.Run() }) // ends with the loop
@@ -384,7 +384,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.opts.ConfigFile != "" {
 		start("config", a.watchConfig)
 	} else {
-		a.sources.set("config", status.Off, "no file given: all settings have their defaults")
+		a.sources.Set("config", status.Off, "no file given: all settings have their defaults")
 	}
 
 	var err error
@@ -418,13 +418,13 @@ func (a *Agent) serveMetrics(ctx context.Context, address string) error {
 	for {
 		l, err := metrics.Listen(ctx, address)
 		if err == nil {
-			a.sources.set("metrics", status.OK, address)
+			a.sources.Set("metrics", status.OK, address)
 			err = a.metrics.Serve(ctx, l, a.Alive)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		a.sources.set("metrics", status.Degraded, err.Error())
+		a.sources.Set("metrics", status.Degraded, err.Error())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -451,13 +451,13 @@ func (a *Agent) followRuntime(ctx context.Context) error {
 		}
 		switch {
 		case v.Err != "":
-			a.sources.set("cri", status.Degraded, v.Err+"; pods are mapped by cgroup names and the API server alone")
+			a.sources.Set("cri", status.Degraded, v.Err+"; pods are mapped by cgroup names and the API server alone")
 		case v.Synced:
 			how := "events"
 			if !v.Events {
 				how = "polling: no event stream"
 			}
-			a.sources.set("cri", status.OK, how)
+			a.sources.Set("cri", status.OK, how)
 		}
 		if v.Revision != revision {
 			revision = v.Revision

@@ -50,15 +50,15 @@ func (a *Agent) observeBrakes() {
 	}
 	switch {
 	case m.Fault() != "":
-		a.sources.set("brake", status.Degraded, m.Fault())
+		a.sources.Set("brake", status.Degraded, m.Fault())
 	case m.SetAside() != "":
-		a.sources.set("brake", status.Degraded, "the list of brakes could not be used and is "+m.SetAside()+" now: a pod that it named may still have memory.high set")
+		a.sources.Set("brake", status.Degraded, "the list of brakes could not be used and is "+m.SetAside()+" now: a pod that it named may still have memory.high set")
 	case m.Off() != "":
-		a.sources.set("brake", status.Off, m.Off())
+		a.sources.Set("brake", status.Off, m.Off())
 	case m.Never() != "":
-		a.sources.set("brake", status.Degraded, m.Never())
+		a.sources.Set("brake", status.Degraded, m.Never())
 	default:
-		a.sources.set("brake", status.OK, "")
+		a.sources.Set("brake", status.OK, "")
 	}
 }
 

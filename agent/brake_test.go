@@ -17,6 +17,7 @@ import (
 	"spillway/agent/brake"
 	"spillway/agent/config"
 	"spillway/agent/evict"
+	"spillway/agent/journal"
 	"spillway/agent/podmap"
 	"spillway/agent/policy"
 	"spillway/agent/pressure"
@@ -135,7 +136,7 @@ func TestBrakeOfAVictim(t *testing.T) {
 		t.Errorf("explained %+v", b)
 	}
 	l.a.observeBrakes()
-	if s := l.a.sources.list(); !slices.ContainsFunc(s, func(s status.Source) bool { return s.Name == "brake" && s.State == status.OK }) {
+	if s := l.a.sources.List(); !slices.ContainsFunc(s, func(s status.Source) bool { return s.Name == "brake" && s.State == status.OK }) {
 		t.Errorf("sources %+v", s)
 	}
 	l.followBrakes(time.Now())
@@ -244,10 +245,10 @@ func TestNoBrake(t *testing.T) {
 			if tc.source != "" {
 				want = status.Off
 			}
-			if !slices.ContainsFunc(l.a.sources.list(), func(s status.Source) bool {
+			if !slices.ContainsFunc(l.a.sources.List(), func(s status.Source) bool {
 				return s.Name == "brake" && s.State == want && strings.Contains(s.Detail, tc.source)
 			}) {
-				t.Errorf("sources %+v", l.a.sources.list())
+				t.Errorf("sources %+v", l.a.sources.List())
 			}
 		})
 	}
@@ -289,7 +290,7 @@ func TestBrakeFaults(t *testing.T) {
 			text := strings.ReplaceAll(tc.file, "ID", cgroup.Amount(g.ID()).String())
 			g.Close()
 			a := &Agent{tree: tree, cfg: config.Default(), opts: Options{StateDir: state}, log: slog.New(slog.DiscardHandler)}
-			a.sources.init(a.log)
+			a.sources = status.NewSources(a.log, journal.MessageSource)
 			keep(t, a)
 			if err := errors.Join(a.ledger.Document(brakesDocument).Save([]byte(text)), a.openBrake()); err != nil {
 				t.Fatal(err)
@@ -305,7 +306,7 @@ func TestBrakeFaults(t *testing.T) {
 				}
 			}
 			a.observeBrakes()
-			if s := a.sources.list(); len(s) != 1 || s[0].State != status.Degraded || !strings.Contains(s[0].Detail, tc.want) {
+			if s := a.sources.List(); len(s) != 1 || s[0].State != status.Degraded || !strings.Contains(s[0].Detail, tc.want) {
 				t.Errorf("sources %+v, want %q", s, tc.want)
 			}
 		})

@@ -27,9 +27,9 @@ func (a *Agent) openReclaim() (err error) {
 // nameReclaim says whether page cache is reclaimed.
 func (a *Agent) nameReclaim() {
 	if a.cfg.ReclaimCache {
-		a.sources.set("reclaim", status.OK, "not needed yet")
+		a.sources.Set("reclaim", status.OK, "not needed yet")
 	} else {
-		a.sources.set("reclaim", status.Off, "switched off: reclaimCache is false")
+		a.sources.Set("reclaim", status.Off, "switched off: reclaimCache is false")
 	}
 }
 
@@ -182,9 +182,9 @@ func (l *loop) reclaimed(r reclaim.Result) {
 	rec.Count, rec.Back = l.a.reclaims.Totals()
 	l.tell(now, rec)
 	if never := l.a.reclaims.Never(); never != "" {
-		l.a.sources.set("reclaim", status.Degraded, never)
+		l.a.sources.Set("reclaim", status.Degraded, never)
 	} else if a.Answer.Refused == "" && a.Answer.Err == nil {
-		l.a.sources.set("reclaim", status.OK, "")
+		l.a.sources.Set("reclaim", status.OK, "")
 	}
 }
 

@@ -37,7 +37,7 @@ type habits struct {
 	ending  map[string]*policy.Pod // on their way out, by UID
 	seenAt  time.Time
 	savedAt time.Time
-	sources *sources
+	sources *status.Sources
 }
 
 // kept is a document on its way to the disk.
@@ -56,7 +56,7 @@ type calmState struct {
 
 // openHabits takes over what the agent before this one learned. What cannot be read is learned again.
 func (a *Agent) openHabits() {
-	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]*policy.Pod{}, sources: &a.sources}
+	a.habits = &habits{saves: make(chan kept, keepSaves), ending: map[string]*policy.Pod{}, sources: a.sources}
 	if a.ledger == nil {
 		return
 	}
@@ -73,10 +73,10 @@ func (a *Agent) openHabits() {
 		err = a.habits.learned.Load(time.Now(), data)
 	}
 	if err != nil {
-		a.sources.set("habits", status.Degraded, err.Error()+"; they are learned again")
+		a.sources.Set("habits", status.Degraded, err.Error()+"; they are learned again")
 		return
 	}
-	a.sources.set("habits", status.OK, "kept in the ledger")
+	a.sources.Set("habits", status.OK, "kept in the ledger")
 }
 
 // run writes what was learned, until ctx ends.
@@ -93,10 +93,10 @@ func (h *habits) run(ctx context.Context) error {
 
 func (h *habits) write(k kept) {
 	if err := k.to.Save(k.data); err != nil {
-		h.sources.set("habits", status.Degraded, "write what was learned of workloads and node: "+err.Error())
+		h.sources.Set("habits", status.Degraded, "write what was learned of workloads and node: "+err.Error())
 		return
 	}
-	h.sources.set("habits", status.OK, "kept in the ledger")
+	h.sources.Set("habits", status.OK, "kept in the ledger")
 }
 
 // keepLearned writes what was learned since the last time: a rollout of the agent loses nothing. The loop has ended, the ledger
@@ -151,7 +151,7 @@ func (h *habits) keep(now time.Time) {
 	}
 	data, err := h.learned.Save()
 	if err != nil {
-		h.sources.set("habits", status.Degraded, "encode what was learned of workloads: "+err.Error())
+		h.sources.Set("habits", status.Degraded, "encode what was learned of workloads: "+err.Error())
 		return
 	}
 	h.save(h.store, data)
@@ -162,7 +162,7 @@ func (h *habits) save(to *ledger.Document, data []byte) {
 	select {
 	case h.saves <- kept{to, data}:
 	default:
-		h.sources.set("habits", status.Degraded, "the disk is too slow for what was learned of workloads and node")
+		h.sources.Set("habits", status.Degraded, "the disk is too slow for what was learned of workloads and node")
 	}
 }
 

@@ -48,7 +48,7 @@ func TestIncidentOfAKernelKill(t *testing.T) {
 	for limit := time.Now().Add(40 * time.Second); found == nil; {
 		l, err := status.GetEvents(t.Context(), socket, q)
 		if err != nil || time.Now().After(limit) {
-			t.Fatalf("no incident: %v; kills %+v, sources %+v", err, a.snapshot.Load().OOMKills, a.sources.list())
+			t.Fatalf("no incident: %v; kills %+v, sources %+v", err, a.snapshot.Load().OOMKills, a.sources.List())
 		}
 		for i, e := range l.Events {
 			if e.Type == status.EventIncident && e.Pod == p.name {

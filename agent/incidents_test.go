@@ -20,6 +20,7 @@ import (
 
 	"spillway/agent/config"
 	"spillway/agent/incident"
+	"spillway/agent/journal"
 	"spillway/agent/judge"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
@@ -43,7 +44,7 @@ func recordedLife(t testing.TB, dir string, out io.Writer) (l *loop, end func())
 		t.Fatal(err)
 	}
 	a := &Agent{cfg: config.Default(), opts: Options{StateDir: dir, NodeName: "node-1"}, log: slog.New(slog.NewJSONHandler(out, nil)), tree: tree, begin: time.Now(), kills: make(chan status.OOMKill, 256)}
-	a.sources.init(a.log)
+	a.sources = status.NewSources(a.log, journal.MessageSource)
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	if a.samples, err = sampler.New(sampler.Options{Tree: tree}); err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ func (a *Agent) followJournal(ctx context.Context) error {
 func (a *Agent) observeJournal() {
 	h := a.opts.Journal
 	if h == nil {
-		a.sources.set("journald", status.Off, "the log goes to stderr alone")
+		a.sources.Set("journald", status.Off, "the log goes to stderr alone")
 		return
 	}
 	err := h.Check()
@@ -37,11 +37,11 @@ func (a *Agent) observeJournal() {
 	}
 	switch {
 	case err == nil:
-		a.sources.set("journald", status.OK, "native socket"+detail)
+		a.sources.Set("journald", status.OK, "native socket"+detail)
 	case h.Seen():
-		a.sources.set("journald", status.Degraded, err.Error()+detail)
+		a.sources.Set("journald", status.Degraded, err.Error()+detail)
 	default: // many nodes have none
-		a.sources.set("journald", status.Off, err.Error())
+		a.sources.Set("journald", status.Off, err.Error())
 	}
 }
 

@@ -20,11 +20,11 @@ func TestJournaldComesAndGoes(t *testing.T) {
 	}
 	defer h.Close()
 	a := &Agent{opts: Options{Journal: h}, log: slog.New(slog.DiscardHandler)}
-	a.sources.init(a.log)
+	a.sources = status.NewSources(a.log, journal.MessageSource)
 	want := func(state, detail string) {
 		t.Helper()
 		a.observeJournal()
-		src := a.sources.list()[0]
+		src := a.sources.List()[0]
 		if src.Name != "journald" || src.State != state || !strings.Contains(src.Detail, detail) {
 			t.Errorf("source %+v, want %s with %q", src, state, detail)
 		}

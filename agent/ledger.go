@@ -18,7 +18,7 @@ const (
 // openLedger opens what survives a restart. Standalone, nothing does.
 func (a *Agent) openLedger() (err error) {
 	if a.standalone {
-		a.sources.set("ledger", status.Off, "standalone")
+		a.sources.Set("ledger", status.Off, "standalone")
 		return nil
 	}
 	if a.ledger, err = ledger.Open(ledger.Options{Dir: a.opts.StateDir, Logger: a.log}); err != nil {
@@ -58,14 +58,14 @@ func (a *Agent) observeLedger() {
 	}
 	switch s := a.ledger.Stats(); {
 	case fault != "":
-		a.sources.set("ledger", status.Degraded, fault)
+		a.sources.Set("ledger", status.Degraded, fault)
 	case aside != "":
 		why := "what was kept could not be used and is " + aside + " now: a full cooldown went before the first eviction"
-		a.sources.set("ledger", status.Degraded, why)
+		a.sources.Set("ledger", status.Degraded, why)
 	case s.Dropped > 0:
-		a.sources.set("ledger", status.Degraded, fmt.Sprintf("%d OOM kills or parts of incidents were not kept: the disk did not keep up", s.Dropped))
+		a.sources.Set("ledger", status.Degraded, fmt.Sprintf("%d OOM kills or parts of incidents were not kept: the disk did not keep up", s.Dropped))
 	default:
-		a.sources.set("ledger", status.OK, a.ledger.Path())
+		a.sources.Set("ledger", status.OK, a.ledger.Path())
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"spillway/agent/config"
 	"spillway/agent/evict"
+	"spillway/agent/journal"
 	"spillway/agent/ledger"
 	"spillway/agent/metrics"
 	"spillway/agent/policy"
@@ -39,7 +40,7 @@ func keep(t *testing.T, a *Agent) {
 func keeper(t *testing.T, dir string, log *bytes.Buffer) *Agent {
 	t.Helper()
 	a := &Agent{cfg: config.Default(), opts: Options{StateDir: dir}, log: slog.New(slog.NewTextHandler(log, nil)), kills: make(chan status.OOMKill, 256)}
-	a.sources.init(a.log)
+	a.sources = status.NewSources(a.log, journal.MessageSource)
 	a.metrics = metrics.New("1.0", metrics.DefaultPods, a.snapshot.Load)
 	return a
 }
@@ -55,7 +56,7 @@ func lives(t *testing.T, dir string, f func(t *testing.T, a *Agent)) {
 }
 
 func (a *Agent) source(name string) status.Source {
-	for _, s := range a.sources.list() {
+	for _, s := range a.sources.List() {
 		if s.Name == name {
 			return s
 		}

@@ -46,7 +46,7 @@ func (a *Agent) keepMode(ctx context.Context) error {
 			kept = keptMode{Mode: mode, Since: time.Now().UTC().Truncate(time.Second), Before: kept.Mode}
 			a.tellMode(doc, &kept)
 		}
-		a.sources.set("mode", status.OK, kept.String())
+		a.sources.Set("mode", status.OK, kept.String())
 		select {
 		case mode = <-a.modes:
 		case <-ctx.Done():

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"spillway/agent/config"
+	"spillway/agent/journal"
 	"spillway/agent/ledger"
+	"spillway/agent/status"
 )
 
 // TestEvictionsGoOffUnseen: an agent that observes where the one before it evicted says so once, and status names both modes
@@ -36,7 +38,7 @@ func TestEvictionsGoOffUnseen(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := &Agent{log: slog.New(slog.NewTextHandler(&log, nil)), ledger: l, modes: make(chan config.Mode, 1)}
-			a.sources.init(a.log)
+			a.sources = status.NewSources(a.log, journal.MessageSource)
 			a.current.Store(&config.Config{Mode: step.start})
 			ctx, cancel := context.WithCancel(t.Context())
 			go a.keepMode(ctx)
@@ -48,7 +50,7 @@ func TestEvictionsGoOffUnseen(t *testing.T) {
 			cancel()
 			synctest.Wait()
 			from, before, _ := strings.Cut(step.source, ", ")
-			if got := a.sources.list()[0].Detail; !strings.HasPrefix(got, from) || !strings.HasSuffix(got, before) || strings.Contains(got, "before") != (before != "") {
+			if got := a.sources.List()[0].Detail; !strings.HasPrefix(got, from) || !strings.HasSuffix(got, before) || strings.Contains(got, "before") != (before != "") {
 				t.Errorf("%s: source %q, want %q", step.name, got, step.source)
 			}
 			if err := l.Close(); err != nil {

@@ -10,7 +10,7 @@ import (
 func (a *Agent) openOOM() (err error) {
 	a.oom, err = oom.Open(oom.Options{
 		Tree: a.tree, Mapper: a.mapper, Clock: a.samples.Now, Report: a.report, Missed: a.metrics.OOMMissed,
-		State:      func(state, detail string) { a.sources.set("oom-tracer", state, detail) },
+		State:      func(state, detail string) { a.sources.Set("oom-tracer", state, detail) },
 		NamesLater: !a.standalone, BTF: a.opts.BTF, Kmsg: a.opts.Kmsg, Logger: a.log,
 	})
 	return err

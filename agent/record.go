@@ -80,10 +80,10 @@ func (l *loop) shortened(o *evict.Outcome) {
 func (l *loop) noteCredentials(now time.Time, a policy.Answer) {
 	switch {
 	case a.Verb == policy.Unauthorized:
-		l.a.sources.set("eviction-credentials", status.Degraded, "the API server does not accept them (401), no eviction can be asked for: "+a.Message)
+		l.a.sources.Set("eviction-credentials", status.Degraded, "the API server does not accept them (401), no eviction can be asked for: "+a.Message)
 		l.tell(now, report.Unauthorized{At: now, Message: a.Message})
 	case a.Code != 0:
-		l.a.sources.set("eviction-credentials", status.OK, "accepted by the API server")
+		l.a.sources.Set("eviction-credentials", status.OK, "accepted by the API server")
 	}
 }
 

@@ -33,7 +33,7 @@ func TestUnauthorizedIsTold(t *testing.T) {
 	l.a.opts.NodeName = "node-a"
 	defer running(t, l.a.kube.Run)()
 	state := func() status.Source {
-		for _, s := range l.a.sources.list() {
+		for _, s := range l.a.sources.List() {
 			if s.Name == "eviction-credentials" {
 				return s
 			}

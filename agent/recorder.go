@@ -30,7 +30,7 @@ func (a *Agent) judgeConfig() judge.Config {
 // openRecorder makes the writer of what the core sees and says. An agent that cannot record still works.
 func (a *Agent) openRecorder() {
 	if a.standalone || a.cfg.Recording.MaxMiB == 0 {
-		a.sources.set("recording", status.Off, "not used")
+		a.sources.Set("recording", status.Off, "not used")
 		return
 	}
 	header, err := a.recordingHeader()
@@ -40,7 +40,7 @@ func (a *Agent) openRecorder() {
 		})
 	}
 	if err != nil {
-		a.sources.set("recording", status.Degraded, err.Error())
+		a.sources.Set("recording", status.Degraded, err.Error())
 	}
 }
 
@@ -70,11 +70,11 @@ func (a *Agent) observeRecorder() {
 	}
 	switch s := a.recorder.Stats(); {
 	case s.Fault != "":
-		a.sources.set("recording", status.Degraded, s.Fault)
+		a.sources.Set("recording", status.Degraded, s.Fault)
 	case s.Dropped > 0:
-		a.sources.set("recording", status.Degraded, fmt.Sprintf("%d times the disk did not keep up, and the recording broke off", s.Dropped))
+		a.sources.Set("recording", status.Degraded, fmt.Sprintf("%d times the disk did not keep up, and the recording broke off", s.Dropped))
 	default:
-		a.sources.set("recording", status.OK, filepath.Join(a.opts.StateDir, recordingFile))
+		a.sources.Set("recording", status.OK, filepath.Join(a.opts.StateDir, recordingFile))
 	}
 }
 

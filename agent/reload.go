@@ -51,7 +51,7 @@ func evictLimits(c *config.Config) evict.Limits {
 // refuseConfig says that the file cannot be followed.
 func (a *Agent) refuseConfig(err error) {
 	text := oneLine(err.Error())
-	a.sources.set("config", status.Degraded, "the file is refused, the settings in force stay: "+text)
+	a.sources.Set("config", status.Degraded, "the file is refused, the settings in force stay: "+text)
 	a.tell(time.Now(), report.ConfigRefused{At: time.Now(), Why: text})
 }
 
@@ -73,7 +73,7 @@ func (l *loop) configure(now time.Time, next config.Config) {
 		l.pending = &ConfigChanged{Config: next, Keys: parts}
 		detail += "; at the next calm moment the agent is made anew for " + strings.Join(parts, ", ")
 	}
-	a.sources.set("config", status.OK, detail)
+	a.sources.Set("config", status.OK, detail)
 	a.metrics.ConfigInForce(true)
 	if len(keys) == 0 && len(parts) == 0 {
 		return // as it is in force: at the start, or after a refusal that was mended

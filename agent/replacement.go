@@ -19,9 +19,9 @@ func (l *loop) followReplacements(now time.Time) {
 		return
 	}
 	if fault := m.LookFault(); fault != "" {
-		l.a.sources.set("replacements", status.Degraded, fault+"; what came in the place of an evicted pod is not known in full")
+		l.a.sources.Set("replacements", status.Degraded, fault+"; what came in the place of an evicted pod is not known in full")
 	} else {
-		l.a.sources.set("replacements", status.OK, "")
+		l.a.sources.Set("replacements", status.OK, "")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"spillway/agent/config"
 	"spillway/agent/evict"
+	"spillway/agent/journal"
 	"spillway/agent/kube"
 	"spillway/agent/kube/cluster"
 	"spillway/agent/metrics"
@@ -42,7 +43,7 @@ func followLoop(t *testing.T, state, server string, log *bytes.Buffer) *loop {
 	t.Cleanup(func() { client.Close() })
 	a := &Agent{log: slog.New(slog.NewJSONHandler(log, nil)), kube: client, cluster: cluster.New(cluster.Options{Client: client, Source: func(string, string, string) {}})}
 	a.opts.StateDir, a.cfg = dir, config.Default()
-	a.sources.init(a.log)
+	a.sources = status.NewSources(a.log, journal.MessageSource)
 	keep(t, a)
 	if err := a.ledger.Document(evictionsDocument).Save([]byte(state)); err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func TestReplacementFromTheAPIServer(t *testing.T) {
 func TestReplacementSource(t *testing.T) {
 	l := followLoop(t, `{"version":1}`, nowhere, &bytes.Buffer{})
 	l.followReplacements(time.Now())
-	if got := l.a.sources.list(); len(got) != 1 || got[0].Name != "replacements" || got[0].State != status.OK {
+	if got := l.a.sources.List(); len(got) != 1 || got[0].Name != "replacements" || got[0].State != status.OK {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -45,10 +45,10 @@ func (l *loop) openScores() {
 		judged, err = c.score.Load(data, c.bootID, now)
 	}
 	if err != nil {
-		a.sources.set("score", status.Degraded, err.Error()+"; it begins again")
+		a.sources.Set("score", status.Degraded, err.Error()+"; it begins again")
 		return
 	}
-	a.sources.set("score", status.OK, "kept in the ledger")
+	a.sources.Set("score", status.OK, "kept in the ledger")
 	l.judged(judged)
 }
 
@@ -184,7 +184,7 @@ func (l *loop) saveScores(now time.Time) {
 	c.savedAt = boot
 	data, err := c.score.Save(c.bootID, now)
 	if err != nil {
-		l.a.sources.set("score", status.Degraded, fmt.Sprintf("encode the score of observe mode: %v", err))
+		l.a.sources.Set("score", status.Degraded, fmt.Sprintf("encode the score of observe mode: %v", err))
 		return
 	}
 	l.a.habits.save(c.store, data)

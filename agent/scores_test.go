@@ -74,7 +74,7 @@ func (n *scoreNode) life(dir string, f func(t *testing.T)) {
 		t.Cleanup(func() { client.Close() })
 		running(t, client.Run)
 		a.kube = client
-		a.cluster = cluster.New(cluster.Options{Client: client, V2: true, Source: a.sources.set, Logger: a.log,
+		a.cluster = cluster.New(cluster.Options{Client: client, V2: true, Source: a.sources.Set, Logger: a.log,
 			Start: cluster.Node{Known: true, Thresholds: []pressure.Threshold{{Signal: pressure.MemoryAvailable, Hard: true, Bytes: 100 << 20}}}})
 		if a.tree, err = cgroup.Open(cgroup.Options{Root: "../cgroup/testdata/v2-6.1-cgroupfs/sys/fs/cgroup", AnyFilesystem: true}); err != nil {
 			t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 
 func (a *Agent) holdMemory() {
 	state, detail := self.Hold(a.opts.LockMemory, a.tree.OwnLimit)
-	a.sources.set("own-memory", state, detail)
+	a.sources.Set("own-memory", state, detail)
 }
 
 // watchSelf counts and tells how late this pass is.

@@ -16,11 +16,11 @@ func (l *loop) publish(now time.Time) {
 	a := l.a
 	a.observeSources()
 	state, detail := l.dog.State(now)
-	a.sources.set("loop", state, detail)
+	a.sources.Set("loop", state, detail)
 	s := &status.Status{
 		Version: a.opts.Version, Node: a.opts.NodeName, Mode: string(a.cfg.Mode), StartedAt: a.begin, At: now, CgroupV: a.tree.Mode().String(),
 		Pressure: l.pressureStatus(),
-		Sources:  a.sources.list(),
+		Sources:  a.sources.List(),
 		Loop:     publish.Loop(a.samples.Health(), a.mapper.Stats()),
 		Ledger:   a.ledgerStatus(), Undelivered: a.undelivered(),
 		OOMKills: slices.Clone(l.kills), OOMWatch: a.oom.Status(),
@@ -59,22 +59,22 @@ func (l *loop) publish(now time.Time) {
 // observeSources names the state of what is seen through counters only.
 func (a *Agent) observeSources() {
 	if err := a.mapper.Err(); err != "" {
-		a.sources.set("pod-map", status.Degraded, err)
+		a.sources.Set("pod-map", status.Degraded, err)
 	} else {
 		m := a.mapper.Map()
 		switch {
 		case a.standalone:
-			a.sources.set("pod-map", status.Off, "standalone")
+			a.sources.Set("pod-map", status.Off, "standalone")
 		case m.Kubepods == "":
-			a.sources.set("pod-map", status.Degraded, "no kubepods cgroup: is the kubelet running, and is the host's cgroup tree mounted here?")
+			a.sources.Set("pod-map", status.Degraded, "no kubepods cgroup: is the kubelet running, and is the host's cgroup tree mounted here?")
 		case m.Unmapped > 0:
-			a.sources.set("pod-map", status.Degraded, "pod cgroups that neither the runtime nor the API server can name")
+			a.sources.Set("pod-map", status.Degraded, "pod cgroups that neither the runtime nor the API server can name")
 		default:
 			detail := m.Kubepods
 			if why := a.mapper.Stats().Unwatched; why != "" {
 				detail += ", walked every second: " + why
 			}
-			a.sources.set("pod-map", status.OK, detail)
+			a.sources.Set("pod-map", status.OK, detail)
 		}
 	}
 	a.observeWaker()

@@ -49,7 +49,7 @@ func (a *Agent) openTimings() {
 		err = a.timings.learned.Load(time.Now(), data)
 	}
 	if err != nil {
-		a.sources.set("habits", status.Degraded, err.Error()+"; that is measured again")
+		a.sources.Set("habits", status.Degraded, err.Error()+"; that is measured again")
 	}
 }
 
@@ -120,7 +120,7 @@ func (l *loop) saveTimings(now time.Time) {
 	t.savedAt = now
 	data, err := t.learned.Save()
 	if err != nil {
-		l.a.sources.set("habits", status.Degraded, "encode what evictions take: "+err.Error())
+		l.a.sources.Set("habits", status.Degraded, "encode what evictions take: "+err.Error())
 		return
 	}
 	l.a.habits.save(t.store, data)

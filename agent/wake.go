@@ -10,7 +10,7 @@ import (
 func (a *Agent) openWaker() {
 	w, err := a.samples.NewWaker()
 	if err != nil {
-		a.sources.set("wake-up", status.Degraded, err.Error())
+		a.sources.Set("wake-up", status.Degraded, err.Error())
 		return
 	}
 	a.waker = w
@@ -26,7 +26,7 @@ func (a *Agent) observeWaker() {
 	if !ok {
 		state = status.Degraded
 	}
-	a.sources.set("wake-up", state, detail)
+	a.sources.Set("wake-up", state, detail)
 }
 
 // setPace tells the sampler how much is left, and hurries it when the margin is on its way out.
