@@ -222,7 +222,7 @@ func evicted(r *run) error {
 	})
 	leaving := r.object(&leaky)
 	if err == nil {
-		grace, end := int64(10), metav1.NewTime(time.Now().Add(10*time.Second))
+		grace, end := int64(15), metav1.NewTime(time.Now().Add(15*time.Second))
 		leaving.DeletionTimestamp, leaving.DeletionGracePeriodSeconds = &end, &grace
 		r.api.Put(leaving)
 		err = errors.Join(<-answered, r.await("told that the pod is terminating", func(s *status.Status) bool {

@@ -14,7 +14,7 @@ import (
 const (
 	memTotal  = 8 << 30
 	kubepods  = "kubepods"
-	leak      = 180_000_000   // bytes per second
+	leak      = 130_000_000   // bytes per second
 	leakMost  = 3_300_000_000 // bytes: the node still has some then
 	leakEvery = 10 * time.Millisecond
 )

@@ -171,23 +171,24 @@ func (r *run) print(file string, args ...string) error {
 
 // explainLeak keeps what is said of leaky while the gates are open: from one sample to the next one may close for a moment.
 func (r *run) explainLeak() error {
-	closed := regexp.MustCompile(`(?m)^(rising|eta|lasted|cause) +false`)
-	for end := time.Now().Add(patience); ; {
-		if err := errors.Join(r.print("explain-leaky.txt", "explain", "shop/leaky"), r.print("explain-leaky.json", "explain", "shop/leaky", "-o", "json")); err != nil {
-			return err
-		}
-		text, e := r.files["explain-leaky.txt"], new(status.Explanation)
-		if err := json.Unmarshal(r.files["explain-leaky.json"], e); err != nil {
-			return err
-		}
-		shut := slices.ContainsFunc(e.Gates, func(g status.Gate) bool { return !g.Open && g.Name != "used" && g.Name != "soft" })
-		if e.Level == "evict" && !shut && bytes.Contains(text, []byte(" evict: ETA ")) && !closed.Match(text) {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("the gates do not open: %s", text)
+	shut := map[string]*regexp.Regexp{
+		"table": regexp.MustCompile(`(?m)^(rising|eta|lasted|cause) +false|^level +[a-df-z]|now ETA`),
+		"json":  regexp.MustCompile(`"name": "(rising|eta|lasted|cause)",\s*"open": false|"level": "[^e]|now ETA`),
+	}
+	for format, file := range map[string]string{"table": "explain-leaky.txt", "json": "explain-leaky.json"} {
+		for end := time.Now().Add(patience); ; {
+			if err := r.print(file, "explain", "shop/leaky", "-o", format); err != nil {
+				return err
+			}
+			if !shut[format].Match(r.files[file]) {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("the gates do not open: %s", r.files[file])
+			}
 		}
 	}
+	return nil
 }
 
 // await waits until the agent's status is as it should be.
@@ -314,9 +315,6 @@ func (r *run) masked() (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(name, "explain-leaky") { // it is asked for after the decision, on a busy machine long after
-			out[name] = late.ReplaceAllString(out[name], "")
-		}
 	}
 	if out["log.txt"], err = m.log(r.stderr.Bytes()); err != nil {
 		return nil, err
@@ -329,7 +327,7 @@ func (r *run) masked() (map[string]string, error) {
 // object is a pod as an API server has it, two hours old.
 func (r *run) object(p *pod) *corev1.Pod {
 	old := metav1.NewTime(time.Now().Add(-2 * time.Hour))
-	grace, yes := int64(10), true
+	grace, yes := int64(15), true
 	out := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: p.name, UID: types.UID(p.uid), CreationTimestamp: old, Labels: map[string]string{"app": p.name}},
 		Spec:       corev1.PodSpec{NodeName: nodeName, TerminationGracePeriodSeconds: &grace, Containers: []corev1.Container{{Name: "main"}}},

@@ -43,14 +43,15 @@ var (
 	size  = regexp.MustCompile(`( ?[KMG]iB| B)$`)
 	// What is covered of the short windows depends on how fast the agent samples.
 	trend  = regexp.MustCompile(`\b(short|long) unknown`)
-	polled = regexp.MustCompile(`\bpoll /\S+/memory\.events`) // the first of those that are known
+	polled = regexp.MustCompile(`\bpoll /\S+/memory\.events`)                                         // the first of those that are known
+	late   = regexp.MustCompile(`; late: memory comes back in \d+ s, the threshold is [\d.]+ s away`) // on a busy machine
 	stalls = regexp.MustCompile(`^memory stall   .*`)
 )
 
 // text masks one line of words.
 func (m *masks) text(s string) string {
 	s = moment.ReplaceAllString(m.names.Replace(s), "$$TIME")
-	s = polled.ReplaceAllString(s, "poll $$GROUP/memory.events")
+	s = polled.ReplaceAllString(late.ReplaceAllString(s, ""), "poll $$GROUP/memory.events")
 	s = trend.ReplaceAllString(decision.ReplaceAllString(s, "$$DECISION-$1"), "$1 SIZE/s")
 	return token.ReplaceAllStringFunc(s, func(t string) string {
 		switch c := strings.TrimLeft(t, "-+"); {
@@ -66,10 +67,10 @@ func (m *masks) text(s string) string {
 var (
 	gap  = regexp.MustCompile(` {2,}`)
 	plot = regexp.MustCompile(`[▁▂▃▄▅▆▇█]|^ *\^ \d`) // figures, and the moment of an incident among them
-	// How the node was when an incident began, and how far its series went, depends on the moment in which the answer came.
+	// How the node was when an incident began, and how far its series go, depends on a moment.
 	begun = regexp.MustCompile(`at level evict \([^()]*\)`)
 	reach = regexp.MustCompile(`until it$|to N s after it$`)
-	late  = regexp.MustCompile(`; late: memory comes back in N s, the threshold is N s away`)
+	grew  = regexp.MustCompile(`(How it grew is not known|Without page cache it grew by SIZE/s over N s)\.`)
 )
 
 // story masks an incident's story. Where its lines end depends on the figures in them: a paragraph or a table is one line.
@@ -83,7 +84,7 @@ func (m *masks) story(s string) string {
 			}
 		}
 		line := begun.ReplaceAllString(m.text(strings.Join(words, " ")), "at level evict ($$REASON)")
-		out = append(out, reach.ReplaceAllString(line, "$$REACH"))
+		out = append(out, reach.ReplaceAllString(grew.ReplaceAllString(line, "$$GROWTH."), "$$REACH"))
 	}
 	return strings.Join(out, "\n") + "\n"
 }
@@ -106,7 +107,7 @@ func (m *masks) table(s string) string {
 }
 
 // exact are the numbers of JSON that a story determines.
-var exact = []string{"httpCode", "code", "priority", "rank", "of", "victims", "hourlyCap", "lastHour", "most", "percent", "windowHours", "pods", "count", "requestBytes", "kills", "missed", "lost",
+var exact = []string{"httpCode", "code", "priority", "rank", "of", "victims", "hourlyCap", "lastHour", "most", "percent", "windowHours", "count", "requestBytes", "kills", "missed", "lost",
 	"exitsLost", "version", "weight", "restarts", "replacementsReturnedTotal", "windowSeconds", "journalRecords", "kubernetesEvents", "kernelLogRecords", "pid", "gracePeriodSeconds",
 	"acted", "crossed", "ended", "notJudged", "wouldEvict", "open", "domainLimitBytes", "limitBytes", "capacityBytes", "allocatableBytes"}
 
