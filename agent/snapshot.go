@@ -120,8 +120,6 @@ func (l *loop) evictionStatus(now time.Time) status.Evictions {
 	return out
 }
 
-func moment(t time.Time) *time.Time { return status.Figure(t, !t.IsZero()) }
-
 // groupsStatus lists the followed cgroups of a machine without pods.
 func (l *loop) groupsStatus() []status.Group {
 	var out []status.Group

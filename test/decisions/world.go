@@ -98,7 +98,6 @@ type world struct {
 	draws   *rand.Rand
 	stays   float64 // bytes of page cache of pods that ended
 	freed   float64 // s at which the host process was killed by the kernel; its growth ended then
-	system  float64 // bytes that the host process had grown to at its kill
 	look    float64 // s of the kubelet's next look
 	acts    []act
 	ends    []ended
