@@ -211,7 +211,7 @@ func (c *Cluster) VMs(ctx context.Context) ([]*VM, error) {
 func (v *VM) node() node.Node {
 	return node.Node{
 		Name: v.info.Options.Name, IP: net.ParseIP(v.info.IP), SandboxImage: WorkloadImage,
-		LowerOOMScores: true, CNI: node.RoutedCNI(v.info.PodSubnet),
+		LowerOOMScores: true, AppArmor: true, CNI: node.RoutedCNI(v.info.PodSubnet),
 	}
 }
 

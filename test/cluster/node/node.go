@@ -36,6 +36,8 @@ type Node struct {
 	SandboxImage string
 	// LowerOOMScores says whether processes may lower their oom_score_adj (CAP_SYS_RESOURCE).
 	LowerOOMScores bool
+	// AppArmor says whether containerd confines containers, where the kernel and apparmor_parser allow it.
+	AppArmor bool
 	// CNI is the content of the network configuration list.
 	CNI []byte
 }
@@ -137,14 +139,14 @@ state = "/run/containerd"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = %q
 [plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
+  disable_apparmor = %t
   restrict_oom_score_adj = %t
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = [%q]
     conf_dir = %q
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
     SystemdCgroup = false
-`, ContainerdSocket, n.SandboxImage, !n.LowerOOMScores, CNIBinDir, CNIConfigDir)
+`, ContainerdSocket, n.SandboxImage, !n.AppArmor, !n.LowerOOMScores, CNIBinDir, CNIConfigDir)
 }
 
 // BridgeCNI is the network configuration of a node that routes its pods itself.
